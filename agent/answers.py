@@ -1,0 +1,131 @@
+"""Reading what a model wrote: JSON out of chatty or cut-off text, validated, and repaired where a part of it is wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails, from_json
+
+from agent.errors import BadAnswer
+
+M = TypeVar("M", bound=BaseModel)
+REPAIRS = 20  # rounds; each removes at least one thing, and answers are short
+
+
+def form(schema: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema that servers are to hold the model to: `schema` with every field required.
+
+    Servers let a model leave out what is not required, and small ones leave out all of it. A default in `schema` is for
+    answers that break off.
+    """
+    return {"name": schema.__name__, "schema": _all_required(schema.model_json_schema())}
+
+
+def _all_required(part: Any) -> Any:
+    if isinstance(part, list):
+        return [_all_required(entry) for entry in part]
+    if not isinstance(part, dict):
+        return part
+    whole = {name: _all_required(value) for name, value in part.items()}
+    return whole | {"required": list(whole["properties"])} if isinstance(whole.get("properties"), dict) else whole
+
+
+def parse(text: str, schema: type[M]) -> tuple[M, bool]:
+    """What `text` holds, as `schema`, and whether it had to be salvaged.
+
+    Chatty text and fences around the JSON are passed over, a truncated answer is completed, list entries and fields that
+    do not validate are removed, strings and lists that are too long are cut. Raises BadAnswer where nothing is left.
+    """
+    value, partial = _object(text)
+    for _ in range(REPAIRS):
+        try:
+            return schema.model_validate(value), partial
+        except ValidationError as error:
+            partial = True
+            if not all([_repaired(value, detail) for detail in reversed(error.errors(include_url=False))]):
+                break
+    raise BadAnswer("the model's answer does not have the wanted form")
+
+
+def _object(text: str) -> tuple[dict[str, Any], bool]:
+    """The first JSON object in the text that reads as one, complete or cut off."""
+    starts = [i for i, char in enumerate(text) if char == "{"][:20]
+    for start in starts:
+        try:
+            value, _ = json.JSONDecoder(strict=False).raw_decode(text, start)
+        except (ValueError, RecursionError):
+            continue
+        return value, False
+    for start in starts:
+        try:
+            value = from_json(text[start:], allow_partial=True)
+        except ValueError:
+            continue
+        if value:
+            return value, True
+    raise BadAnswer("the model answered without JSON")
+
+
+def _repaired(root: Any, detail: ErrorDetails) -> bool:
+    """Cuts or removes the one thing that is wrong; False where that cannot help (it is the whole, or it is missing)."""
+    path = list(detail["loc"])
+    *above, last = path or [None]
+    holder = _at(root, above)
+    if last is None or holder is None:
+        return False
+    if detail["type"] == "missing":
+        return _remove(root, above)
+    limit = detail.get("ctx", {}).get("max_length")
+    try:
+        if limit is not None:
+            holder[last] = holder[last][:limit]
+        else:
+            del holder[last]
+    except (KeyError, IndexError, TypeError):
+        return _remove(root, above)
+    return True
+
+
+def _remove(root: Any, path: Sequence[Any]) -> bool:
+    """Removes what stands at `path`; what is wrong at the very top cannot be removed."""
+    if not path:
+        return False
+    holder = _at(root, path[:-1])
+    try:
+        del holder[path[-1]]
+    except (KeyError, IndexError, TypeError):
+        return False
+    return True
+
+
+def _at(root: Any, path: Iterable[Any]) -> Any:
+    """The part of a JSON value at `path`, or None."""
+    for step in path:
+        try:
+            root = root[step]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return root
+
+
+def label_scores(tokens: Iterable[tuple[str, float]], labels: Sequence[str]) -> dict[str, float]:
+    """Log-probability per label from (token, log-probability) pairs; variants of a label (" A", "A") add up.
+
+    Labels that no token stands for are absent.
+    """
+    scores: dict[str, float] = {}
+    for token, logprob in tokens:
+        # SentencePiece and byte-level vocabularies mark a leading space by these two letters.
+        label = token.strip(" ▁Ġ\t\n")
+        if label in labels and math.isfinite(logprob):
+            scores[label] = _add(scores[label], logprob) if label in scores else logprob
+    return scores
+
+
+def _add(a: float, b: float) -> float:
+    """log(exp(a) + exp(b))."""
+    return max(a, b) + math.log1p(math.exp(-abs(a - b)))

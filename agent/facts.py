@@ -1,0 +1,44 @@
+"""An item's own fields in words: what prompts show, what queries are built from, what explanations may say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from store import Item
+from store.catalog import Field
+
+
+def facts(item: Item) -> str:
+    """The item's metadata on one line, e.g. "1995; Crime, Thriller; Michael Mann". Long and nested values are left out."""
+    values = []
+    for value in item.metadata.values():
+        if isinstance(value, list):
+            values.append(", ".join(str(v) for v in value[:3]))
+        elif not isinstance(value, bool):
+            values.append(f"{value:g}" if isinstance(value, float) else str(value))
+    return "; ".join(v for v in values if v and len(v) <= 60)
+
+
+def descriptive(item: Item, schema: Mapping[str, Field]) -> list[str]:
+    """The item's values that tell it from most of the catalog (genre, brand, director), the most general first.
+
+    What holds for over a third of the items describes none of them.
+    """
+    found: dict[str, int] = {}
+    for name, value in item.metadata.items():
+        field = schema.get(name)
+        if field is None or field.type not in ("str", "list"):
+            continue
+        for one in value if isinstance(value, list) else [value]:
+            count = field.values.get(one, 1) if isinstance(one, str) else field.count
+            if one and count <= field.count / 3:
+                found[str(one)] = count
+    return sorted(found, key=lambda value: -found[value])
+
+
+def first_sentence(item: Item) -> str:
+    """The first sentence of the item's text (at most 160 characters), without a title it may open with."""
+    text = item.text.removeprefix(item.title).lstrip(" .:-")
+    sentence = re.split(r"(?<=[.!?])\s", text, maxsplit=1)[0]
+    return sentence if len(sentence) <= 160 else sentence[:160].rsplit(" ", 1)[0]

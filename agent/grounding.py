@@ -1,0 +1,60 @@
+"""Grounding: a title the model named becomes a catalog id, or it does not count as an item."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from functools import lru_cache
+
+from rapidfuzz import fuzz, process
+from store.snapshot import Snapshot
+
+from agent.results import Named
+
+CLOSE = 90
+"""rapidfuzz ratio (0-100) from which two plain titles are the same."""
+
+
+def ground(named: Named, snapshot: Snapshot) -> Named:
+    """The name with the id of the catalog item it means, or with None.
+
+    Titles match fuzzily; among equals the one with the named year wins, and a year that contradicts by more than one rules out.
+    """
+    title, year = _split_year(named.title, named.year)
+    wanted = plain(title)
+    if not wanted:
+        return named
+    matches = process.extract(wanted, _plain_titles(snapshot), scorer=fuzz.ratio, score_cutoff=CLOSE, limit=8)
+    best: tuple[float, int] | None = None
+    for _, score, row in matches:
+        facet = re.search(r"\b(1[89]|20)\d\d\b", snapshot.facets[row])
+        if year and facet:
+            if abs(int(facet.group()) - year) > 1:
+                continue
+            score += 10
+        if not snapshot.hidden[row] and (best is None or score > best[0]):
+            best = (score, row)
+    return replace(named, id=snapshot.ids[best[1]] if best else None)
+
+
+def plain(title: str) -> str:
+    """Lower case, words only, a leading or trailing article dropped ("Matrix, The" and "The Matrix" are one title)."""
+    words = re.findall(r"\w+", title.casefold())
+    if len(words) > 1 and words[-1] in ARTICLES:
+        words.pop()
+    if len(words) > 1 and words[0] in ARTICLES:
+        words.pop(0)
+    return " ".join(words)
+
+
+ARTICLES = frozenset({"the", "a", "an", "la", "le", "les", "el", "il", "der", "die", "das"})
+
+
+@lru_cache(maxsize=4)
+def _plain_titles(snapshot: Snapshot) -> list[str]:
+    return [plain(title) for title in snapshot.titles]
+
+
+def _split_year(title: str, year: int | None) -> tuple[str, int | None]:
+    found = re.fullmatch(r"(.+?)\s*\(?((?:1[89]|20)\d\d)\)?\s*", title)
+    return (found.group(1), int(found.group(2))) if found else (title, year)

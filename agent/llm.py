@@ -1,0 +1,247 @@
+"""The one client of every model: any server that speaks the OpenAI protocol, under a deadline.
+
+Whatever goes wrong comes out as a ModelError with a short reason: the caller falls back and says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel
+
+from agent import answers
+from agent.calls import Deadline, OnlyModelErrors, attempt, http_client, within, without_credentials
+from agent.errors import BadAnswer
+
+__all__ = ["LLM", "Connect", "Deadline", "Reply", "TextStream", "Usage"]
+
+M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
+Messages = Sequence[dict[str, str]]
+
+TOP_LOGPROBS = 20  # the most that servers return
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the server counts them; `cached_tokens` of `tokens_in` came from its prefix cache (0 where it is silent)."""
+
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cached_tokens: int = 0
+    calls: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.tokens_in + other.tokens_in,
+            self.tokens_out + other.tokens_out,
+            self.cached_tokens + other.cached_tokens,
+            self.calls + other.calls,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reply(Generic[T]):
+    """One answer: its value, what it cost, and whether it had to be salvaged from a broken one."""
+
+    value: T
+    usage: Usage
+    ms: float
+    partial: bool = False
+
+
+class LLM:
+    """A model behind a base URL. Use it from one event loop, and close it when done."""
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str | None = None,
+        *,
+        api_key: str | None = None,
+        concurrency: int = 16,
+        place: str | None = None,
+        http_client: Any = None,
+    ) -> None:
+        """`place` stands for the base URL in cache keys where that changes from run to run."""
+        from openai import AsyncOpenAI
+
+        # An explicit key always: the client would else send whatever key the environment holds to any server.
+        self._client = AsyncOpenAI(
+            base_url=base_url,
+            api_key=api_key or "EMPTY",
+            max_retries=0,
+            http_client=http_client or _http_client(base_url),
+        )
+        self._model = model
+        self._place = place or without_credentials(base_url)
+        self._free = asyncio.Semaphore(concurrency)
+
+    @classmethod
+    def embedded(cls, model: str | None = None) -> LLM:
+        """The model that runs in this process, started if need be (it blocks for a second or two).
+
+        Raises EvokeError where the engine or the weights are missing.
+        """
+        from agent.embedded import SLOTS, start
+
+        engine = start(model)
+        # The hash, not the name: weights changed in place must miss every cache.
+        return cls(engine.base_url, engine.model_name, concurrency=SLOTS, place=f"embedded {engine.weights_hash}")
+
+    @property
+    def key(self) -> str:
+        """Where the model runs and which it is, for cache keys; whole once `model_name` has been awaited."""
+        return f"{self._place} {self._model or '(first)'}"
+
+    async def model_name(self, deadline: Deadline | None = None) -> str:
+        """The model asked for, or else the first that the server lists."""
+        if self._model is None:
+            with OnlyModelErrors():
+                models = await attempt(deadline or Deadline(10), self._models)
+                if not models.data:
+                    raise BadAnswer("the server lists no model: set EVOKE_MODEL")
+                self._model = str(models.data[0].id)
+        return self._model
+
+    async def structured(
+        self,
+        messages: Messages,
+        schema: type[M],
+        *,
+        max_tokens: int,
+        deadline: Deadline,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> Reply[M]:
+        """An answer of the form `schema`, asked for by JSON schema and validated whatever the server made of that.
+
+        Raises BadAnswer where nothing of the answer can be used; defaults in `schema` stand for what an answer lacks.
+        """
+        started = time.monotonic()
+        completion = await self._complete(
+            messages,
+            deadline,
+            max_completion_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed,
+            response_format={"type": "json_schema", "json_schema": answers.form(schema)},
+        )
+        value, partial = answers.parse(_choice(completion).message.content or "", schema)
+        return Reply(value, _usage(completion), _ms(started), partial)
+
+    async def labels(self, messages: Messages, labels: Sequence[str], *, deadline: Deadline) -> Reply[dict[str, float]]:
+        """The log-probability of each one-token label as the answer's first word; labels not returned are absent.
+
+        One decoded token judges all labels, as in FIRST (arXiv 2406.15657).
+        """
+        started = time.monotonic()
+        completion = await self._complete(
+            messages, deadline, max_completion_tokens=1, temperature=0.0, logprobs=True, top_logprobs=TOP_LOGPROBS
+        )
+        logprobs = _choice(completion).logprobs
+        if not logprobs or not logprobs.content:
+            raise BadAnswer("the server returned no log-probabilities")
+        tokens = [(top.token, top.logprob) for top in logprobs.content[0].top_logprobs]
+        return Reply(answers.label_scores(tokens, labels), _usage(completion), _ms(started))
+
+    def stream(
+        self, messages: Messages, *, max_tokens: int, deadline: Deadline, temperature: float = 0.0
+    ) -> TextStream:
+        """The answer's text piece by piece. Closing the stream, or cancelling who reads it, makes the server stop."""
+        return TextStream(
+            lambda stream: self._chunks(
+                stream, messages, deadline, max_completion_tokens=max_tokens, temperature=temperature
+            )
+        )
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._client.close()
+
+    async def _models(self) -> Any:
+        return await self._client.models.list()
+
+    async def _complete(self, messages: Messages, deadline: Deadline, **options: Any) -> Any:
+        model = await self.model_name(deadline)
+        with OnlyModelErrors():
+            await within(deadline, self._free.acquire())
+            try:
+                return await attempt(deadline, lambda: self._create(model, messages, deadline, **options))
+            finally:
+                self._free.release()
+
+    async def _chunks(
+        self, stream: TextStream, messages: Messages, deadline: Deadline, **options: Any
+    ) -> AsyncGenerator[str, None]:
+        model = await self.model_name(deadline)
+        started = time.monotonic()
+        options |= {"stream": True, "stream_options": {"include_usage": True}}
+        with OnlyModelErrors():
+            await within(deadline, self._free.acquire())
+            chunks = None
+            try:
+                chunks = await attempt(deadline, lambda: self._create(model, messages, deadline, **options))
+                # Each chunk is awaited under a timeout of its own: none may stay open across a yield.
+                while (chunk := await within(deadline, anext(chunks, None))) is not None:
+                    if chunk.usage:
+                        stream.usage = _usage(chunk)
+                    if chunk.choices and (text := chunk.choices[0].delta.content):
+                        yield text
+            finally:
+                self._free.release()
+                stream.ms = _ms(started)
+                if chunks is not None:
+                    await chunks.close()
+
+    async def _create(self, model: str, messages: Messages, deadline: Deadline, **options: Any) -> Any:
+        timeout = deadline.remaining() + 1  # ours strikes first; this one frees the connection should it not
+        return await self._client.chat.completions.create(
+            model=model, messages=list(messages), timeout=timeout, **options
+        )
+
+
+Connect = Callable[[], Awaitable[LLM]]
+
+
+class TextStream:
+    """An answer being written: iterate over it for pieces of text. `usage` and `ms` are known when it has ended."""
+
+    def __init__(self, chunks: Callable[[TextStream], AsyncGenerator[str, None]]) -> None:
+        self.usage = Usage()
+        self.ms = 0.0
+        self._chunks = chunks(self)
+
+    def __aiter__(self) -> AsyncGenerator[str, None]:
+        return self._chunks
+
+    async def aclose(self) -> None:
+        """Ends the answer: the connection is closed, at which the server stops writing."""
+        await self._chunks.aclose()
+
+
+_http_client = http_client  # LLM's parameter of that name hides it
+
+
+def _choice(completion: Any) -> Any:
+    """The first choice of what should be a completion but may be anything a server sends with status 200."""
+    choices = getattr(completion, "choices", None)
+    if not isinstance(choices, list) or not choices or choices[0].message is None:
+        raise BadAnswer("the server's answer holds no choice")
+    return choices[0]
+
+
+def _usage(completion: Any) -> Usage:
+    usage = getattr(completion, "usage", None)
+    if usage is None:
+        return Usage(calls=1)
+    cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else 0
+    return Usage(usage.prompt_tokens or 0, usage.completion_tokens or 0, cached or 0, calls=1)
+
+
+def _ms(started: float) -> float:
+    return (time.monotonic() - started) * 1000

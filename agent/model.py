@@ -1,0 +1,62 @@
+"""Which model answers: the one behind the base URL in the settings, or else the embedded one."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from functools import cache
+from typing import Any
+from urllib.parse import urlsplit
+
+from agent.errors import EvokeError
+from agent.llm import LLM, Deadline
+from agent.settings import Settings
+
+log = logging.getLogger("evoke")
+
+
+def connect(settings: Settings) -> LLM:
+    """The client of the model in force. Starting the embedded one blocks for about a second.
+
+    Raises EvokeError where the embedded engine or its weights are missing.
+    """
+    if not settings.base_url:
+        return LLM.embedded(settings.model)
+    if not near(settings.base_url):
+        _say_once(urlsplit(settings.base_url).hostname or settings.base_url)
+    return LLM(settings.base_url, settings.model, api_key=settings.api_key, concurrency=settings.concurrency)
+
+
+def near(base_url: str) -> bool:
+    """Whether the address is this machine or a private network, as far as its name tells."""
+    host = urlsplit(base_url).hostname or ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost" or "." not in host or host.endswith((".local", ".internal", ".localhost"))
+    return address.is_loopback or address.is_private
+
+
+@cache
+def _say_once(host: str) -> None:
+    log.warning("histories are sent to %s, the model server that EVOKE_BASE_URL names", host)
+
+
+async def check(settings: Settings) -> dict[str, Any]:
+    """Ask the model in force for one word: {"model", "where", "answers": bool, "reason": null or why not, "ms"}."""
+    found: dict[str, Any] = {
+        "model": settings.model,
+        "where": settings.base_url or "embedded",
+        "answers": False,
+        "reason": None,
+        "ms": None,
+    }
+    try:
+        llm = connect(settings)
+        found["model"] = await llm.model_name()
+        reply = await llm.labels([{"role": "user", "content": "A or B?"}], ["A", "B"], deadline=Deadline(20))
+        found |= {"answers": True, "ms": round(reply.ms, 1)}
+        await llm.close()
+    except EvokeError as error:
+        found["reason"] = str(error)
+    return found

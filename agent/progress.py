@@ -1,0 +1,58 @@
+"""Progress on stderr: a bar with rate and remaining time on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+EVERY = 10.0
+"""Seconds between lines where stderr is no terminal."""
+
+Advance = Callable[[int, int], None]
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Advance]:
+    """Yields advance(done, total): call it as often as you like; `total` 0 means not known."""
+    if not sys.stderr.isatty():
+        yield _lines(what)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(what, total=None, rate=0)
+        started = time.monotonic()
+
+        def advance(done: int, total: int) -> None:
+            bars.update(task, completed=done, total=total or None, rate=_rate(done, started))
+
+        yield advance
+
+
+def _lines(what: str) -> Advance:
+    started = last = time.monotonic()
+
+    def advance(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last < EVERY:
+            return
+        last = time.monotonic()
+        rate = _rate(done, started)
+        left = f", about {(total - done) / rate:.0f} s left" if total and rate else ""
+        print(f"evoke: {done}{f' of {total}' if total else ''} {what}, {rate}/s{left}", file=sys.stderr)  # noqa: T201
+
+    return advance
+
+
+def _rate(done: int, started: float) -> int:
+    return round(done / max(time.monotonic() - started, 1e-9))

@@ -1,0 +1,118 @@
+"""Rank: the model picks among windows of candidates by one-letter labels, read from the log-probabilities of one token.
+
+Single-token listwise ranking after FIRST (Reddy et al., EMNLP 2024, arXiv 2406.15657); windows run in parallel, and averaging
+over shufflings evens out the model's liking for places in the list. The model only points at candidates it was given, and the
+blend bounds what it can move: no score changes by more than the rank weight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from string import ascii_uppercase
+from typing import Any
+
+from agent.errors import BadAnswer, ModelError
+from agent.facts import facts
+from agent.fusion import Candidate
+from agent.llm import LLM, Connect, Deadline
+from agent.results import Profile, Stage
+from prompts import Prompts
+from store import Item
+
+WINDOW = 10
+HISTORY = 10
+
+
+async def rank(
+    candidates: Sequence[Candidate],
+    items: Mapping[str, Item],
+    *,
+    history: Sequence[Item],
+    profile: Profile | None,
+    text: str | None,
+    weight: float,
+    depth: int,
+    shuffles: int,
+    connect: Connect,
+    prompts: Prompts,
+    deadline: Deadline,
+    stage: Stage,
+) -> list[Candidate]:
+    """The candidates with their scores blended, (1 - weight) fused + weight ranked, over the first `depth`; best first.
+
+    A window whose answer is bad keeps its fused order; `stage.degraded` then says why. With weight 0 nothing is called.
+    """
+    if weight == 0 or len(candidates) < 2:
+        stage.notes.append("off")
+        return list(candidates)
+    head = list(candidates[:depth])
+    stage.prompt = prompts.fingerprint("rank")
+    known: dict[str, Any] = {
+        "profile": profile.summary if profile else "",
+        "history": [{"title": item.title, "facts": facts(item)} for item in history[-HISTORY:]],
+        "request": text or "",
+    }
+    try:
+        llm = await connect()
+        stage.model = await llm.model_name()
+    except ModelError as error:
+        stage.degraded = error.reason
+        return list(candidates)
+    windows = [window for shuffle in range(shuffles) for window in _windows(head, shuffle)]
+    places = await asyncio.gather(
+        *(_places(window, i, items, known, llm, prompts, deadline, stage) for i, window in enumerate(windows))
+    )
+    votes: dict[str, list[float]] = {}
+    for window in places:
+        for id, place in window.items():
+            votes.setdefault(id, []).append(place)
+    blended = [
+        replace(
+            c, score=(1 - weight) * c.score + weight * (sum(votes[c.id]) / len(votes[c.id]) if c.id in votes else 0)
+        )
+        for c in candidates
+    ]
+    return sorted(blended, key=lambda c: -c.score)
+
+
+def _windows(head: list[Candidate], shuffle: int) -> list[list[Candidate]]:
+    """The head cut into windows: in fused order first, then dealt anew for every further shuffling."""
+    order = list(head)
+    if shuffle:
+        random.Random(shuffle).shuffle(order)
+    return [order[i : i + WINDOW] for i in range(0, len(order), WINDOW)]
+
+
+async def _places(
+    window: list[Candidate],
+    seed: int,
+    items: Mapping[str, Item],
+    known: dict[str, Any],
+    llm: LLM,
+    prompts: Prompts,
+    deadline: Deadline,
+    stage: Stage,
+) -> dict[str, float]:
+    """Each candidate's place in its window, 1 the first and 0 the last."""
+    fused = sorted(window, key=lambda c: -c.score)
+    shown = list(window)
+    # Models tend to copy the order they are shown.
+    random.Random(seed).shuffle(shown)
+    labels = dict(zip(ascii_uppercase, shown, strict=False))
+    lines = [{"label": label, "title": items[c.id].title, "facts": facts(items[c.id])} for label, c in labels.items()]
+    order = fused
+    try:
+        reply = await llm.labels(prompts.render("rank", candidates=lines, **known), list(labels), deadline=deadline)
+        stage.tokens_in += reply.usage.tokens_in
+        stage.tokens_out += reply.usage.tokens_out
+        if len(reply.value) * 2 < len(labels):
+            raise BadAnswer(f"{len(labels) - len(reply.value)} of {len(labels)} labels absent")
+        present = [labels[label] for label in sorted(reply.value, key=lambda label: -reply.value[label])]
+        order = present + [c for c in fused if c not in present]
+    except ModelError as error:
+        stage.degraded = error.reason
+    last = max(len(order) - 1, 1)
+    return {c.id: 1 - i / last for i, c in enumerate(order)}

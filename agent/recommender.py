@@ -1,0 +1,279 @@
+"""The recommender: interests, recall, fuse, spread, rank, explain. Read `AsyncRecommender.recommend` from top to bottom."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from store.history import Forgotten
+
+from agent import bridge, model
+from agent.errors import EvokeError, ModelDown, ModelError
+from agent.explain import Shown, Vocabulary, explain
+from agent.fusion import fuse, spread
+from agent.interests import interests
+from agent.llm import LLM, Deadline
+from agent.rank import rank
+from agent.recall import CHANNELS, Request, Sources, evidence, recall
+from agent.results import NOTHING, Interests, Recommendation, Result, Stage, Trace
+from agent.settings import Settings
+from prompts import Prompts
+from store import Catalog, History, Item
+
+MODEL_STAGES = ("interests", "rank", "explain")
+INTERESTS_SHARE = 0.6
+"""Of the deadline, at most this much goes to interests, so that a slow model still has time to explain."""
+TEXT_BOOST = {"queries": 4.0, "lexical": 2.0, "popular": 0.0}
+"""What a request's own words do to the channel weights: what was asked for goes before what is usually liked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of whom the request is for: liked ids, oldest first, and every id not to be shown."""
+
+    liked: list[str]
+    seen: set[str]
+    notes: list[str]
+
+
+class AsyncRecommender:
+    """Recommends from a catalog and histories. One instance serves any number of requests at once.
+
+    `base_url` names an OpenAI-compatible server; without one (and without EVOKE_BASE_URL) the embedded model answers.
+    Further keywords override settings (see `agent.settings.Settings`).
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        history: History,
+        *,
+        base_url: str | None = None,
+        model: str | None = None,
+        **settings: Any,
+    ) -> None:
+        self.catalog = catalog
+        self.history = history
+        self.settings = Settings.load(base_url=base_url, model=model, **settings)
+        self.prompts = Prompts(self.settings.prompts)
+        self._llm: LLM | None = None
+        self._connecting = asyncio.Lock()
+        self._sources: Sources | None = None
+        self._vocabulary: tuple[str, Vocabulary] | None = None
+
+    async def recommend(
+        self,
+        text: str | None = None,
+        *,
+        user: str | None = None,
+        history: Sequence[str] | None = None,
+        n: int = 10,
+        where: Mapping[str, Any] | None = None,
+        exclude: Collection[str] = (),
+    ) -> Result:
+        """The n best items for a user, for an explicit history (ids, oldest first), for text, or for these together.
+
+        An explicit history stands in for the user's own; what the user has seen stays out all the same. A user or an item
+        never seen before is served as a cold start. Raises StoreError for a `where` that does not fit the catalog; a model that
+        fails costs quality only, and the result's trace says so.
+        """
+        if n < 1:
+            raise EvokeError(f"n is {n}; ask for at least 1 item")
+        settings, trace = self.settings, Trace()
+        text = text.strip() if text and text.strip() else None
+
+        def left() -> float:
+            spent = sum(stage.ms for stage in trace.stages if stage.name in MODEL_STAGES) / 1000
+            return max(self._budget - spent, 0.0)
+
+        sources = await asyncio.to_thread(self._fresh_sources)
+        schema = self.catalog.schema()
+        known = self._known(sources, user, history)
+        items = self.catalog.get(known.liked)
+        liked = [items[id] for id in known.liked if id in items]
+        live = {
+            c: w
+            for c in CHANNELS
+            if (w := settings.weights.get(c, 0.0) * (TEXT_BOOST.get(c, 1.0) if text else 1.0)) > 0
+        }
+        # The encoder loads while the model writes.
+        warm = asyncio.create_task(asyncio.to_thread(self.catalog.embedder.encode_queries, ["warm"]))
+
+        with trace.stage("interests") as stage:
+            stage.notes += known.notes
+            if {"queries", "named"} & live.keys() or settings.explain:
+                found = await self._interests(liked, user, Deadline(left() * INTERESTS_SHARE), stage)
+            else:
+                found = NOTHING
+        with trace.stage("recall") as stage:
+            await warm
+            request = Request(
+                history=known.liked,
+                text=text,
+                queries=found.queries,
+                named=found.named,
+                exclude=known.seen | set(exclude),
+                where=where,
+                k=settings.budget,
+            )
+            lists, named = await recall(sources, request, live, stage)
+            if not any(lists[c] for c in lists if c != "popular"):
+                stage.notes.append("cold start: nothing is known yet, so popular items are shown")
+        with trace.stage("fuse") as stage:
+            candidates = fuse(lists or {"popular": []}, live)
+            candidates = spread(candidates, sources.snapshot, settings.diversity, depth=max(3 * n, settings.rank_depth))
+            stage.notes.append(
+                f"{len(candidates)} candidates from {', '.join(c for c in lists if lists[c]) or 'no channel'}"
+            )
+        with trace.stage("rank") as stage:
+            head = self.catalog.get([c.id for c in candidates[: max(settings.rank_depth, n)]])
+            candidates = await rank(
+                candidates,
+                head,
+                history=liked,
+                profile=found.profile,
+                text=text,
+                weight=settings.rank_weight,
+                depth=settings.rank_depth,
+                shuffles=settings.rank_shuffles,
+                connect=self._connect,
+                prompts=self.prompts,
+                deadline=Deadline(left()),
+                stage=stage,
+            )
+        with trace.stage("explain") as stage:
+            top = candidates[:n]
+            for_them = evidence(sources, [c.id for c in top], [item.id for item in liked])
+            head |= self.catalog.get([c.id for c in top if c.id not in head])
+            shown = [Shown(head[c.id], c, [items[e] for e in for_them[c.id] if e in items]) for c in top]
+            words = [""] * len(shown)
+            if settings.explain and shown:
+                async with aclosing(
+                    explain(
+                        shown,
+                        history=liked,
+                        profile=found.profile,
+                        text=text,
+                        vocabulary=self._names(sources),
+                        schema=schema,
+                        connect=self._connect,
+                        prompts=self.prompts,
+                        deadline=Deadline(left()),
+                        stage=stage,
+                    )
+                ) as explanations:
+                    async for position, sentence in explanations:
+                        words[position] = sentence
+        result = Result(
+            user,
+            text,
+            found.profile,
+            found.queries,
+            named,
+            [
+                Recommendation(i, s.item, s.candidate.score, s.candidate.channels, sentence, [e.id for e in s.evidence])
+                for i, (s, sentence) in enumerate(zip(shown, words, strict=True), 1)
+            ],
+            trace,
+        )
+        if result.items and result.personalised < 0.5:
+            trace["recall"].notes.append("under half of the shown items are personal; the rest are simply popular")
+        return result
+
+    async def profile(self, user: str) -> Interests:
+        """What the user's history says: profile, queries, named items. Raises EvokeError for a user without history."""
+        sources = await asyncio.to_thread(self._fresh_sources)
+        known = self._known(sources, user, None)
+        items = self.catalog.get(known.liked)
+        liked = [items[id] for id in known.liked if id in items]
+        if not liked:
+            raise EvokeError(f"user {user} has no history to read a profile from; add events with `evoke index`")
+        return await self._interests(liked, user, Deadline(self._budget), Stage("interests"))
+
+    async def forget(self, user: str) -> Forgotten:
+        """Delete all rows about the user and refit what was derived from them; returns what was deleted, by table.
+
+        Raises EvokeError where nothing is kept about the user.
+        """
+        forgotten = await asyncio.to_thread(self.history.forget, user)
+        if not any(forgotten.rows.values()):
+            raise EvokeError(f"nothing is kept about user {user}; check the id")
+        await asyncio.to_thread(self._fresh_sources)
+        return forgotten
+
+    async def close(self) -> None:
+        """Close the connection to the model."""
+        if self._llm:
+            await self._llm.close()
+            self._llm = None
+
+    @property
+    def _budget(self) -> float:
+        return self.settings.deadline or (20.0 if self.settings.base_url else 60.0)
+
+    async def _interests(self, liked: Sequence[Item], user: str | None, deadline: Deadline, stage: Stage) -> Interests:
+        return await interests(
+            liked,
+            user=user,
+            schema=self.catalog.schema(),
+            connect=self._connect,
+            prompts=self.prompts,
+            cache=self.history,
+            deadline=deadline,
+            stage=stage,
+        )
+
+    def _known(self, sources: Sources, user: str | None, history: Sequence[str] | None) -> Known:
+        events = self.history.of(user) if user is not None else []
+        notes = [] if events or user is None else [f"user {user} has no history"]
+        liked = [e.item for e in self.history.positive(events)] if history is None else list(history)
+        if unknown := [id for id in liked if id not in sources.snapshot.rows]:
+            notes.append(f"{len(unknown)} history items are not in the catalog: {', '.join(unknown[:3])}")
+        return Known(liked, {e.item for e in events} | set(liked), notes)
+
+    def _fresh_sources(self) -> Sources:
+        self._sources = Sources.of(self.catalog, self.history)
+        return self._sources
+
+    def _names(self, sources: Sources) -> Vocabulary:
+        if self._vocabulary is None or self._vocabulary[0] != self.catalog.version:
+            self._vocabulary = (self.catalog.version, Vocabulary(sources.snapshot, self.catalog.schema()))
+        return self._vocabulary[1]
+
+    async def _connect(self) -> LLM:
+        """The model, connected to on first use. Raises ModelError where none can be had."""
+        async with self._connecting:
+            if self._llm is None:
+                try:
+                    self._llm = await asyncio.to_thread(model.connect, self.settings)
+                except ModelError:
+                    raise
+                except EvokeError as error:
+                    raise ModelDown(str(error)) from error
+            return self._llm
+
+
+class Recommender:
+    """The plain face of `AsyncRecommender`: same arguments, same results, no `await`."""
+
+    def __init__(self, catalog: Catalog, history: History, **settings: Any) -> None:
+        self._core = AsyncRecommender(catalog, history, **settings)
+
+    def recommend(self, text: str | None = None, **request: Any) -> Result:
+        """See `AsyncRecommender.recommend`."""
+        return bridge.run(self._core.recommend(text, **request))
+
+    def profile(self, user: str) -> Interests:
+        """See `AsyncRecommender.profile`."""
+        return bridge.run(self._core.profile(user))
+
+    def forget(self, user: str) -> Forgotten:
+        """See `AsyncRecommender.forget`."""
+        return bridge.run(self._core.forget(user))
+
+    def close(self) -> None:
+        """See `AsyncRecommender.close`."""
+        bridge.run(self._core.close())

@@ -1,0 +1,74 @@
+"""Every setting, read in one place: `EVOKE_` variables, then `evoke.toml` in the working folder, then the defaults here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import AliasChoices, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from agent.errors import EvokeError
+
+
+class Settings(BaseSettings):
+    """What can be set, with its default. Read at call time with `Settings.load()`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="EVOKE_", toml_file="evoke.toml", extra="forbid", populate_by_name=True, env_ignore_empty=True
+    )
+
+    store: Path | None = None
+    base_url: str | None = Field(None, validation_alias=AliasChoices("EVOKE_BASE_URL", "OPENAI_BASE_URL", "base_url"))
+    api_key: str | None = Field(
+        None, validation_alias=AliasChoices("EVOKE_API_KEY", "OPENAI_API_KEY", "api_key"), repr=False
+    )
+    model: str | None = None
+    deadline: float | None = Field(None, gt=0, description="seconds for all model stages of a request together")
+    prompts: Path | None = Field(None, description="a folder of templates that override ours")
+    concurrency: int = Field(16, ge=1, description="model calls in flight at once")
+
+    weights: dict[str, float] = Field(
+        default_factory=lambda: {
+            "queries": 0.3,
+            "named": 0.3,
+            "dense": 0.6,
+            "collaborative": 1.0,
+            "lexical": 0.3,
+            "popular": 0.1,
+        },
+        description="fusion weight of each channel; 0 switches it off",
+    )
+    budget: int = Field(200, ge=10, description="candidates each channel may bring")
+    diversity: float = Field(0.0, ge=0, le=1, description="0: by score alone; 1: as unlike each other as can be")
+    rank_weight: float = Field(0.0, ge=0, le=1, description="share of the model's ranking in the score; 0: rank is off")
+    rank_depth: int = Field(20, ge=2, description="how many candidates the model ranks")
+    rank_shuffles: int = Field(1, ge=1, description="shufflings the model's ranking is averaged over")
+    explain: bool = True
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  the signature is pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments first, then the environment, then `evoke.toml`."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @classmethod
+    def load(cls, **given: Any) -> Settings:
+        """The settings in force now; `given` (those that are not None) go before everything else.
+
+        Raises EvokeError in one line that names the setting.
+        """
+        try:
+            return cls(**{name: value for name, value in given.items() if value is not None})
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            raise EvokeError(f"setting {name}: {first['msg']}; mend it in evoke.toml or the environment") from None
+        except ValueError as error:
+            raise EvokeError(f"evoke.toml cannot be read: {error}") from None

@@ -1,0 +1,72 @@
+"""Checking a model's queries, and filling up what it left open from the catalog's own fields and text."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from rapidfuzz import fuzz
+
+from agent.facts import descriptive, first_sentence
+from agent.grounding import plain
+from agent.results import Interest, Interests, Profile, Stage
+from store import Item
+from store.catalog import Field
+
+MIN_QUERIES = 5
+RECENT = 20
+
+
+def good_queries(queries: Sequence[str], history: Sequence[Item]) -> list[str]:
+    """The queries fit for retrieval: 2-16 words, no address, no bare history title, no near-duplicate of one before."""
+    titles = [plain(item.title) for item in history]
+    kept: list[str] = []
+    for query in (" ".join(q.split()) for q in queries):
+        words = plain(query)
+        if not 2 <= len(words.split()) <= 16 or re.search(r"https?:|www\.|\.com\b|/", query):
+            continue
+        if any(fuzz.ratio(words, title) > 88 for title in titles):
+            continue
+        if any(fuzz.token_set_ratio(words, plain(other)) > 88 for other in kept):
+            continue
+        kept.append(query)
+    return kept
+
+
+def topped_up(found: Interests, history: Sequence[Item], schema: Mapping[str, Field], stage: Stage) -> Interests:
+    """Fill up what the model left open with queries and interests built from the fields and text of recent items."""
+    profile = found.profile or Profile("", [], [])
+    if not profile.interests:
+        built = interests_from_fields(history, schema)
+        summary = profile.summary or f"Likes {', '.join(interest.name for interest in built[:3])}."
+        profile = replace(profile, summary=summary, interests=built)
+        stage.notes.append("interests built from the history's fields")
+    queries = list(found.queries)
+    if len(queries) < MIN_QUERIES:
+        queries = good_queries(queries + queries_from_fields(history, schema), history)[:MIN_QUERIES]
+        stage.notes.append(f"{len(queries) - len(found.queries)} queries built from the history's fields")
+    return Interests(profile, queries, found.named)
+
+
+def interests_from_fields(history: Sequence[Item], schema: Mapping[str, Field]) -> list[Interest]:
+    """Up to 4 interests: the values most frequent in the recent history's fields, weighted by how frequent they are."""
+    recent = history[-RECENT:]
+    values = {item.id: descriptive(item, schema) for item in recent}
+    counts = Counter(value for found in values.values() for value in found)
+    top = [(value, n) for value, n in counts.most_common(4) if n > 1]
+    if not top:
+        return [Interest(f"things like {recent[-1].title}"[:60], 1.0, [recent[-1].id])]
+    return [
+        Interest(value, round(n / len(recent), 3), [id for id, found in values.items() if value in found][-5:])
+        for value, n in top
+    ]
+
+
+def queries_from_fields(history: Sequence[Item], schema: Mapping[str, Field]) -> list[str]:
+    """One query an item, newest first: its descriptive values (genre and director, brand), then its own words."""
+    return [
+        " ".join([*descriptive(item, schema)[:2], *first_sentence(item).split()][:14])
+        for item in reversed(history[-RECENT:])
+    ]

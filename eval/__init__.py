@@ -1,0 +1,1 @@
+"""Measuring: demo data, benchmarks; the comparison of arms is to come."""

@@ -1,0 +1,20 @@
+"""What can go wrong with stored data. Every message is one line that names the remedy."""
+
+
+class StoreError(Exception):
+    """The store, or data meant for it, cannot be used as asked."""
+
+
+class BadData(StoreError):
+    """A data file holds something it may not: the message names file, line and remedy."""
+
+
+class StoreBusy(StoreError):
+    """Another process is writing this catalog."""
+
+
+class MissingExtra(StoreError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f'{what} needs the extra "{extra}": pip install "evoke-rec[{extra}]"')

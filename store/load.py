@@ -1,0 +1,114 @@
+"""Datasets from JSONL, CSV and Parquet files, row by row, and everything that may be wrong with a row."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from store.errors import BadData
+from store.records import Event, Item, event_fault, fault
+from store.rows import FORMATS, Problems, Wrong, rows
+
+_ITEM_COLUMNS = ("id", "title", "text", "metadata", "hidden")
+_EVENT_COLUMNS = ("user", "item", "rating", "timestamp", "split", "kind")
+
+
+class Files(NamedTuple):
+    """The files of a dataset."""
+
+    items: Path | None
+    events: Path | None
+
+
+def find_dataset(place: Path) -> Files:
+    """The items and events files of a dataset folder, or a single file (events where its name begins with "events").
+
+    Raises BadData where there is no such file, no items file, or the same in two formats.
+    """
+    place = Path(place)
+    if place.is_file():
+        if place.suffix not in FORMATS:
+            raise BadData(
+                f"{place}: the format {place.suffix or 'without ending'} is not read; give {', '.join(FORMATS)}"
+            )
+        return Files(None, place) if place.stem.startswith("events") else Files(place, None)
+    if not place.is_dir():
+        raise BadData(f"{place}: there is no such file or folder; give a dataset folder or an items file")
+    items = _one(place, "items")
+    if items is None:
+        raise BadData(f"{place}: there is no items file; add items.jsonl, items.csv or items.parquet")
+    return Files(items, _one(place, "events"))
+
+
+def _one(place: Path, stem: str) -> Path | None:
+    found = [path for path in (place / f"{stem}{ending}" for ending in FORMATS) if path.exists()]
+    if len(found) > 1:
+        raise BadData(f"{place}: both {found[0].name} and {found[1].name} are there; keep one")
+    return found[0] if found else None
+
+
+def read_items(path: Path, problems: Problems) -> Iterator[Item]:
+    """The items of a file, each id once. Rows identical to an earlier one are counted as duplicates.
+
+    Raises BadData for what concerns the whole file, and for a bad row unless `problems` skips.
+    """
+    hashes: dict[str, str] = {}
+    for place, row in rows(path, ("id", "title"), _ITEM_COLUMNS, problems):
+        try:
+            item = _item(row)
+            if hashes.get(item.id, item.content_hash) != item.content_hash:
+                raise Wrong("the same id with different content", item.id, "give each item an id of its own")
+        except Wrong as wrong:
+            problems.report(place, wrong)
+            continue
+        if item.id in hashes:
+            problems.duplicates += 1
+            continue
+        hashes[item.id] = item.content_hash
+        yield item
+
+
+def read_events(path: Path, known: Container[str], problems: Problems) -> Iterator[Event]:
+    """The events of a file; `known` are the ids of the items there are. Raises BadData as `read_items` does."""
+    for place, row in rows(path, ("user", "item", "rating", "timestamp"), _EVENT_COLUMNS, problems):
+        try:
+            event = _event(row)
+            if event.item not in known:
+                raise Wrong("an event of an unknown item", event.item, "add the item, or remove the event")
+        except Wrong as wrong:
+            problems.report(place, wrong)
+            continue
+        yield event
+
+
+def _item(row: Mapping[str, Any]) -> Item:
+    if row.get("id") is None:
+        raise Wrong("no id", remedy='give each item an "id"')
+    if row.get("title") is None:
+        raise Wrong("no title", remedy='give each item a "title"')
+    metadata = row.get("metadata")
+    if isinstance(metadata, Mapping):
+        metadata = {name: value for name, value in metadata.items() if value is not None}
+    item = Item(
+        id=row["id"],
+        title=row["title"],
+        text="" if row.get("text") is None else row["text"],
+        metadata={} if metadata is None else metadata,
+        hidden=False if row.get("hidden") is None else row["hidden"],
+    )
+    problem = fault(item)
+    if problem:
+        raise Wrong(problem)
+    return item
+
+
+def _event(row: Mapping[str, Any]) -> Event:
+    for name in ("user", "item", "timestamp"):
+        if row.get(name) is None:
+            raise Wrong(f"no {name}", remedy=f'give each event a "{name}"')
+    event = Event(row["user"], row["item"], row["timestamp"], row.get("rating"), row.get("kind"), row.get("split"))
+    problem = event_fault(event)
+    if problem:
+        raise Wrong(problem)
+    return event

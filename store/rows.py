@@ -1,0 +1,243 @@
+"""Rows of JSONL, CSV and Parquet files, each with its place in the file; broken ones are reported, never passed on."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from store.errors import BadData, MissingExtra
+
+FORMATS = (".jsonl", ".csv", ".parquet")
+_FIRST_CASES = 3
+_ARROW_BATCH = 1024
+_LONGEST_CELL = 16 << 20
+
+
+class Wrong(Exception):
+    """What is wrong with one row, in general and in particular, and what to do about it."""
+
+    def __init__(
+        self, reason: str, detail: str = "", remedy: str = "correct the row, or go on with --on-error skip"
+    ) -> None:
+        super().__init__(reason)
+        self.reason, self.detail, self.remedy = reason, detail, remedy
+
+
+@dataclass
+class Problems:
+    """What is wrong with rows: `stop` raises at the first, `skip` counts them and keeps the first cases of each reason."""
+
+    on_error: Literal["stop", "skip"] = "stop"
+    counts: Counter[str] = field(default_factory=Counter)
+    cases: dict[str, list[str]] = field(default_factory=dict)
+    duplicates: int = 0
+
+    def report(self, place: str, wrong: Wrong) -> None:
+        """Raises BadData "FILE:LINE: what is wrong; remedy", or counts the row as skipped."""
+        case = f"{place}: {wrong.reason}{f' ({wrong.detail})' if wrong.detail else ''}"
+        if self.on_error == "stop":
+            raise BadData(f"{case}; {wrong.remedy}")
+        self.counts[wrong.reason] += 1
+        cases = self.cases.setdefault(wrong.reason, [])
+        if len(cases) < _FIRST_CASES:
+            cases.append(case)
+
+    @property
+    def skipped(self) -> int:
+        """How many rows were left out."""
+        return self.counts.total()
+
+
+def rows(
+    path: Path, needed: Sequence[str], columns: Sequence[str], problems: Problems
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each row of the file as (place, values by column), streamed.
+
+    `columns` are those that are read, `needed` those that a table must have. Raises BadData for what concerns the whole
+    file: not there, not readable, columns missing or unknown. Raises MissingExtra for Parquet without pyarrow.
+    """
+    reader = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}.get(path.suffix)
+    if reader is None:
+        raise BadData(f"{path}: the format {path.suffix or 'without ending'} is not read; give {', '.join(FORMATS)}")
+    try:
+        yield from reader(path, needed, columns, problems)
+    except OSError as error:
+        raise BadData(f"{path}: {error.strerror or error}; give a file that can be read") from error
+
+
+def _jsonl(
+    path: Path, _needed: Sequence[str], columns: Sequence[str], problems: Problems
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            place = f"{path}:{number}"
+            try:
+                row = _json(_text(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line))
+                if not isinstance(row, dict):
+                    raise Wrong("the row is not an object", remedy='write {"id": ..., ...} on each line')
+                _check_columns(row, columns)
+            except Wrong as wrong:
+                problems.report(place, wrong)
+                continue
+            yield place, row
+
+
+def _csv(
+    path: Path, needed: Sequence[str], columns: Sequence[str], problems: Problems
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    csv.field_size_limit(_LONGEST_CELL)
+    with path.open("rb") as lines:
+        source = _Lines(lines)
+        cells = csv.reader(source, strict=True)
+        header: list[str] | None = None
+        while True:
+            source.begin()
+            try:
+                values = next(cells, None)
+                if values is None:
+                    break
+                source.check()
+                if header is None:
+                    header = _header(path, values, needed, columns)
+                    continue
+                if not values:
+                    continue
+                row = _typed(header, values)
+            except (csv.Error, Wrong) as error:
+                wrong = error if isinstance(error, Wrong) else Wrong("broken CSV", str(error))
+                problems.report(f"{path}:{source.number}", wrong)
+                continue
+            yield f"{path}:{source.number}", row
+    if header is None:
+        raise BadData(f"{path}:1: there is no header; begin the file with {','.join(columns)}")
+
+
+class _Lines:
+    """The decoded lines of a file; what is not UTF-8 is noticed for the row that it stands in."""
+
+    def __init__(self, lines: Iterator[bytes]) -> None:
+        self._lines = lines
+        self.number = 0
+        self._wrong: Wrong | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self.number += 1
+        if self.number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        try:
+            return _text(line)
+        except Wrong as wrong:
+            self._wrong = wrong
+            return line.decode("utf-8", errors="replace")
+
+    def begin(self) -> None:
+        self._wrong = None
+
+    def check(self) -> None:
+        if self._wrong:
+            raise self._wrong
+
+
+def _header(path: Path, names: list[str], needed: Sequence[str], columns: Sequence[str]) -> list[str]:
+    missing = [name for name in needed if name not in names]
+    if missing:
+        raise BadData(f"{path}:1: missing column {', '.join(missing)}; the columns are {','.join(columns)}")
+    unknown = [name for name in names if name not in columns]
+    if unknown or len(set(names)) < len(names):
+        what = f"unknown column {unknown[0]!r}" if unknown else "a column stands twice"
+        remedy = 'put other fields into "metadata" as a JSON object' if "metadata" in columns else "remove it"
+        raise BadData(f"{path}:1: {what}; the columns are {','.join(columns)}: {remedy}")
+    return names
+
+
+def _typed(header: list[str], values: list[str]) -> dict[str, Any]:
+    """A row of a table of texts: numbers, truth values and JSON are read where the column holds such."""
+    if len(values) != len(header):
+        raise Wrong("a row of another length than the header", f"{len(values)} cells, not {len(header)}")
+    row: dict[str, Any] = {name: value for name, value in zip(header, values, strict=True) if value != ""}
+    for name in ("rating", "timestamp"):
+        if name in row:
+            row[name] = _number(name, row[name])
+    if "hidden" in row:
+        row["hidden"] = {"true": True, "false": False, "1": True, "0": False}.get(row["hidden"].lower(), row["hidden"])
+    if "metadata" in row:
+        row["metadata"] = _json(row["metadata"])
+    return row
+
+
+def _parquet(
+    path: Path, needed: Sequence[str], columns: Sequence[str], problems: Problems
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ModuleNotFoundError as error:
+        raise MissingExtra("reading Parquet", "parquet") from error
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as table:
+            _header(path, table.schema_arrow.names, needed, columns)
+            for batch in table.iter_batches(batch_size=_ARROW_BATCH):
+                for row in batch.to_pylist():
+                    number += 1
+                    try:
+                        yield f"{path}:{number}", _plain(row)
+                    except Wrong as wrong:
+                        problems.report(f"{path}:{number}", wrong)
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        detail = " ".join(str(error).split())[:120]
+        raise BadData(f"{path}:{number + 1}: not readable as Parquet ({detail}); write the file again") from error
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """Metadata may be a struct, a map, or JSON text; a null anywhere means that the field is absent."""
+    metadata = row.get("metadata")
+    if isinstance(metadata, str):
+        row["metadata"] = _json(metadata)
+    elif isinstance(metadata, list):
+        row["metadata"] = dict(metadata)
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def _check_columns(row: Mapping[str, Any], columns: Sequence[str]) -> None:
+    unknown = next((name for name in row if name not in columns), None)
+    if unknown is not None:
+        raise Wrong("an unknown field", str(unknown), f"the fields are {', '.join(columns)}")
+
+
+def _text(line: bytes) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Wrong("not UTF-8", f"byte {error.start + 1} of the line", "save the file as UTF-8") from None
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except Wrong:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise Wrong("broken JSON", str(error).partition(":")[0]) from None
+
+
+def _no_constant(name: str) -> None:
+    raise Wrong("a number that is not finite", name)
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise Wrong(f'"{name}" is not a number', repr(text[:40])) from None

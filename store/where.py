@@ -1,0 +1,164 @@
+"""Filters over metadata: checked against the catalog's own fields, and put into the form that Chroma takes.
+
+The language is Chroma's: `{"year": {"$gte": 1980}, "genre": "Drama"}`, with `$and`, `$or`, `$eq`, `$ne`, `$gt`, `$gte`, `$lt`,
+`$lte`, `$in`, `$nin`, `$contains`, `$not_contains`. On a field that holds lists, equality and `$in` ask for an element.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from store.errors import StoreError
+from store.records import Item
+
+FieldType = Literal["str", "int", "float", "bool", "list"]
+_ORDER = {"$gt", "$gte", "$lt", "$lte"}
+_ELEMENT = {"$contains", "$not_contains"}
+_EQUAL = {"$eq", "$ne"}
+_MEMBER = {"$in", "$nin"}
+_TOP_VALUES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One metadata field of the catalog: `count` items have it.
+
+    `values` are its most frequent strings (of a list: its elements), each with how many items have it; `low` and `high`
+    bound its numbers.
+    `elements` is the type that a list's elements have.
+    """
+
+    type: FieldType
+    count: int
+    values: Mapping[str, int] = field(default_factory=dict)
+    low: float | None = None
+    high: float | None = None
+    elements: Literal["str", "number"] | None = None
+
+
+def fields_of(items: Iterable[Item]) -> dict[str, Field]:
+    """The metadata fields of the items, most frequent first."""
+    found: dict[str, _Tally] = {}
+    for item in items:
+        for name, value in item.metadata.items():
+            found.setdefault(name, _Tally()).add(value)
+    return {name: tally.field() for name, tally in sorted(found.items(), key=lambda entry: (-entry[1].count, entry[0]))}
+
+
+class _Tally:
+    def __init__(self) -> None:
+        self.count = 0
+        self.types: set[str] = set()
+        self.strings: Counter[str] = Counter()
+        self.low = float("inf")
+        self.high = float("-inf")
+
+    def add(self, value: Any) -> None:
+        self.count += 1
+        self.types.add(type(value).__name__)
+        for element in value if isinstance(value, list) else [value]:
+            if isinstance(element, str):
+                self.strings[element] += 1
+            elif not isinstance(element, bool):
+                self.low, self.high = min(self.low, element), max(self.high, element)
+
+    def field(self) -> Field:
+        numbers = self.low <= self.high
+        return Field(
+            type=self._type(),
+            count=self.count,
+            values=dict(self.strings.most_common(_TOP_VALUES)),
+            low=self.low if numbers else None,
+            high=self.high if numbers else None,
+            elements=("number" if numbers else "str") if "list" in self.types else None,
+        )
+
+    def _type(self) -> FieldType:
+        for name in ("list", "str", "float", "int"):
+            if name in self.types:
+                return name
+        return "bool"
+
+
+def normalised(where: Mapping[str, Any] | None, schema: Mapping[str, Field]) -> dict[str, Any] | None:
+    """The filter as Chroma takes it, or None where it excludes nothing. Raises StoreError naming what is wrong with it."""
+    if where is None:
+        return None
+    if not isinstance(where, Mapping):
+        raise StoreError('a filter is an object such as {"year": {"$gte": 1980}}')
+    return _joined("$and", [clause for name, value in where.items() for clause in _clauses(name, value, schema)])
+
+
+def _clauses(name: str, value: Any, schema: Mapping[str, Field]) -> list[dict[str, Any]]:
+    if name in ("$and", "$or"):
+        if not isinstance(value, list | tuple) or not value:
+            raise StoreError(f"the filter's {name} needs a list of at least one filter")
+        parts = [normalised(part, schema) for part in value]
+        if name == "$or" and None in parts:
+            return []
+        joined = _joined(name, [part for part in parts if part is not None])
+        return [] if joined is None else [joined]
+    if name not in schema:
+        raise StoreError(_unknown_field(name, schema))
+    operators = value if isinstance(value, Mapping) else {"$eq": value}
+    if not operators:
+        raise StoreError(f'the filter on "{name}" is empty: give a value, or an operator such as {{"$eq": value}}')
+    return [_clause(name, operator, operand, schema[name]) for operator, operand in operators.items()]
+
+
+def _clause(name: str, operator: str, operand: Any, field: Field) -> dict[str, Any]:
+    if operator in _MEMBER:
+        if not isinstance(operand, list | tuple | set | frozenset) or not operand:
+            raise StoreError(f'{operator} on "{name}" needs a list of at least one value')
+        values = [_value(name, operator, value, field) for value in operand]
+        if field.type != "list":
+            return {name: {operator: values}}
+        element, join = ("$contains", "$or") if operator == "$in" else ("$not_contains", "$and")
+        return _joined(join, [{name: {element: value}} for value in values]) or {}
+    if operator not in _ORDER | _EQUAL | _ELEMENT:
+        raise StoreError(
+            f'"{operator}" is no filter operator: use {", ".join(sorted(_ORDER | _EQUAL | _ELEMENT | _MEMBER))}'
+        )
+    if operator in _ORDER and field.type not in ("int", "float"):
+        raise StoreError(f'{operator} needs a field of numbers, and "{name}" holds {_holds(field)}')
+    if operator in _ELEMENT and field.type != "list":
+        raise StoreError(f'{operator} needs a field of lists, and "{name}" holds {_holds(field)}: use $eq or $in')
+    if field.type == "list" and operator in _EQUAL:
+        operator = "$contains" if operator == "$eq" else "$not_contains"
+    return {name: {operator: _value(name, operator, operand, field)}}
+
+
+def _value(name: str, operator: str, value: Any, field: Field) -> Any:
+    """The operand in the type that the field is stored in: all numbers are stored as floats."""
+    wanted = field.elements if field.type == "list" else field.type
+    if wanted == "bool" and isinstance(value, bool):
+        return value
+    if wanted == "str" and isinstance(value, str):
+        return value
+    if wanted in ("int", "float", "number") and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    raise StoreError(f'{operator} on "{name}" got {value!r}, and the field holds {_holds(field)}')
+
+
+def _holds(field: Field) -> str:
+    one = {"str": "text", "int": "numbers", "float": "numbers", "bool": "true or false", "number": "numbers"}
+    return f"lists of {one[field.elements or 'str']}" if field.type == "list" else one[field.type]
+
+
+def _joined(operator: str, clauses: list[dict[str, Any]]) -> dict[str, Any] | None:
+    if len(clauses) < 2:
+        return clauses[0] if clauses else None
+    return {operator: clauses}
+
+
+def _unknown_field(name: str, schema: Mapping[str, Field]) -> str:
+    if not schema:
+        return f'the filter asks for "{name}", and no item of this catalog has metadata'
+    known = get_close_matches(str(name), schema, n=1) + [
+        field for field in schema if not get_close_matches(str(name), [field])
+    ]
+    return f'the filter asks for "{name}", and no item has that field: there are {", ".join(known[:20])}'

@@ -1,0 +1,163 @@
+"""The command line as its users meet it: a subprocess, with the real embedded model."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILMS = ROOT / "eval" / "films"
+
+
+def evoke(
+    *words: str | Path, cwd: Path | None = None, timeout: float = 240, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command with a clean set of EVOKE_ and OPENAI_ variables."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("EVOKE_", "OPENAI_"))} | variables
+    command = [sys.executable, "-m", "agent.cli", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, env=env, cwd=cwd or ROOT, timeout=timeout)
+
+
+def printed(done: subprocess.CompletedProcess[str]) -> Any:
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def first(films_store: Path) -> dict[str, Any]:
+    """The demo user's recommendation, from the real embedded model."""
+    return printed(evoke("recommend", "--store", films_store, "--user", "mara", "--json"))
+
+
+def test_the_embedded_model_writes_profile_queries_and_explanations(first: dict[str, Any]) -> None:
+    stages = {stage["name"]: stage for stage in first["trace"]["stages"]}
+    assert first["trace"]["degraded"] == []
+    assert "SmolLM2" in stages["interests"]["model"]
+    assert stages["interests"]["tokens_out"] > 50
+    assert stages["explain"]["tokens_out"] > 20
+    assert first["profile"]["summary"]
+    assert len(first["queries"]) >= 5
+    assert len(first["items"]) == 10
+
+
+def test_the_second_run_is_cached(films_store: Path, first: dict[str, Any]) -> None:
+    again = printed(evoke("recommend", "--store", films_store, "--user", "mara", "--json"))
+    assert again["trace"]["stages"][0]["cached"]
+    assert again["queries"] == first["queries"]
+
+
+def test_tables_for_people(films_store: Path) -> None:
+    done = evoke("recommend", "--store", films_store, "--user", "mara", "-n", "3", COLUMNS="140")
+    assert done.returncode == 0
+    for word in ("Profile", "Queries", "Score", "Channels", "Why"):
+        assert word in done.stdout
+    assert "interests" in done.stderr
+
+
+def test_profile_and_model(films_store: Path, first: dict[str, Any]) -> None:
+    row = printed(evoke("profile", "--store", films_store, "--user", "mara", "--json"))
+    assert row["profile"] == first["profile"]
+    assert printed(evoke("model", "--json"))["answers"] is True
+    down = evoke("model", EVOKE_BASE_URL="http://127.0.0.1:9/v1")
+    assert down.returncode == 1
+    assert "no connection" in down.stdout
+
+
+def test_a_model_that_is_not_there_costs_no_answer(films_store: Path) -> None:
+    row = printed(
+        evoke("recommend", "--store", films_store, "--user", "tomasz", "--json", EVOKE_BASE_URL="http://127.0.0.1:9/v1")
+    )
+    assert len(row["items"]) == 10
+    assert {d["stage"] for d in row["trace"]["degraded"]} == {"interests", "explain"}
+
+
+def test_without_a_store_the_last_one_is_used_and_named(tmp_path: Path) -> None:
+    home = {"XDG_DATA_HOME": str(tmp_path), "EVOKE_BASE_URL": "http://127.0.0.1:9/v1"}
+    none = evoke("recommend", "--user", "mara", **home)
+    assert (none.returncode, none.stdout) == (1, "")
+    assert "evoke index" in none.stderr
+    assert len(none.stderr.splitlines()) == 1
+    assert evoke("index", FILMS, **home).returncode == 0
+    done = evoke("recommend", "--history", "heat-1995", "--json", **home)
+    assert done.returncode == 0
+    assert str(tmp_path / "evoke" / "films-") in done.stderr
+    assert not list(FILMS.glob("*.db"))
+
+
+def test_forget(films_store: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(films_store, store)
+    user = os.urandom(16).hex()
+    data = tmp_path / "data"
+    data.mkdir()
+    shutil.copy(FILMS / "items.jsonl", data)
+    rows = "\n".join(f"{user},{item},5,{n}" for n, item in enumerate(["heat-1995", "ronin-1998", "casino-1995"]))
+    (data / "events.csv").write_text(f"user,item,rating,timestamp\n{rows}\n")
+    assert evoke("index", data, "--store", store).returncode == 0
+    assert printed(evoke("recommend", "--store", store, "--user", user, "--json"))["profile"]
+    assert any(user.encode() in file.read_bytes() for file in store.rglob("*") if file.is_file())
+    row = printed(evoke("forget", "--store", store, "--user", user, "--json"))
+    assert row["rows"]["events"] == 3
+    assert row["rows"]["profiles"] == 1
+    left = [file for file in store.rglob("*") if file.is_file() and user.encode() in file.read_bytes()]
+    assert left == []
+    again = evoke("forget", "--store", store, "--user", user)
+    assert (again.returncode, len(again.stderr.splitlines())) == (1, 1)
+    unknown = evoke("profile", "--store", store, "--user", user)
+    assert (unknown.returncode, len(unknown.stderr.splitlines())) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["recommend", "-n", "0"], "-n"),
+        (["recommend", "--where", "{year"], "--where"),
+        (["recommend", "--nonsense"], "nonsense"),
+        (["index"], "DIR"),
+        (["forget"], "--user"),
+        (["nonsense"], "nonsense"),
+    ],
+)
+def test_wrong_usage_exits_2(words: list[str], said: str) -> None:
+    done = evoke(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"EVOKE_DEADLINE": "soon"}, "deadline"),
+        ({"EVOKE_PROMPTS": "no/such/folder"}, "no/such/folder"),
+        ({"EVOKE_RANK_WEIGHT": "3"}, "rank_weight"),
+    ],
+)
+def test_bad_settings_are_one_line(films_store: Path, variables: dict[str, str], said: str) -> None:
+    done = evoke("recommend", "--store", films_store, "--user", "mara", **variables)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_filter_on_a_field_that_is_not_there(films_store: Path) -> None:
+    done = evoke("recommend", "--store", films_store, "--where", '{"colour": "red"}')
+    assert done.returncode == 1
+    assert "colour" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_settings_come_from_evoke_toml_too(films_store: Path, tmp_path: Path) -> None:
+    (tmp_path / "evoke.toml").write_text(f'store = "{films_store}"\nbase_url = "http://127.0.0.1:9/v1"\n')
+    done = evoke("recommend", "--history", "heat-1995", "--json", cwd=tmp_path)
+    assert printed(done)["trace"]["degraded"]
+    (tmp_path / "evoke.toml").write_text("nonsense = 1\n")
+    done = evoke("recommend", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "nonsense" in done.stderr

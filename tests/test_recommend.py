@@ -1,0 +1,267 @@
+"""The road of a request, on the real store and encoder; the model is scripted where its exact answer matters."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent import Recommender
+from agent.errors import EvokeError
+from store import Catalog, Event, History, Item, StoreError
+from tests.faults import GARBAGE, Die, Hang, Labels, Status, Text
+
+GOOD = {
+    "summary": "Enjoys careful crime stories.",
+    "interests": [
+        {"name": "heists", "weight": 0.9, "evidence": [1, 2, 99]},
+        {"name": "made up", "weight": 0.5, "evidence": [77]},
+    ],
+    "avoid": ["gore"],
+    "queries": [
+        "a crew plans one last robbery",
+        "http://example.org/films",
+        "Heat",
+        "crew plans one last robbery",
+        "lonely detective follows a thief",
+        "stylish con artists in a big city",
+        "slow tense crime drama at night",
+        "a driver for hire in trouble",
+    ],
+    "named": [
+        {"title": "Heat", "year": 1995},
+        {"title": "Ocean's Eleven", "year": 2001},
+        {"title": "No Such Film", "year": 2040},
+    ],
+}
+
+
+def modelled(said: dict[str, Any] = GOOD, explained: str = "") -> Any:
+    """A behaviour: `said` for structured answers, `explained` for text, the alphabet for labels."""
+
+    def behave(body: dict[str, Any]) -> Text | Labels:
+        if body.get("logprobs"):
+            return Labels({letter: -float(i) for i, letter in enumerate("ABCDEFGHIJ")})
+        return Text(json.dumps(said)) if "response_format" in body else Text(explained)
+
+    return behave
+
+
+@pytest.fixture
+def rec(films: Path, model_server: Any) -> Any:
+    """Opens a recommender over a copy of the demo store, with a scripted server and settings."""
+    opened = []
+
+    def make(*script: Any, **settings: Any) -> Recommender:
+        catalog, history = Catalog.open(films), History.open(films)
+        server = model_server(*(script or (modelled(),)))
+        made = Recommender(catalog, history, base_url=server.base_url, **settings)
+        made.server = server  # type: ignore[attr-defined]
+        opened.append((made, history, catalog))
+        return made
+
+    yield make
+    for made, history, catalog in opened:
+        made.close()
+        history.close()
+        catalog.close()
+
+
+def liked(rec: Recommender, user: str) -> list[str]:
+    history = rec._core.history
+    return [event.item for event in history.positive(history.of(user))]
+
+
+def test_a_users_recommendation_keeps_the_contract(rec: Any) -> None:
+    recommender = rec()
+    row = recommender.recommend(user="mara").as_json()
+    seen = {event.item for event in recommender._core.history.of("mara")}
+    assert set(row) == {"user", "text", "profile", "queries", "named", "items", "personalised", "trace"}
+    assert [item["rank"] for item in row["items"]] == list(range(1, 11))
+    assert len(recommender._core.catalog.get([item["id"] for item in row["items"]])) == 10
+    assert not seen & {item["id"] for item in row["items"]}
+    for item in row["items"]:
+        assert 0 <= item["score"] <= 1
+        assert item["explanation"]
+        assert item["channels"]
+        assert set(item["evidence"]) <= seen
+    assert [item["score"] for item in row["items"]] == sorted((item["score"] for item in row["items"]), reverse=True)
+    assert [stage["name"] for stage in row["trace"]["stages"]] == ["interests", "recall", "fuse", "rank", "explain"]
+    assert row["trace"]["degraded"] == []
+    assert row["personalised"] == 1.0
+
+
+def test_what_the_model_writes_is_checked_against_the_history(rec: Any) -> None:
+    recommender = rec()
+    result = recommender.recommend(user="mara")
+    history = liked(recommender, "mara")
+    assert [interest.name for interest in result.profile.interests] == ["heists"]
+    assert result.profile.interests[0].evidence == history[:2]
+    assert not any("http" in query or query == "Heat" for query in result.queries)
+    assert sum("last robbery" in query for query in result.queries) == 1
+    notes = " ".join(result.trace["interests"].notes)
+    assert "1 interests without evidence" in notes
+    assert "queries dropped" in notes
+
+
+def test_named_titles_are_grounded_and_the_rest_serve_as_queries(rec: Any) -> None:
+    recommender = rec()
+    named = GOOD | {"named": [{"title": "Oceans Eleven", "year": 2001}, {"title": "The Sting", "year": 1973},
+                              {"title": "The Sting", "year": 2015}, {"title": "Zorblax Returns", "year": None}]}  # fmt: skip
+    result = rec(modelled(named)).recommend(history=["heat-1995"], n=20)
+    grounded = {n.title: n.id for n in result.named}
+    assert grounded["Oceans Eleven"] == "oceans-eleven-2001"
+    assert grounded["Zorblax Returns"] is None
+    assert "serve as queries" in " ".join(result.trace["recall"].notes)
+    assert "oceans-eleven-2001" in [r.item.id for r in result if "named" in r.channels]
+    assert recommender is not None
+
+
+def test_the_second_request_is_cached_and_a_new_event_refreshes(rec: Any) -> None:
+    recommender = rec()
+    first = recommender.recommend(user="mara")
+    again = recommender.recommend(user="mara")
+    assert not first.trace["interests"].cached
+    assert again.trace["interests"].cached
+    assert again.queries == first.queries
+    structured = [r for r in recommender.server.requests if "response_format" in r]
+    assert len(structured) == 1
+    seen = {event.item for event in recommender._core.history.of("mara")}
+    new = next(id for id in recommender._core.catalog.ids() if id not in seen)
+    recommender._core.history.add([Event("mara", new, 2e9, None, "like")])
+    refreshed = recommender.recommend(user="mara")
+    structured = [r for r in recommender.server.requests if "response_format" in r]
+    assert len(structured) == 2
+    assert "refreshed with 1 new events" in refreshed.trace["interests"].notes
+    prompt = structured[1]["messages"][-1]["content"]
+    assert recommender._core.catalog.get([new])[new].title in prompt
+    assert GOOD["summary"] in prompt
+    assert new not in {r.item.id for r in refreshed}
+
+
+def test_an_overridden_prompt_misses_the_cache_and_shows_in_the_trace(rec: Any, tmp_path: Path) -> None:
+    before = rec().recommend(user="mara")
+    (tmp_path / "interests.j2").write_text(
+        '{% block system %}Write JSON.{% endblock %}{% block user %}{% from "_data.j2" import data %}'
+        "{% for line in history %}{{ line.label }} {{ data(line.title) }}\n{% endfor %}{% endblock %}"
+    )
+    after = rec(prompts=tmp_path).recommend(user="mara")
+    assert not after.trace["interests"].cached
+    assert after.trace["interests"].prompt != before.trace["interests"].prompt
+
+
+def test_by_history_by_text_and_combined(rec: Any) -> None:
+    recommender = rec()
+    by_history = recommender.recommend(history=["heat-1995", "ronin-1998"], exclude=["casino-1995"], n=20)
+    ids = [r.item.id for r in by_history]
+    assert not {"heat-1995", "ronin-1998", "casino-1995"} & set(ids)
+    by_text = recommender.recommend("animated film for small children", n=5)
+    assert any("Animation" in r.item.metadata["genres"] for r in by_text)
+    assert by_text.trace["interests"].notes == ["no history"]
+    assert recommender.server.requests[-1]["messages"]
+    both = recommender.recommend("animated film for small children", user="mara", n=5)
+    assert {r.item.id for r in both} != {r.item.id for r in recommender.recommend(user="mara", n=5)}
+
+
+def test_rules_are_rules(rec: Any) -> None:
+    recommender = rec()
+    where = {"year": {"$gte": 1990, "$lt": 2000}, "genres": "Crime"}
+    result = recommender.recommend(user="mara", n=10, where=where)
+    assert result.items
+    for r in result:
+        assert 1990 <= r.item.metadata["year"] < 2000
+        assert "Crime" in r.item.metadata["genres"]
+    hidden = result.items[0].item
+    recommender._core.catalog.upsert([Item(hidden.id, hidden.title, hidden.text, hidden.metadata, hidden=True)])
+    assert hidden.id not in {r.item.id for r in recommender.recommend(user="mara", n=50)}
+    with pytest.raises(StoreError, match="colour"):
+        recommender.recommend(user="mara", where={"colour": "red"})
+
+
+def test_nobody_yet_is_a_cold_start(rec: Any) -> None:
+    recommender = rec()
+    result = recommender.recommend(user="never seen", history=["no-such-item"])
+    assert len(result) == 10
+    assert all(set(r.channels) == {"popular"} for r in result)
+    assert result.personalised == 0
+    notes = " ".join(note for stage in result.trace.stages for note in stage.notes)
+    assert "cold start" in notes
+    assert "not in the catalog: no-such-item" in notes
+    with pytest.raises(EvokeError, match="at least 1"):
+        recommender.recommend(n=0)
+    with pytest.raises(EvokeError, match="no history"):
+        recommender.profile("never seen")
+
+
+FAULTS = {"hang": Hang(), "500": Status(500), "dies": Die(), **{f"garbage {i}": raw for i, raw in enumerate(GARBAGE)}}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_broken_model_costs_quality_never_the_answer(rec: Any, fault: str) -> None:
+    recommender = rec(FAULTS[fault], deadline=3.0)
+    recommender.recommend("warm up the encoder", n=1)
+    started = time.monotonic()
+    result = recommender.recommend(user="mara")
+    assert time.monotonic() - started < 3 + 2
+    assert len(result) == 10
+    assert all(r.explanation for r in result)
+    assert result.personalised == 1.0
+    assert len(result.queries) >= 5
+    degraded = {row["stage"]: row["reason"] for row in result.trace.degraded}
+    assert degraded["interests"]
+    assert "interests built from the history's fields" in result.trace["interests"].notes
+
+
+def test_a_model_that_is_not_there(rec: Any) -> None:
+    recommender = rec()
+    recommender._core.settings = recommender._core.settings.model_copy(update={"base_url": "http://127.0.0.1:9/v1"})
+    result = recommender.recommend(user="mara")
+    assert len(result) == 10
+    assert {row["stage"] for row in result.trace.degraded} == {"interests", "explain"}
+
+
+def test_rank_is_off_until_asked_for_and_then_moves_no_more_than_its_weight(rec: Any) -> None:
+    plain = rec().recommend(user="mara", n=20)
+    assert plain.trace["rank"].notes == ["off"]
+    recommender = rec(rank_weight=0.3, rank_depth=20, rank_shuffles=2)
+    ranked = recommender.recommend(user="mara", n=20)
+    assert sum("logprobs" in r for r in recommender.server.requests) == 4
+    assert ranked.trace["rank"].tokens_out == 4 * 3
+    before = {r.item.id: r.score for r in plain}
+    assert {r.item.id for r in ranked} == set(before)
+    for r in ranked:
+        assert 0.7 * before[r.item.id] - 1e-9 <= r.score <= 0.7 * before[r.item.id] + 0.3 + 1e-9
+
+
+def test_absent_labels_keep_the_fused_order(rec: Any) -> None:
+    few = rec(lambda body: Labels({"A": -1.0, "B": -2.0}) if "logprobs" in body else modelled()(body), rank_weight=0.5)
+    result = few.recommend(user="mara", n=10)
+    assert "labels absent" in result.trace["rank"].degraded
+    plain = rec().recommend(user="mara", n=10)
+    assert [r.item.id for r in result] == [r.item.id for r in plain]
+
+
+def test_explanations_are_the_models_where_they_hold_and_built_where_not(rec: Any) -> None:
+    recommender = rec()
+    top = recommender.recommend(user="mara", n=2)
+    director = top.items[0].item.metadata["director"]
+    said = f"1: A careful story directed by {director}.\n2: Reminds of The Godfather by Francis Ford Coppola from 1972."
+    said = said.replace("The Godfather", "Zardoz") if "Coppola" in str(top.items[1].item.metadata) else said
+    result = rec(modelled(GOOD, said)).recommend(user="mara", n=2)
+    assert result.items[0].explanation == f"A careful story directed by {director}."
+    assert "Coppola" not in result.items[1].explanation
+    assert any("was replaced" in note for note in result.trace["explain"].notes)
+
+
+def test_one_recommender_serves_many_requests_at_once(rec: Any) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    recommender = rec()
+    users = ["mara", "nobody"] * 4
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda user: recommender.recommend(user=user, n=5), users))
+    assert [result.user for result in results] == users
+    assert results[0].as_json()["items"] == results[2].as_json()["items"]

@@ -1,0 +1,50 @@
+"""What holds the house together: imports run one way, nothing slow at import, no module grows past its room."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ALLOWED = {"prompts": set(), "store": set(), "agent": {"prompts", "store"}, "eval": {"prompts", "store", "agent"}}
+SLOW = ("torch", "sentence_transformers", "chromadb", "openai", "sqlalchemy", "scipy", "xllamacpp")
+
+
+def imported(file: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_imports_run_one_way(package: str) -> None:
+    for file in (ROOT / package).rglob("*.py"):
+        ours = imported(file) & set(ALLOWED) - {package}
+        assert ours <= ALLOWED[package], f"{file.relative_to(ROOT)} imports {ours - ALLOWED[package]}"
+
+
+@pytest.mark.parametrize(
+    "code", ["import agent; agent.Recommender", "import store; store.Catalog", "import agent.cli", "import prompts"]
+)
+def test_nothing_slow_is_loaded_at_import(code: str) -> None:
+    script = f"{code}\nimport sys\nprint([name for name in {SLOW} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_no_module_outgrows_its_room() -> None:
+    long = [
+        file
+        for package in ALLOWED
+        for file in (ROOT / package).rglob("*.py")
+        if len(file.read_text().splitlines()) > 300
+    ]
+    assert long == []
