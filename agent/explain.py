@@ -21,6 +21,8 @@ from store.catalog import Field
 from store.snapshot import Snapshot
 
 TOKENS_PER_ITEM = 40
+RUN = 4
+"""Words in a row that are no accident when another item has them too."""
 HISTORY = 10
 
 
@@ -83,8 +85,8 @@ async def explain(
                 position = label - 1
                 if position in done or not 0 <= position < len(shown):
                     continue
-                if wrong := vocabulary.unsupported(sentence, shown[position]):
-                    stage.notes.append(f"item {label}: a sentence naming {wrong!r} was replaced")
+                if wrong := vocabulary.unsupported(sentence, shown[position]) or borrowed(sentence, position, shown):
+                    stage.notes.append(f"item {label}: a sentence with {wrong!r} was replaced")
                     continue
                 done.add(position)
                 yield position, sentence
@@ -103,6 +105,21 @@ async def explain(
         yield position, from_evidence(shown[position], text, schema)
 
 
+def borrowed(sentence: str, position: int, shown: Sequence[Shown]) -> str | None:
+    """Words of the sentence that come from another shown item, or the sentence itself if nothing in it is of its own item.
+
+    So a text that talks the model into repeating it spoils no explanation but its own item's.
+    """
+    one = shown[position]
+    own = " ".join(plain(_all_text(item)) for item in (one.item, *one.evidence))
+    if not {w for w in plain(sentence).split() if len(w) > 3 and w not in _COMMON} & set(own.split()):
+        return sentence
+    words = plain(sentence).split()
+    others = " / ".join(plain(f"{s.item.title} {s.item.text}") for i, s in enumerate(shown) if i != position)
+    runs = (" ".join(words[i : i + RUN]) for i in range(len(words) - RUN + 1))
+    return next((run for run in runs if run in others and run not in own), None)
+
+
 async def _lines(stream: AsyncIterable[str]) -> AsyncGenerator[tuple[int, str], None]:
     """The finished lines "LABEL: sentence" of a stream of text, as (label, sentence)."""
     rest = ""
@@ -117,7 +134,7 @@ async def _lines(stream: AsyncIterable[str]) -> AsyncGenerator[tuple[int, str], 
 
 
 def _parsed(line: str) -> tuple[int, str] | None:
-    found = re.match(r"\W{0,3}(\d{1,2})\s*[:.)\-]+\s*(\S.*)", line)
+    found = re.match(r"\W{0,3}(\d{1,2})\s*[:.)\-*]+\s*(\S.*)", line)
     if not found:
         return None
     sentence = " ".join(found.group(2).split())

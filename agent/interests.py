@@ -33,10 +33,14 @@ def Line(most: int) -> Any:  # noqa: N802  reads as the type it returns
     return Annotated[str, StringConstraints(strip_whitespace=True, max_length=most)]
 
 
+# A default serves an answer that broke off; the model is asked for every field all the same.
+_ASKED = ConfigDict(extra="forbid", json_schema_serialization_defaults_required=True)
+
+
 class WrittenInterest(BaseModel):
     """One interest as the model writes it; `evidence` are labels of history lines."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = _ASKED
     name: Line(60)  # type: ignore[valid-type]
     weight: float = Field(0.5, ge=0, le=1)
     evidence: list[int] = Field(default_factory=list, max_length=5)
@@ -45,7 +49,7 @@ class WrittenInterest(BaseModel):
 class WrittenName(BaseModel):
     """One item the model believes fits."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = _ASKED
     title: Line(80)  # type: ignore[valid-type]
     year: int | None = None
 
@@ -56,12 +60,9 @@ def Lines(least: int, most: int) -> Any:  # noqa: N802  reads as the type's own 
 
 
 class Written(BaseModel):
-    """The whole answer of the interests and refresh prompts: one stable schema, so that servers compile it once.
+    """The whole answer of the interests and refresh prompts: one stable schema, so that servers compile it once."""
 
-    Defaults serve answers that broke off.
-    """
-
-    model_config = ConfigDict(extra="forbid")
+    model_config = _ASKED
     summary: Line(300) = ""  # type: ignore[valid-type]
     interests: list[WrittenInterest] = Lines(1, 5)
     avoid: list[Line(60)] = Lines(0, 3)  # type: ignore[valid-type]

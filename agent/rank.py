@@ -69,12 +69,12 @@ async def rank(
     for window in places:
         for id, place in window.items():
             votes.setdefault(id, []).append(place)
-    blended = [
-        replace(
-            c, score=(1 - weight) * c.score + weight * (sum(votes[c.id]) / len(votes[c.id]) if c.id in votes else 0)
-        )
-        for c in candidates
-    ]
+    if not votes:
+        return list(candidates)
+    # Whoever got no vote because the answer was bad is placed by the fused order.
+    ranked = {c.id: 1 - i / (len(head) - 1) for i, c in enumerate(head)}
+    ranked |= {id: sum(given) / len(given) for id, given in votes.items()}
+    blended = [replace(c, score=(1 - weight) * c.score + weight * ranked.get(c.id, 0.0)) for c in candidates]
     return sorted(blended, key=lambda c: -c.score)
 
 
@@ -96,23 +96,22 @@ async def _places(
     deadline: Deadline,
     stage: Stage,
 ) -> dict[str, float]:
-    """Each candidate's place in its window, 1 the first and 0 the last."""
-    fused = sorted(window, key=lambda c: -c.score)
+    """Each candidate's place in its window, 1 the first and 0 the last; none where the answer is bad."""
     shown = list(window)
     # Models tend to copy the order they are shown.
     random.Random(seed).shuffle(shown)
     labels = dict(zip(ascii_uppercase, shown, strict=False))
     lines = [{"label": label, "title": items[c.id].title, "facts": facts(items[c.id])} for label, c in labels.items()]
-    order = fused
     try:
         reply = await llm.labels(prompts.render("rank", candidates=lines, **known), list(labels), deadline=deadline)
         stage.tokens_in += reply.usage.tokens_in
         stage.tokens_out += reply.usage.tokens_out
         if len(reply.value) * 2 < len(labels):
             raise BadAnswer(f"{len(labels) - len(reply.value)} of {len(labels)} labels absent")
-        present = [labels[label] for label in sorted(reply.value, key=lambda label: -reply.value[label])]
-        order = present + [c for c in fused if c not in present]
     except ModelError as error:
         stage.degraded = error.reason
+        return {}
+    present = [labels[label] for label in sorted(reply.value, key=lambda label: -reply.value[label])]
+    order = present + [c for c in sorted(window, key=lambda c: -c.score) if c not in present]
     last = max(len(order) - 1, 1)
     return {c.id: 1 - i / last for i, c in enumerate(order)}

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,33 +13,21 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from store import place as places
-from store.chroma import Connection, in_batches
+from store.chroma import Connection, connect, in_batches
 from store.derived import kept
 from store.embedder import Embedder
 from store.errors import StoreError
-from store.records import Hit, Item, fault
+from store.records import Hit, Item
 from store.snapshot import Snapshot
-from store.stored import EMBEDDED, HASH, HIDDEN, embedded_hash, item_of, record_metadata
+from store.stored import HIDDEN, item_of
 from store.where import Field, fields_of, normalised
+from store.writer import Upserted, new_version, writing
 
 COLLECTION = "evoke"
-_BATCH = 256
 _PAGE = 2000
 # With a filter, a scan over the matching vectors is exact, and quicker than the index until so many match.
 _SCAN = 20_000
-
-
-@dataclass(frozen=True, slots=True)
-class Upserted:
-    """What `Catalog.upsert` did. `truncated` of the texts that were embedded are longer than the model reads."""
-
-    added: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    truncated: int = 0
-
-    def __add__(self, other: Upserted) -> Upserted:
-        return Upserted(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+_NO_CATALOG = "there is no catalog at {0}; run `evoke index DIR --store {0}` first"
 
 
 class Catalog:
@@ -61,29 +47,21 @@ class Catalog:
         Without an `embedder`, the model that the catalog was made with is used (all-MiniLM-L6-v2 for a new one).
         Raises StoreError where there is none and `create` is false, and where another embedding model made it.
         """
-        url = str(place) if str(place).startswith(("http://", "https://")) else None
-        folder = None if url else Path(place).expanduser()
-        if folder is not None:
-            if not create and not folder.is_dir():
-                raise StoreError(f"there is no store at {folder}; run `evoke index DIR --store {folder}` first")
-            _made(folder)
-            url = places.about(folder).get("chroma")
-        path = urlsplit(url).path.strip("/") if url else ""
-        connection = Connection(url.removesuffix(f"/{path}") if url else folder / "chroma", path or COLLECTION)  # type: ignore[operator]
-        if connection.exists():
+        folder, chroma, name = _located(place)
+        if not create and isinstance(chroma, Path) and not chroma.is_dir():
+            raise StoreError(_NO_CATALOG.format(place))
+        if folder:
+            _make(folder)
+        connection = connect(chroma, name)
+        try:
+            if not connection.exists():
+                if not create:
+                    raise StoreError(_NO_CATALOG.format(place))
+                _create(connection, embedder or Embedder())
             return cls(connection, folder, _same_model(connection, embedder))
-        if not create:
-            raise StoreError(f"{place} holds no catalog; run `evoke index DIR --store {place}` first")
-        embedder = embedder or Embedder()
-        connection.create(
-            {
-                "version": _new_version(),
-                "model": embedder.name,
-                "fingerprint": embedder.fingerprint,
-                "dim": embedder.dim,
-            }
-        )
-        return cls(connection, folder, embedder)
+        except BaseException:
+            connection.close()
+            raise
 
     @property
     def version(self) -> str:
@@ -103,10 +81,10 @@ class Catalog:
         """
         total = len(items) if isinstance(items, Sequence) else 0
         done, result = 0, Upserted()
-        with self._writing() as begin:
+        with writing(self._chroma, self.folder, self.embedder) as writer:
             source = iter(items)
-            while batch := list(islice(source, _BATCH)):
-                result += self._upsert_batch({item.id: item for item in batch}, begin)
+            while batch := list(islice(source, writer.batch)):
+                result += writer.upsert(batch)
                 done += len(batch)
                 if progress:
                     progress(done, total)
@@ -114,45 +92,33 @@ class Catalog:
 
     def delete(self, ids: Iterable[str]) -> int:
         """Remove items; returns how many there were."""
-        removed = 0
-        with self._writing() as begin:
-            for batch in in_batches(list(dict.fromkeys(ids)), _PAGE):
-                present = list(self._records(batch, ["metadatas"]))
-                if present:
-                    begin()
-                    self._chroma.ask(lambda collection: collection.delete(ids=present))  # noqa: B023
-                    removed += len(present)
-        return removed
+        with writing(self._chroma, self.folder, self.embedder) as writer:
+            return writer.delete(list(dict.fromkeys(ids)))
 
     def get(self, ids: Sequence[str]) -> dict[str, Item]:
         """The items of these ids, in their order; ids that are not in the catalog are left out."""
-        found: dict[str, Item] = {}
-        for batch in in_batches(list(dict.fromkeys(ids)), _PAGE):
-            records = self._records(batch, ["documents", "metadatas"])
-            found |= {an_id: item_of(an_id, *records[an_id]) for an_id in batch if an_id in records}
-        return found
+        wanted = list(dict.fromkeys(ids))
+        found = self._chroma.records(wanted, texts=True)
+        return {an_id: item_of(an_id, *found[an_id]) for an_id in wanted if an_id in found}
 
     def items(self) -> Iterator[Item]:
         """All items, hidden ones too, a page at a time."""
-        for batch in in_batches(self.ids(), _PAGE):
-            yield from self.get(batch).values()
+        for page in in_batches(self.ids(), _PAGE):
+            yield from self.get(page).values()
 
     def ids(self) -> list[str]:
         """The ids of all items, hidden ones too, in a fixed order."""
-        return sorted(self._chroma.ask(lambda collection: collection.get(include=[])["ids"]))
+        return self._chroma.ids()
 
     def __len__(self) -> int:
         return int(self._chroma.ask(lambda collection: collection.count()))
 
     def __contains__(self, an_id: object) -> bool:
-        return isinstance(an_id, str) and bool(self._records([an_id], []))
+        return isinstance(an_id, str) and bool(self._chroma.records([an_id]))
 
     def vectors(self, ids: Sequence[str]) -> np.ndarray:
         """The vectors of these items: (n, dim) float32, rows of length 1. Raises StoreError for an unknown id."""
-        found: dict[str, np.ndarray] = {}
-        for batch in in_batches(list(dict.fromkeys(ids)), _PAGE):
-            rows = self._chroma.ask(lambda collection: collection.get(ids=list(batch), include=["embeddings"]))  # noqa: B023
-            found |= zip(rows["ids"], np.asarray(rows["embeddings"], dtype=np.float32), strict=True)
+        found = self._chroma.vectors(list(dict.fromkeys(ids)))
         missing = next((an_id for an_id in ids if an_id not in found), None)
         if missing is not None:
             raise StoreError(f'there is no item "{missing}" in the catalog; look its id up in the dataset')
@@ -233,87 +199,20 @@ class Catalog:
                 hits[row] = exact
         return hits
 
-    @contextmanager
-    def _writing(self) -> Iterator[Callable[[], None]]:
-        """One writer at a time. Yields what to call before the first change; commits at the end, and after a crash."""
-        with places.writing(self.folder) if self.folder else nullcontext():
-            unfinished = not self.settled
-            if unfinished:
-                self._heal()
-            changed = unfinished
 
-            def begin() -> None:
-                nonlocal changed
-                if not changed:
-                    self._chroma.note(writing=True, version=_new_version())
-                    changed = True
+def _located(place: str | Path) -> tuple[Path | None, str | Path, str]:
+    """The store's folder, if any, the place of its Chroma database, and the collection's name."""
+    folder = None if str(place).startswith(("http://", "https://")) else Path(place).expanduser()
+    url = str(place) if folder is None else places.about(folder).get("chroma")
+    if url is None:
+        return folder, Path(place).expanduser() / "chroma", COLLECTION
+    parts = urlsplit(url)
+    return folder, f"{parts.scheme}://{parts.netloc}", parts.path.strip("/") or COLLECTION
 
-            yield begin
-            if changed:
-                self._commit()
 
-    def _commit(self) -> None:
-        some = self._chroma.ask(lambda collection: collection.get(limit=1, include=[])["ids"])
-        if some and self._chroma.local:
-            self._chroma.save(some[0])
-        self._chroma.note(writing=False, version=_new_version())
-
-    def _heal(self) -> None:
-        """After a crash: where the saved index is broken, drop it, and give back the vectors that the log no longer holds."""
-        if not self._chroma.local or self._chroma.sound():
-            return
-        self._chroma.drop_index()
-        for batch in in_batches(self.ids(), _BATCH):
-            try:
-                self.vectors(batch)
-            except StoreError:
-                items = list(self.get(batch).values())
-                vectors = self.embedder.encode_documents([item.document for item in items])
-                self._chroma.ask(
-                    lambda collection: collection.update(ids=[item.id for item in items], embeddings=vectors)  # noqa: B023
-                )
-
-    def _upsert_batch(self, items: dict[str, Item], begin: Callable[[], None]) -> Upserted:
-        wrong = next(((item.id, problem) for item in items.values() if (problem := fault(item))), None)
-        if wrong:
-            raise StoreError(f'item "{wrong[0]}": {wrong[1]}; correct it and index again')
-        before = {an_id: metadata for an_id, (_, metadata) in self._records(list(items), ["metadatas"]).items()}
-        changed = [item for item in items.values() if before.get(item.id, {}).get(HASH) != item.content_hash]
-        if not changed:
-            return Upserted(unchanged=len(items))
-        begin()
-        moved = [item for item in changed if before.get(item.id, {}).get(EMBEDDED) != embedded_hash(item)]
-        self._put(moved, before)
-        self._retouch([item for item in changed if item not in moved], before)
-        added = sum(item.id not in before for item in changed)
-        truncated = self.embedder.truncated([item.document for item in moved])
-        return Upserted(added, len(changed) - added, len(items) - len(changed), truncated)
-
-    def _put(self, items: list[Item], before: Mapping[str, Any]) -> None:
-        if not items:
-            return
-        vectors = self.embedder.encode_documents([item.document for item in items])
-        self._chroma.ask(
-            lambda collection: collection.upsert(
-                ids=[item.id for item in items],
-                embeddings=vectors,
-                documents=[item.text for item in items],
-                metadatas=[record_metadata(item, before.get(item.id)) for item in items],
-            )
-        )
-
-    def _retouch(self, items: list[Item], before: Mapping[str, Any]) -> None:
-        if items:
-            rows = [record_metadata(item, before[item.id]) for item in items]
-            self._chroma.ask(lambda collection: collection.update(ids=[item.id for item in items], metadatas=rows))
-
-    def _records(self, ids: Sequence[str], include: list[str]) -> dict[str, tuple[str | None, dict[str, Any]]]:
-        if not ids:
-            return {}
-        found = self._chroma.ask(lambda collection: collection.get(ids=list(ids), include=include))
-        texts = found["documents"] or [None] * len(found["ids"])
-        rows = found["metadatas"] or [{}] * len(found["ids"])
-        return {an_id: (text, dict(row)) for an_id, text, row in zip(found["ids"], texts, rows, strict=True)}
+def _create(connection: Connection, embedder: Embedder) -> None:
+    model = {"model": embedder.name, "fingerprint": embedder.fingerprint, "dim": embedder.dim}
+    connection.create({"version": new_version()} | model)
 
 
 def _same_model(connection: Connection, embedder: Embedder | None) -> Embedder:
@@ -329,15 +228,11 @@ def _same_model(connection: Connection, embedder: Embedder | None) -> Embedder:
     return embedder
 
 
-def _made(folder: Path) -> None:
+def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"{folder} cannot be made ({error.strerror}); choose another --store") from error
-
-
-def _new_version() -> str:
-    return uuid.uuid4().hex[:16]
 
 
 def _save(schema: dict[str, Field], folder: Path) -> None:

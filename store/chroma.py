@@ -1,68 +1,88 @@
-"""The connection to one Chroma collection: fresh when another process has written, whole again after a crash.
-
-Chroma keeps a log and the metadata in SQLite, which a crash cannot break, and the vector index in plain files, which a crash
-in the middle of a save can. So a folder's index is saved once, at the end of a write; until then the log holds everything.
-"""
+"""The connection to one Chroma collection, in a folder or on a server, that knows what other processes have written."""
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+import numpy as np
+
+from store.checkpoint import NEVER, opening
 from store.errors import StoreError
 
 T = TypeVar("T")
+Record = tuple[str | None, dict[str, Any]]
 
-_NEVER = 10_000_000
-_AT_ONCE = 2
-_TRIES = 4
+_PAGE = 2000
+_TRIES = 5
 
 
 class Connection:
-    """One collection of a Chroma folder or server. Safe to share between threads."""
+    """One collection of a Chroma folder or server. Safe to share between threads; open it with `connect`."""
 
     def __init__(self, place: str | Path, name: str) -> None:
         self.place = place
-        self.local = isinstance(place, Path)
+        self.folder = place if isinstance(place, Path) else None
         self._name = name
         self._lock = threading.RLock()
         self._client: Any = None
         self._collection: Any = None
         self._version: str | None = None
+        self._holders = 1
 
     def exists(self) -> bool:
         """Whether there is such a collection."""
-        return self._name in [found.name for found in self._connected().list_collections()]
+        return self._name in self._guarded(lambda: [found.name for found in self._connected().list_collections()])
 
     def create(self, facts: Mapping[str, Any]) -> None:
-        """Make the collection, with these facts as its metadata."""
-        settings = {"space": "cosine"} | ({"sync_threshold": _NEVER} if self.local else {})
-        self._connected().create_collection(
-            self._name, configuration={"hnsw": settings}, metadata=dict(facts), embedding_function=None
-        )
+        """Make the collection, with these facts as its own metadata."""
+        settings = {"space": "cosine"} | ({"sync_threshold": NEVER} if self.folder else {})
+        made = {"configuration": {"hnsw": settings}, "metadata": dict(facts), "embedding_function": None}
+        self._guarded(lambda: self._connected().create_collection(self._name, **made))
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The collection's own metadata, as it stands now, whoever wrote it."""
-        return dict(
-            self._guarded(lambda: self._connected().get_collection(self._name, embedding_function=None)).metadata or {}
-        )
+        """The collection's own metadata as it stands now, whoever wrote it."""
+        found = self._guarded(lambda: self._connected().get_collection(self._name, embedding_function=None))
+        return dict(found.metadata or {})
 
     def note(self, **facts: Any) -> None:
         """Change some of the collection's own metadata."""
         merged = self.facts | facts
         self.ask(lambda collection: collection.modify(metadata=merged))
-        self._version = merged.get("version")
+        self._version = merged["version"]
 
     @property
-    def batch(self) -> int:
-        """The largest number of records that one call may carry."""
-        return int(self._connected().get_max_batch_size())
+    def largest_batch(self) -> int:
+        """How many records one call may carry."""
+        return int(self._guarded(lambda: self._connected().get_max_batch_size()))
+
+    def ids(self) -> list[str]:
+        """The ids of all records, sorted."""
+        return sorted(self.ask(lambda collection: collection.get(include=[])["ids"]))
+
+    def records(self, ids: Sequence[str], *, texts: bool = False) -> dict[str, Record]:
+        """Document (None unless `texts`) and metadata of those ids that there are."""
+        include = ["metadatas", "documents"] if texts else ["metadatas"]
+        found: dict[str, Record] = {}
+        for batch in in_batches(ids, _PAGE):
+            rows = self.ask(lambda collection: collection.get(ids=list(batch), include=include))  # noqa: B023
+            documents = rows["documents"] or [None] * len(rows["ids"])
+            found |= zip(rows["ids"], zip(documents, map(dict, rows["metadatas"]), strict=True), strict=True)
+        return found
+
+    def vectors(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
+        """The (dim,) float32 vectors of those ids that there are."""
+        found: dict[str, np.ndarray] = {}
+        for batch in in_batches(ids, _PAGE):
+            rows = self.ask(lambda collection: collection.get(ids=list(batch), include=["embeddings"]))  # noqa: B023
+            found |= zip(rows["ids"], np.asarray(rows["embeddings"], dtype=np.float32), strict=True)
+        return found
 
     def ask(self, call: Callable[[Any], T]) -> T:
         """`call(collection)`, on a connection that knows what other processes have written."""
@@ -72,52 +92,28 @@ class Connection:
                 return self._guarded(lambda: call(collection))  # noqa: B023
             except _Stale as error:
                 if attempt + 1 == _TRIES:
-                    raise StoreError(
-                        f"the index in {self.place} is damaged ({error}); run `evoke index` again"
-                    ) from error
-                # Another process is writing, or saving its index just now: look again.
+                    raise StoreError(f"the index in {self.place} fails ({error}); run `evoke index` again") from error
+                # Another process is writing just now, and its records are not in the index loaded here.
                 time.sleep(0.1 * attempt)
                 self.reopen()
         raise AssertionError("unreachable")
 
-    def save(self, an_id: str) -> None:
-        """Have a folder's vector index saved now, by touching one record; the log is dropped by Chroma thereafter."""
-        self._threshold(_AT_ONCE)
-        for _ in range(_AT_ONCE + 1):
-            self.ask(lambda collection: collection.update(ids=[an_id], metadatas=[{"evoke:saved": time.time()}]))
-        self._threshold(_NEVER)
-
-    def sound(self) -> bool:
-        """Whether the vector index of a folder can be read, every vector of it."""
-        try:
-            for batch in in_batches(self.ask(lambda collection: collection.get(include=[])["ids"]), 1000):
-                self.ask(lambda collection: collection.get(ids=batch, include=["embeddings"]))  # noqa: B023
-        except StoreError:
-            return False
-        return True
-
-    def drop_index(self) -> None:
-        """Throw a folder's saved vector index away: Chroma rebuilds what its log still holds."""
-        self.close()
-        for folder in Path(self.place).glob("*-*-*-*-*"):
-            shutil.rmtree(folder)
-
     def reopen(self) -> None:
-        """Connect anew; calls that are under way in other threads fail and are tried again."""
-        if self.local:
-            self.close()
+        """Connect anew at the next call; calls under way in other threads fail, and are made again."""
+        with self._lock:
+            if self._client is not None and self.folder:
+                self._client.close()
+                self._client = self._collection = None
 
     def close(self) -> None:
-        """Let go of the client. The next call connects again."""
-        with self._lock:
-            if self._client is not None:
-                self._client.close()
-            self._client = self._collection = None
-
-    def _threshold(self, records: int) -> None:
-        self.ask(lambda collection: collection.modify(configuration={"hnsw": {"sync_threshold": records}}))
-        # An index that is loaded keeps the threshold it was loaded with.
-        self.reopen()
+        """Let go of the client, if nobody else in this process holds it."""
+        with _guard, self._lock:
+            self._holders -= 1
+            if self._holders == 0:
+                _connections.pop((str(self.place), self._name), None)
+                if self._client is not None:
+                    self._client.close()
+                self._client = self._collection = None
 
     def _connected(self) -> Any:
         with self._lock:
@@ -127,13 +123,17 @@ class Connection:
 
     def _current(self) -> Any:
         with self._lock:
-            if self._collection is not None and self.local and self.facts.get("version") != self._version:
+            if self._collection is not None and self.folder and self.facts.get("version") != self._version:
                 self.reopen()
             if self._collection is None:
-                self._collection = self._guarded(
-                    lambda: self._connected().get_collection(self._name, embedding_function=None)
-                )
-                self._version = (self._collection.metadata or {}).get("version")
+                # The index is read from its files at the first call: not while another process saves it.
+                with opening(self.folder) if self.folder else nullcontext():
+                    collection = self._guarded(
+                        lambda: self._connected().get_collection(self._name, embedding_function=None)
+                    )
+                    self._version = (collection.metadata or {}).get("version")
+                    self._guarded(collection.count)
+                self._collection = collection
             return self._collection
 
     def _guarded(self, call: Callable[[], T]) -> T:
@@ -143,6 +143,8 @@ class Connection:
         client = self._client
         try:
             return call()
+        except StoreError:
+            raise
         except NotFoundError as error:
             raise StoreError(f"{self.place} holds no catalog; run `evoke index DIR` first") from error
         except HTTPError as error:
@@ -157,16 +159,32 @@ class Connection:
     def _explained(self, error: Exception) -> Exception:
         text = " ".join(str(error).split())
         if "disk is full" in text or "disk I/O" in text:
-            return StoreError(
-                f"{self.place}: the disk is full, or a file-size limit is met; make room, then index again"
-            )
+            return StoreError(f"{self.place}: the disk is full, or a file-size limit is met; make room and index again")
         if "readonly database" in text or "unable to open database" in text:
             return StoreError(f"{self.place} cannot be written; choose another --store, or correct its permissions")
-        return _Stale(text[-160:]) if self.local else StoreError(f"the Chroma server {self.place} failed: {text[:160]}")
+        return (
+            _Stale(text[-160:]) if self.folder else StoreError(f"the Chroma server {self.place} failed: {text[:160]}")
+        )
 
 
 class _Stale(Exception):
     """The connection does not know what is on disk now."""
+
+
+_connections: dict[tuple[str, str], Connection] = {}
+_guard = threading.Lock()
+
+
+def connect(place: str | Path, name: str) -> Connection:
+    """The connection to this collection: one for each place in a process, since Chroma itself keeps but one."""
+    place = place.resolve() if isinstance(place, Path) else place
+    with _guard:
+        found = _connections.get((str(place), name))
+        if found is None:
+            found = _connections[str(place), name] = Connection(place, name)
+        else:
+            found._holders += 1
+        return found
 
 
 def _client(place: str | Path) -> Any:
@@ -178,16 +196,12 @@ def _client(place: str | Path) -> Any:
         if isinstance(place, Path):
             return chromadb.PersistentClient(path=str(place), settings=settings)
         url = urlsplit(place)
-        return chromadb.HttpClient(
-            host=url.hostname or "",
-            port=url.port or (443 if url.scheme == "https" else 8000),
-            ssl=url.scheme == "https",
-            settings=settings,
-        )
+        secure = url.scheme == "https"
+        port = url.port or (443 if secure else 8000)
+        return chromadb.HttpClient(host=url.hostname or "", port=port, ssl=secure, settings=settings)
     except Exception as error:
-        raise StoreError(
-            f"Chroma at {place} cannot be opened ({' '.join(str(error).split())[:160]}); correct the place"
-        ) from error
+        reason = " ".join(str(error).split())[:160]
+        raise StoreError(f"Chroma at {place} cannot be opened ({reason}); correct the place, or start it") from error
 
 
 def in_batches(values: Sequence[T], size: int) -> list[Sequence[T]]:

@@ -137,10 +137,13 @@ class Embedder:
 
     def _load(self) -> Any:
         import torch
+        import transformers
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
 
         logging.disable_progress_bar()
+        # What loads quickly needs no progress bar.
+        transformers.utils.logging.disable_progress_bar()
         device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.bfloat16 if _has_bfloat16(device) else torch.float32
         return SentenceTransformer(str(self._folder), device=device, model_kwargs={"dtype": dtype})

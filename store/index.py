@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Literal
 
 from store import place as places
-from store.catalog import Catalog, Upserted
+from store.catalog import Catalog
 from store.cooccurrence import Cooccurrence
 from store.embedder import Embedder
 from store.errors import BadData, StoreError
 from store.history import Added, History
 from store.lexical import Lexical
-from store.load import Files, Problems, find_dataset, read_events, read_items
+from store.load import Files, find_dataset, read_events, read_items
+from store.rows import Problems
+from store.writer import Upserted
 
 # Chroma's log and index, the snapshot, and SQLite's write-ahead log hold each vector, each text several times over.
 _COPIES_OF_VECTOR, _COPIES_OF_TEXT, _PER_ITEM, _PER_EVENT = 5, 6, 2000, 400

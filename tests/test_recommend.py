@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -11,63 +10,9 @@ import pytest
 
 from agent import Recommender
 from agent.errors import EvokeError
-from store import Catalog, Event, History, Item, StoreError
-from tests.faults import GARBAGE, Die, Hang, Labels, Status, Text
-
-GOOD = {
-    "summary": "Enjoys careful crime stories.",
-    "interests": [
-        {"name": "heists", "weight": 0.9, "evidence": [1, 2, 99]},
-        {"name": "made up", "weight": 0.5, "evidence": [77]},
-    ],
-    "avoid": ["gore"],
-    "queries": [
-        "a crew plans one last robbery",
-        "http://example.org/films",
-        "Heat",
-        "crew plans one last robbery",
-        "lonely detective follows a thief",
-        "stylish con artists in a big city",
-        "slow tense crime drama at night",
-        "a driver for hire in trouble",
-    ],
-    "named": [
-        {"title": "Heat", "year": 1995},
-        {"title": "Ocean's Eleven", "year": 2001},
-        {"title": "No Such Film", "year": 2040},
-    ],
-}
-
-
-def modelled(said: dict[str, Any] = GOOD, explained: str = "") -> Any:
-    """A behaviour: `said` for structured answers, `explained` for text, the alphabet for labels."""
-
-    def behave(body: dict[str, Any]) -> Text | Labels:
-        if body.get("logprobs"):
-            return Labels({letter: -float(i) for i, letter in enumerate("ABCDEFGHIJ")})
-        return Text(json.dumps(said)) if "response_format" in body else Text(explained)
-
-    return behave
-
-
-@pytest.fixture
-def rec(films: Path, model_server: Any) -> Any:
-    """Opens a recommender over a copy of the demo store, with a scripted server and settings."""
-    opened = []
-
-    def make(*script: Any, **settings: Any) -> Recommender:
-        catalog, history = Catalog.open(films), History.open(films)
-        server = model_server(*(script or (modelled(),)))
-        made = Recommender(catalog, history, base_url=server.base_url, **settings)
-        made.server = server  # type: ignore[attr-defined]
-        opened.append((made, history, catalog))
-        return made
-
-    yield make
-    for made, history, catalog in opened:
-        made.close()
-        history.close()
-        catalog.close()
+from store import Event, Item, StoreError
+from tests.faults import GARBAGE, Die, Hang, Labels, Status
+from tests.recommending import GOOD, modelled
 
 
 def liked(rec: Recommender, user: str) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ALLOWED = {"prompts": set(), "store": set(), "agent": {"prompts", "store"}, "eval": {"prompts", "store", "agent"}}
-SLOW = ("torch", "sentence_transformers", "chromadb", "openai", "sqlalchemy", "scipy", "xllamacpp")
+SLOW = ("torch", "sentence_transformers", "chromadb", "openai", "scipy", "xllamacpp")
 
 
 def imported(file: Path) -> set[str]:

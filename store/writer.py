@@ -1,0 +1,125 @@
+"""One write to a catalog: begun before its first change, committed at its end, finished by the next one after a crash."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from store import checkpoint, place
+from store.chroma import Connection, in_batches
+from store.embedder import Embedder
+from store.errors import StoreError
+from store.records import Item, fault
+from store.stored import EMBEDDED, HASH, embedded_hash, record_metadata
+
+_BATCH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Upserted:
+    """What `Catalog.upsert` did. `truncated` of the texts that were embedded are longer than the model reads."""
+
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    truncated: int = 0
+
+    def __add__(self, other: Upserted) -> Upserted:
+        return Upserted(
+            self.added + other.added,
+            self.updated + other.updated,
+            self.unchanged + other.unchanged,
+            self.truncated + other.truncated,
+        )
+
+
+@contextmanager
+def writing(chroma: Connection, folder: Path | None, embedder: Embedder) -> Iterator[Writer]:
+    """The one writer of a catalog. What it changed counts as a new version when the block ends; so does what a crash left.
+
+    Raises StoreBusy while another process writes.
+    """
+    with place.writing(folder) if folder else nullcontext():
+        writer = Writer(chroma, embedder)
+        yield writer
+        writer.commit()
+
+
+class Writer:
+    """Changes to one collection. Make it with `writing`."""
+
+    def __init__(self, chroma: Connection, embedder: Embedder) -> None:
+        self._chroma = chroma
+        self._embedder = embedder
+        self.batch = min(_BATCH, chroma.largest_batch)
+        # A write that a crash left unfinished has changed the catalog without telling: this one tells.
+        self._begun = bool(chroma.facts.get("writing"))
+        if self._begun and chroma.folder:
+            checkpoint.recover(chroma, chroma.folder)
+
+    def upsert(self, batch: Sequence[Item]) -> Upserted:
+        """Add or change what differs from what is there; the last item of an id counts."""
+        items = list({item.id: item for item in batch}.values())
+        for item in items:
+            if problem := fault(item):
+                raise StoreError(f'item "{item.id}": {problem}; correct it and index again')
+        before = {an_id: metadata for an_id, (_, metadata) in self._chroma.records([item.id for item in items]).items()}
+        changed = [item for item in items if before.get(item.id, {}).get(HASH) != item.content_hash]
+        if not changed:
+            return Upserted(unchanged=len(items))
+        anew = [item for item in changed if before.get(item.id, {}).get(EMBEDDED) != embedded_hash(item)]
+        anew_ids = {item.id for item in anew}
+        self._begin()
+        self._embed(anew, before)
+        self._annotate([item for item in changed if item.id not in anew_ids], before)
+        added = sum(item.id not in before for item in changed)
+        truncated = self._embedder.truncated([item.document for item in anew])
+        return Upserted(added, len(changed) - added, len(items) - len(changed), truncated)
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Remove the records of these ids; returns how many there were."""
+        present = list(self._chroma.records(ids))
+        for batch in in_batches(present, self.batch):
+            self._begin()
+            self._chroma.ask(lambda collection: collection.delete(ids=list(batch)))  # noqa: B023
+        return len(present)
+
+    def commit(self) -> None:
+        """Save the index, and give the catalog a new version, where anything was changed."""
+        if self._begun:
+            if self._chroma.folder:
+                checkpoint.save(self._chroma, self._chroma.folder)
+            self._chroma.note(writing=False, version=new_version())
+
+    def _begin(self) -> None:
+        if not self._begun:
+            self._chroma.note(writing=True, version=new_version())
+            self._begun = True
+
+    def _embed(self, items: Sequence[Item], before: Mapping[str, Mapping[str, Any]]) -> None:
+        if not items:
+            return
+        vectors = self._embedder.encode_documents([item.document for item in items])
+        self._chroma.ask(
+            lambda collection: collection.upsert(
+                ids=[item.id for item in items],
+                embeddings=vectors,
+                documents=[item.text for item in items],
+                metadatas=[record_metadata(item, before.get(item.id)) for item in items],
+            )
+        )
+
+    def _annotate(self, items: Sequence[Item], before: Mapping[str, Mapping[str, Any]]) -> None:
+        """Change metadata alone: the vectors stay."""
+        if items:
+            rows = [record_metadata(item, before[item.id]) for item in items]
+            self._chroma.ask(lambda collection: collection.update(ids=[item.id for item in items], metadatas=rows))
+
+
+def new_version() -> str:
+    """A version that no catalog has had."""
+    return uuid.uuid4().hex[:16]

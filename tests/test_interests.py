@@ -1,0 +1,82 @@
+"""What becomes of a model's interests: checks, and what fills the gaps."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.facts import descriptive, facts, first_sentence
+from agent.interests import STEP, WINDOW, Written, window
+from agent.results import NOTHING, Interests, Named, Stage
+from agent.topup import MIN_QUERIES, good_queries, topped_up
+from store import Item
+from store.where import fields_of
+
+ITEMS = [
+    Item(
+        "a",
+        "The Long Heist",
+        "Thieves dig for a year. They are caught.",
+        {"genres": ["Crime", "Drama"], "director": "Ann Lee"},
+    ),
+    Item("b", "Night Shift", "A nurse sees too much at night.", {"genres": ["Crime"], "director": "Ann Lee"}),
+    Item("c", "Small Lights", "Fireflies talk to a boy.", {"genres": ["Family"], "director": "Bo Ek"}),
+    *(Item(f"x{n}", f"Other {n}", "Something else.", {"genres": ["Music"], "director": f"D{n}"}) for n in range(9)),
+]
+SCHEMA = fields_of(ITEMS)
+
+
+def test_queries_that_cannot_retrieve_are_dropped() -> None:
+    asked = [
+        "careful thieves who plan for years", "https://example.org/crime", "www.films.com", "The Long Heist", "heist",
+        "Careful thieves, who plan for years!", "a nurse who sees too much", "word " * 30, "",
+    ]  # fmt: skip
+    assert good_queries(asked, ITEMS[:2]) == ["careful thieves who plan for years", "a nurse who sees too much"]
+
+
+@given(st.lists(st.text(max_size=60), max_size=12))
+def test_any_queries_are_survived_and_the_check_is_stable(queries: list[str]) -> None:
+    kept = good_queries(queries, ITEMS)
+    assert good_queries(kept, ITEMS) == kept
+
+
+def test_a_silent_model_is_topped_up_from_fields_and_text() -> None:
+    stage = Stage("interests")
+    found = topped_up(NOTHING, ITEMS[:3], SCHEMA, stage)
+    assert {i.name for i in found.profile.interests} == {"Crime", "Ann Lee"}
+    assert {id for i in found.profile.interests for id in i.evidence} == {"a", "b"}
+    assert all(query != "The Long Heist" for query in found.queries)
+    assert any(query.startswith("Crime") for query in found.queries)
+    assert stage.notes == [
+        "interests built from the history's fields",
+        f"{len(found.queries)} queries built from the history's fields",
+    ]
+
+
+def test_what_a_model_wrote_stays_first() -> None:
+    written = Interests(None, [f"a query number {word}" for word in ("one", "two is longer")], [Named("X")])
+    found = topped_up(written, ITEMS[:3], SCHEMA, Stage("interests"))
+    assert found.queries[: len(good_queries(written.queries, []))] == good_queries(written.queries, [])
+    assert len(found.queries) <= MIN_QUERIES
+    assert found.named == [Named("X")]
+
+
+def test_what_holds_for_most_items_describes_none() -> None:
+    assert descriptive(ITEMS[3], SCHEMA) == ["D0"]
+    assert descriptive(ITEMS[0], SCHEMA) == ["Crime", "Ann Lee", "Drama"]
+    assert facts(Item("i", "T", "", {"year": 1995.0, "tags": ["a", "b", "c", "d"], "ok": True})) == "1995; a, b, c"
+    assert first_sentence(Item("i", "Heat", "Heat. A thief. A cop.")) == "A thief."
+
+
+@given(st.integers(0, 500))
+def test_the_prompts_view_moves_in_steps_and_shows_enough(n: int) -> None:
+    shown = n - window(n)
+    assert shown == n or WINDOW <= shown < WINDOW + STEP
+    assert window(n) % STEP == 0
+
+
+def test_the_schema_is_one_and_survives_answers_that_broke_off() -> None:
+    assert Written.model_validate({}).queries == []
+    asked = Written.model_json_schema(mode="serialization")
+    assert asked["properties"]["queries"]["minItems"] == MIN_QUERIES
+    assert set(asked["required"]) == {"summary", "interests", "avoid", "queries", "named"}
