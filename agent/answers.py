@@ -46,7 +46,8 @@ def parse(text: str, schema: type[M]) -> tuple[M, bool]:
             return schema.model_validate(value), partial
         except ValidationError as error:
             partial = True
-            if not all([_repaired(value, detail) for detail in reversed(error.errors(include_url=False))]):
+            repairs = [_repaired(value, detail) for detail in reversed(error.errors(include_url=False))]
+            if not all(repairs):
                 break
     raise BadAnswer("the model's answer does not have the wanted form")
 
@@ -72,10 +73,11 @@ def _object(text: str) -> tuple[dict[str, Any], bool]:
 
 def _repaired(root: Any, detail: ErrorDetails) -> bool:
     """Cuts or removes the one thing that is wrong; False where that cannot help (it is the whole, or it is missing)."""
-    path = list(detail["loc"])
-    *above, last = path or [None]
+    if not detail["loc"]:
+        return False
+    *above, last = detail["loc"]
     holder = _at(root, above)
-    if last is None or holder is None:
+    if holder is None:
         return False
     if detail["type"] == "missing":
         return _remove(root, above)

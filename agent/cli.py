@@ -62,7 +62,7 @@ def index(dataset: Path, store: Path | None, as_json: bool, embedding_model: str
             **options,
         )
     if as_json:
-        _print(show.indexed_json(done))
+        print_json(show.indexed_json(done))
     else:
         show.indexed(done)
 
@@ -98,7 +98,7 @@ def recommend(
         result = recommender.recommend(
             text, user=user, history=_ids(history), exclude=_ids(exclude) or (), where=where, n=n
         )
-        _print(result.as_json()) if as_json else show.result(result)
+        print_json(result.as_json()) if as_json else show.result(result)
 
 
 @cli.command()
@@ -111,7 +111,7 @@ def profile(store: Path | None, user: str, as_json: bool) -> None:
 
     with _opened(store) as (catalog, _, recommender):
         found = recommender.profile(user)
-        _print(found.as_json()) if as_json else show.interests(found, catalog)
+        print_json(found.as_json()) if as_json else show.interests(found, catalog)
 
 
 @cli.command()
@@ -123,13 +123,13 @@ def forget(store: Path | None, user: str, as_json: bool) -> None:
     with _opened(store) as (_, history, recommender):
         rows = recommender.forget(user).rows
         if as_json:
-            _print({"user": user, "rows": rows, "refitted": ["cooccurrence"], "trained": []})
+            print_json({"user": user, "rows": rows, "refitted": ["cooccurrence"], "trained": []})
         else:
             click.echo(
                 f"forgot {user}: " + ", ".join(f"{n} {table}" for table, n in rows.items()) + "; matrices refitted"
             )
         if not history.local:
-            _say("the database's WAL and backups may still hold this user: that is for its operator to clear")
+            say("the database's WAL and backups may still hold this user: that is for its operator to clear")
 
 
 @cli.command()
@@ -142,7 +142,7 @@ def model(as_json: bool) -> None:
 
     found = bridge.run(check(Settings.load()))
     if as_json:
-        _print(found)
+        print_json(found)
     else:
         click.echo(f"{found['model']} at {found['where']}: " + ("answers" if found["answers"] else found["reason"]))
     if not found["answers"]:
@@ -162,7 +162,7 @@ class _opened:  # noqa: N801  used as a `with` block, named as what it gives
             folder = last_store()
             if folder is None:
                 raise StoreError("no store is named and none was indexed before; run `evoke index DIR` first")
-            _say(f"store {folder}")
+            say(f"store {folder}")
         self._folder = folder
 
     def __enter__(self) -> tuple[Catalog, History, Recommender]:
@@ -184,11 +184,11 @@ def _ids(text: str | None) -> list[str] | None:
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _print(row: Any) -> None:
+def print_json(row: Any) -> None:
     click.echo(json.dumps(row, ensure_ascii=False, indent=2))
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
     click.echo(f"evoke: {line}", err=True)
 
 
@@ -204,10 +204,10 @@ def main() -> None:
     try:
         cli()
     except (EvokeError, StoreError, PromptError) as error:
-        _say(str(error))
+        say(str(error))
         sys.exit(1)
     except KeyboardInterrupt:
-        _say("interrupted; the same command continues where it stopped")
+        say("interrupted; the same command continues where it stopped")
         sys.exit(130)
 
 

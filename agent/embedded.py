@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import hashlib
 import importlib.util
 import os
+import socket
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from agent.errors import EvokeError
 
@@ -29,6 +32,7 @@ class Embedded:
     weights_hash: str
 
 
+_owner = os.getpid()
 _lock = threading.Lock()
 _running: dict[Path, tuple[Embedded, Any]] = {}
 
@@ -49,8 +53,22 @@ def start(model: str | None = None) -> Embedded:
 
 @atexit.register
 def _stop() -> None:
-    # While the interpreter is whole: the engine's threads must not outlive it.
+    """Ends the engines while the interpreter is whole: their threads must not outlive it."""
+    if os.getpid() != _owner:
+        return  # a forked child has no such threads to wait for
+    for engine, _ in _running.values():
+        address = urlsplit(engine.base_url)
+        _hang_up((address.hostname, address.port))
     _running.clear()
+
+
+def _hang_up(address: tuple[str | None, int | None]) -> None:
+    """Cuts this process's connections to `address`: a stopping engine waits for ever on a client that waits for its answer."""
+    descriptors = Path("/dev/fd")
+    for name in list(descriptors.iterdir()) if descriptors.is_dir() else ():
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name.name))) as connection:
+            if connection.getpeername()[:2] == address:
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 def find_weights(model: str | None = None) -> Path:
@@ -99,7 +117,7 @@ def _serve(weights: Path) -> Any:
     params.model_alias = {weights.stem}
     params.n_parallel = SLOTS
     params.n_ctx = SLOTS * CONTEXT  # llama.cpp divides it among the slots
-    params.cpuparams.n_threads = os.cpu_count() or 1
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = _threads()
     params.endpoint_metrics = True
     params.verbosity = 0
     params.ui = False
@@ -108,6 +126,13 @@ def _serve(weights: Path) -> Any:
         return xllamacpp.Server(params)
     except Exception as error:
         raise EvokeError(f"{weights.name} cannot be run ({error}): set EVOKE_MODEL to another GGUF file") from None
+
+
+def _threads() -> int:
+    """One core is left to others: the engine's threads wait for each other spinning, so that where anything else keeps a
+    core busy (the encoder, another process) as many threads as cores are over ten times slower than one less."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(max(1, cores - 1), 8)
 
 
 def _hash(weights: Path) -> str:

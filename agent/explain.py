@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.errors import ModelError
-from agent.facts import descriptive, facts, first_sentence
+from agent.facts import descriptive, line
 from agent.fusion import Candidate
 from agent.grounding import plain
 from agent.llm import Connect, Deadline
@@ -20,7 +20,7 @@ from store import Item
 from store.catalog import Field
 from store.snapshot import Snapshot
 
-TOKENS_PER_ITEM = 40
+TOKENS_PER_ITEM = 35
 RUN = 4
 """Words in a row that are no accident when another item has them too."""
 HISTORY = 10
@@ -64,20 +64,9 @@ async def explain(
         messages = prompts.render(
             "explain",
             profile=profile.summary if profile else "",
-            history=[
-                {"label": i + 1, "title": item.title, "facts": facts(item)} for i, item in enumerate(history[-HISTORY:])
-            ],
+            history=[line(i + 1, item) for i, item in enumerate(history[-HISTORY:])],
             request=text or "",
-            items=[
-                {
-                    "label": i + 1,
-                    "title": s.item.title,
-                    "text": first_sentence(s.item),
-                    "facts": facts(s.item),
-                    "evidence": [e.title for e in s.evidence],
-                }
-                for i, s in enumerate(shown)
-            ],
+            items=[line(i + 1, s.item) | {"evidence": [e.title for e in s.evidence]} for i, s in enumerate(shown)],
         )
         stream = llm.stream(messages, max_tokens=TOKENS_PER_ITEM * len(shown), deadline=deadline)
         try:
@@ -126,8 +115,8 @@ async def _lines(stream: AsyncIterable[str]) -> AsyncGenerator[tuple[int, str], 
     async for piece in stream:
         rest += piece
         *whole, rest = rest.split("\n")
-        for line in whole:
-            if parsed := _parsed(line):
+        for text in whole:
+            if parsed := _parsed(text):
                 yield parsed
     if rest.rstrip().endswith((".", "!", "?")) and (parsed := _parsed(rest)):
         yield parsed

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from store import Item
 from store.catalog import Field
 
 
 def facts(item: Item) -> str:
-    """The item's metadata on one line, e.g. "1995; Crime, Thriller; Michael Mann". Long and nested values are left out."""
+    """The first three of the item's fields on one line, e.g. "1995; Crime, Thriller; Michael Mann".
+
+    Long values are left out: every word here is paid for in every prompt.
+    """
     values = []
     for value in item.metadata.values():
         if isinstance(value, list):
             values.append(", ".join(str(v) for v in value[:3]))
         elif not isinstance(value, bool):
             values.append(f"{value:g}" if isinstance(value, float) else str(value))
-    return "; ".join(v for v in values if v and len(v) <= 60)
+    return "; ".join([v for v in values if v and len(v) <= 60][:3])
+
+
+def line(label: int | str, item: Item) -> dict[str, Any]:
+    """The item as prompts take it: a label to point at it by, its title, its fields, the first sentence of its text."""
+    return {"label": label, "title": item.title, "facts": facts(item), "text": first_sentence(item)}
 
 
 def descriptive(item: Item, schema: Mapping[str, Field]) -> list[str]:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from store.snapshot import Snapshot
 
 from agent.grounding import plain
 from store import Hit
+from store.snapshot import Snapshot
 
 K = 30
 """How quickly a rank's worth falls: rank r is worth (K + 1) / (K + r)."""
@@ -32,6 +32,7 @@ def fuse(found: Mapping[str, Sequence[Hit]], weights: Mapping[str, float]) -> li
         score(i) = sum over channels c of w_c (K + 1) / (K + rank_c(i))  /  sum of w_c over channels that brought anything
 
     so 1 is an item that every channel ranks first and 0 one that none found. Ties keep the order of the heaviest channel.
+    A channel without weight brings no candidate, but its rank of one that others bring is told.
     """
     live = {c: weights.get(c, 0.0) for c, hits in found.items() if hits and weights.get(c, 0.0) > 0}
     total = sum(live.values())
@@ -41,6 +42,10 @@ def fuse(found: Mapping[str, Sequence[Hit]], weights: Mapping[str, float]) -> li
         for rank, hit in enumerate(found[channel], 1):
             scores[hit.id] = scores.get(hit.id, 0.0) + live[channel] * (K + 1) / (K + rank) / total
             ranks.setdefault(hit.id, {})[channel] = rank
+    for channel in found.keys() - live.keys():
+        for rank, hit in enumerate(found[channel], 1):
+            if hit.id in scores:
+                ranks[hit.id][channel] = rank
     return [Candidate(id, scores[id], ranks[id]) for id in sorted(scores, key=lambda id: -scores[id])]
 
 

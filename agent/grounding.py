@@ -7,9 +7,9 @@ from dataclasses import replace
 from functools import lru_cache
 
 from rapidfuzz import fuzz, process
-from store.snapshot import Snapshot
 
 from agent.results import Named
+from store.snapshot import Snapshot
 
 CLOSE = 90
 """rapidfuzz ratio (0-100) from which two plain titles are the same."""

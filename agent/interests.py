@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from agent.errors import ModelError
-from agent.facts import facts, first_sentence
+from agent.facts import line
 from agent.grounding import plain
 from agent.llm import LLM, Connect, Deadline
 from agent.results import NOTHING, Interest, Interests, Named, Profile, Stage
@@ -23,9 +23,9 @@ from store.catalog import Field as SchemaField
 
 N_QUERIES = 8
 N_NAMED = 10
-WINDOW = 20
-STEP = 10
-MAX_TOKENS = 520
+WINDOW = 12
+STEP = 8
+MAX_TOKENS = 420
 
 
 def Line(most: int) -> Any:  # noqa: N802  reads as the type it returns
@@ -125,11 +125,7 @@ async def _write(
     stage: Stage,
 ) -> Written:
     start = len(former_ids) if former else window(len(history))
-    lines = [
-        {"label": i + 1, "title": item.title, "text": first_sentence(item), "facts": facts(item)}
-        for i, item in enumerate(history)
-        if i >= start
-    ]
+    lines = [line(i + 1, item) for i, item in enumerate(history) if i >= start]
     common: dict[str, Any] = {
         "history": lines,
         "parts": ["profile", "queries", "named"],

@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from pydantic import BaseModel
 
@@ -201,7 +201,10 @@ class LLM:
     async def _create(self, model: str, messages: Messages, deadline: Deadline, **options: Any) -> Any:
         timeout = deadline.remaining() + 1  # ours strikes first; this one frees the connection should it not
         return await self._client.chat.completions.create(
-            model=model, messages=list(messages), timeout=timeout, **options
+            model=model,
+            messages=cast(Any, messages),
+            timeout=timeout,
+            **options,
         )
 
 

@@ -15,7 +15,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from agent.errors import BadAnswer, ModelError
-from agent.facts import facts
+from agent.facts import line
 from agent.fusion import Candidate
 from agent.llm import LLM, Connect, Deadline
 from agent.results import Profile, Stage
@@ -52,7 +52,7 @@ async def rank(
     stage.prompt = prompts.fingerprint("rank")
     known: dict[str, Any] = {
         "profile": profile.summary if profile else "",
-        "history": [{"title": item.title, "facts": facts(item)} for item in history[-HISTORY:]],
+        "history": [line(i + 1, item) for i, item in enumerate(history[-HISTORY:])],
         "request": text or "",
     }
     try:
@@ -101,7 +101,7 @@ async def _places(
     # Models tend to copy the order they are shown.
     random.Random(seed).shuffle(shown)
     labels = dict(zip(ascii_uppercase, shown, strict=False))
-    lines = [{"label": label, "title": items[c.id].title, "facts": facts(items[c.id])} for label, c in labels.items()]
+    lines = [line(label, items[c.id]) for label, c in labels.items()]
     try:
         reply = await llm.labels(prompts.render("rank", candidates=lines, **known), list(labels), deadline=deadline)
         stage.tokens_in += reply.usage.tokens_in

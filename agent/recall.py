@@ -19,13 +19,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from agent.grounding import ground
+from agent.learned import Learned
+from agent.results import Named, Stage
+from agent.signals import Signals
+from store import Catalog, History, Hit
 from store.cooccurrence import Cooccurrence
 from store.lexical import Lexical
 from store.snapshot import Snapshot
-
-from agent.grounding import ground
-from agent.results import Named, Stage
-from store import Catalog, History, Hit
 
 CHANNELS = ("queries", "named", "dense", "collaborative", "lexical", "popular")
 
@@ -51,12 +53,24 @@ class Sources:
     snapshot: Snapshot
     cooccurrence: Cooccurrence
     lexical: Lexical
+    signals: Signals | None = None
+    learned: Learned | None = None
 
     @classmethod
-    def of(cls, catalog: Catalog, history: History) -> Sources:
-        """The sources for this catalog and history, refitted where they are stale."""
+    def of(cls, catalog: Catalog, history: History, learned: Learned | None = None) -> Sources:
+        """The sources for this catalog and history, refitted where they are stale; signals only for learned fusion."""
         snapshot = Snapshot.of(catalog)
-        return cls(catalog, snapshot, Cooccurrence.of(history, snapshot, catalog.folder), Lexical.of(catalog, snapshot))
+        counts = Cooccurrence.of(history, snapshot, catalog.folder)
+        signals = Signals.of(catalog, history) if learned else None
+        return cls(catalog, snapshot, counts, Lexical.of(catalog, snapshot), signals, learned)
+
+    def base(self, request: Request) -> list[Hit]:
+        """The list of learned fusion for the request's history: everything fused, no model call. Empty without either."""
+        rows = np.array([self.snapshot.rows[id] for id in request.history if id in self.snapshot.rows], dtype=np.int64)
+        if self.learned is None or self.signals is None or not len(rows):
+            return []
+        (best,) = self.learned.rank(self.signals, [rows], request.k, allowed=_allowed(self, request))
+        return [Hit(self.snapshot.ids[row], score) for row, score in best]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,6 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from store.history import Forgotten
-
 from agent import bridge, model
 from agent.errors import EvokeError, ModelDown, ModelError
 from agent.explain import Shown, Vocabulary, explain
@@ -20,8 +18,10 @@ from agent.rank import rank
 from agent.recall import CHANNELS, Request, Sources, evidence, recall
 from agent.results import NOTHING, Interests, Recommendation, Result, Stage, Trace
 from agent.settings import Settings
+from agent.tuned import Tuned
 from prompts import Prompts
 from store import Catalog, History, Item
+from store.history import Forgotten
 
 MODEL_STAGES = ("interests", "rank", "explain")
 INTERESTS_SHARE = 0.6
@@ -57,7 +57,9 @@ class AsyncRecommender:
     ) -> None:
         self.catalog = catalog
         self.history = history
-        self.settings = Settings.load(base_url=base_url, model=model, **settings)
+        self.tuned = Tuned.load(catalog.folder)
+        self.settings = self.tuned.applied(Settings.load(base_url=base_url, model=model, **settings))
+        self._learned = self.tuned.fusion(catalog.folder)
         self.prompts = Prompts(self.settings.prompts)
         self._llm: LLM | None = None
         self._connecting = asyncio.Lock()
@@ -123,7 +125,14 @@ class AsyncRecommender:
             if not any(lists[c] for c in lists if c != "popular"):
                 stage.notes.append("cold start: nothing is known yet, so popular items are shown")
         with trace.stage("fuse") as stage:
-            candidates = fuse(lists or {"popular": []}, live)
+            if base := await asyncio.to_thread(sources.base, request):
+                # Learned fusion has weighed what the history says; what it has not seen joins by its own weight.
+                lists["base"] = base
+                live = {c: w for c, w in live.items() if c in ("queries", "named") or (text and c == "lexical")} | {
+                    "base": 1.0
+                }
+                stage.notes.append("learned fusion")
+            candidates = fuse(lists, live)
             candidates = spread(candidates, sources.snapshot, settings.diversity, depth=max(3 * n, settings.rank_depth))
             stage.notes.append(
                 f"{len(candidates)} candidates from {', '.join(c for c in lists if lists[c]) or 'no channel'}"
@@ -235,7 +244,7 @@ class AsyncRecommender:
         return Known(liked, {e.item for e in events} | set(liked), notes)
 
     def _fresh_sources(self) -> Sources:
-        self._sources = Sources.of(self.catalog, self.history)
+        self._sources = Sources.of(self.catalog, self.history, self._learned)
         return self._sources
 
     def _names(self, sources: Sources) -> Vocabulary:

@@ -14,6 +14,7 @@ import jinja2
 from jinja2 import meta
 
 from prompts.cleaning import harmless, listed
+from prompts.themes import held, recurring
 
 __all__ = ["VARIABLES", "PromptError", "Prompts"]
 
@@ -23,7 +24,7 @@ VARIABLES: dict[str, frozenset[str]] = {
     "rank": frozenset({"profile", "history", "request", "candidates"}),
     "explain": frozenset({"profile", "history", "request", "items"}),
 }
-SHARED = "_data"
+SHARED = ("_data", "_person", "_answer")
 BLOCKS = ("system", "user")
 
 
@@ -50,8 +51,8 @@ class Prompts:
             lstrip_blocks=True,
             auto_reload=False,
         )
-        self._environment.filters.update(harmless=harmless, listed=listed)
-        self._sources = {name: self._source(name) for name in (*VARIABLES, SHARED)}
+        self._environment.filters.update(harmless=harmless, listed=listed, recurring=recurring, held=held)
+        self._sources = {name: self._source(name) for name in (*VARIABLES, *SHARED)}
         self._templates = {name: self._checked(name) for name in VARIABLES}
 
     def render(self, name: str, **variables: Any) -> list[dict[str, str]]:
@@ -64,15 +65,13 @@ class Prompts:
             raise PromptError(f"{self._path(name)}: give exactly {', '.join(sorted(VARIABLES[name]))} (see {odd[0]!r})")
         try:
             context = template.new_context(variables)
-            return [
-                {"role": role, "content": "".join(template.blocks[role](context)).strip()} for role in BLOCKS
-            ]
+            return [{"role": role, "content": "".join(template.blocks[role](context)).strip()} for role in BLOCKS]
         except (jinja2.TemplateError, TypeError) as error:
             raise PromptError(f"{self._path(name)}: {error}; mend the template") from error
 
     def fingerprint(self, *names: str) -> str:
         """A short hash that changes when one of these templates, or what they share, does."""
-        sources = "\0".join(self._sources[name] for name in (*names, SHARED))
+        sources = "\0".join(self._sources[name] for name in (*names, *SHARED))
         return hashlib.blake2b(sources.encode(), digest_size=6).hexdigest()
 
     def _path(self, name: str) -> Path:
@@ -89,7 +88,8 @@ class Prompts:
         try:
             tree = self._environment.parse(self._sources[name])
             template = self._environment.get_template(f"{name}.j2")
-            self._environment.get_template(f"{SHARED}.j2")
+            for shared in SHARED:
+                self._environment.get_template(f"{shared}.j2")
         except jinja2.TemplateSyntaxError as error:
             where = self._path(Path(error.name).stem) if error.name else path
             raise PromptError(f"{where}:{error.lineno}: {error.message}; mend the template") from None
@@ -106,7 +106,7 @@ class Prompts:
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise PromptError(f"{folder}: no such folder of prompts; make it or unset the setting")
-    known = {f"{name}.j2" for name in (*VARIABLES, SHARED)}
+    known = {f"{name}.j2" for name in (*VARIABLES, *SHARED)}
     for path in sorted(folder.glob("*.j2")):
         if path.name not in known:
             raise PromptError(f"{path}: no prompt is called so; name it one of {', '.join(sorted(known))}")

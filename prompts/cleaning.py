@@ -44,7 +44,9 @@ def listed(facts: object) -> str:
 
 def _hidden(char: str) -> bool:
     # Variation selectors are marks by category, yet they can smuggle whole sentences unseen.
-    return unicodedata.category(char) in _INVISIBLE or "\ufe00" <= char <= "\ufe0f" or "\U000e0100" <= char <= "\U000e01ef"
+    return (
+        unicodedata.category(char) in _INVISIBLE or "\ufe00" <= char <= "\ufe0f" or "\U000e0100" <= char <= "\U000e01ef"
+    )
 
 
 def _cut(line: str, limit: int) -> str:
@@ -52,5 +54,3 @@ def _cut(line: str, limit: int) -> str:
     head = line[: limit - 3]
     whole = head.rpartition(" ")[0] if " " in head[limit // 2 :] else head
     return whole.rstrip() + "..."
-
-

@@ -41,18 +41,26 @@ class Catalog:
         self._snapshot: Snapshot | None = None
 
     @classmethod
-    def open(cls, place: str | Path, *, embedder: Embedder | None = None, create: bool = True) -> Catalog:
+    def open(
+        cls,
+        place: str | Path,
+        *,
+        embedder: Embedder | None = None,
+        create: bool = True,
+        chroma: str | None = None,
+    ) -> Catalog:
         """The catalog in a store folder, or on a Chroma server (`http://host:port`, optionally `/collection`).
 
-        Without an `embedder`, the model that the catalog was made with is used (all-MiniLM-L6-v2 for a new one).
+        Without an `embedder`, the model that the catalog was made with is used (all-MiniLM-L6-v2 for a new one). A store
+        folder may have its vectors on a server: on that of the URL `chroma`, else on that which it remembers.
         Raises StoreError where there is none and `create` is false, and where another embedding model made it.
         """
-        folder, chroma, name = _located(place)
-        if not create and isinstance(chroma, Path) and not chroma.is_dir():
+        folder, where, name = _located(place, chroma)
+        if not create and isinstance(where, Path) and not where.is_dir():
             raise StoreError(_NO_CATALOG.format(place))
         if folder:
             _make(folder)
-        connection = connect(chroma, name)
+        connection = connect(where, name)
         try:
             if not connection.exists():
                 if not create:
@@ -76,18 +84,22 @@ class Catalog:
     def upsert(self, items: Iterable[Item], *, progress: Callable[[int, int], None] | None = None) -> Upserted:
         """Add the items, or change those that differ; what has not changed costs no embedding.
 
-        `progress(done, total)` is called after each batch; the total is 0 where `items` does not tell its length.
+        `progress(done, total)` is called as it goes; the total is 0 where `items` does not tell its length.
         Raises StoreBusy while another process writes, and StoreError for an item that cannot be kept.
         """
         total = len(items) if isinstance(items, Sequence) else 0
         done, result = 0, Upserted()
-        with writing(self._chroma, self.folder, self.embedder) as writer:
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            if progress and count:
+                progress(done, total)
+
+        with writing(self._chroma, self.folder, self.embedder, advance) as writer:
             source = iter(items)
             while batch := list(islice(source, writer.batch)):
                 result += writer.upsert(batch)
-                done += len(batch)
-                if progress:
-                    progress(done, total)
         return result
 
     def delete(self, ids: Iterable[str]) -> int:
@@ -200,10 +212,10 @@ class Catalog:
         return hits
 
 
-def _located(place: str | Path) -> tuple[Path | None, str | Path, str]:
+def _located(place: str | Path, chroma: str | None) -> tuple[Path | None, str | Path, str]:
     """The store's folder, if any, the place of its Chroma database, and the collection's name."""
     folder = None if str(place).startswith(("http://", "https://")) else Path(place).expanduser()
-    url = str(place) if folder is None else places.about(folder).get("chroma")
+    url = str(place) if folder is None else chroma or places.about(folder).get("chroma")
     if url is None:
         return folder, Path(place).expanduser() / "chroma", COLLECTION
     parts = urlsplit(url)

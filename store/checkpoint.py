@@ -1,9 +1,9 @@
 """Saving the vector index of a Chroma folder so that a crash at any moment loses nothing.
 
-Chroma keeps its records and a log of their vectors in SQLite, which a crash cannot break, and from time to time saves the vector
-index in place to plain files, which a crash in the middle breaks for good. So its own saving is turned off: until a write ends, the
-log holds everything. Then one save is made, with a copy of the former files at hand; whether it was completed shows in Chroma's own
-note of how much of the log the files hold, which it writes last.
+Chroma keeps its records and a log of their vectors in SQLite, which a crash cannot break. From time to time it saves the vector
+index to plain files, in place, which a crash in the middle breaks for good. So its own saving is turned off, and the log holds
+what has been written. Now and then, and when a write ends, one save is made, with a copy of the former files at hand. Whether
+it was completed shows in Chroma's own note of how much of the log the files hold, which it writes last.
 """
 
 from __future__ import annotations
@@ -23,14 +23,19 @@ if TYPE_CHECKING:
     from store.chroma import Connection
 
 NEVER = 10_000_000
+# A log shorter than this is replayed in less time than a save takes.
+WORTH_SAVING = 200
 _NOT_SAVING = -1
 
 
-def save(connection: Connection, folder: Path) -> None:
-    """Have Chroma save the vector index of `folder` now, once. `recover` undoes what a crash interrupts."""
-    touched = connection.ask(lambda collection: collection.get(limit=2, include=[])["ids"])
+def save(connection: Connection, folder: Path, worth: int) -> None:
+    """Have Chroma save the vector index of `folder` once, if `worth` records wait in its log.
+
+    `recover` undoes what a crash interrupts.
+    """
     before, waiting = _log(folder)
-    if not touched or not waiting:
+    touched = connection.ask(lambda collection: collection.get(limit=2, include=[])["ids"])
+    if waiting < worth or not touched:
         return
     shutil.rmtree(_copy(folder), ignore_errors=True)
     for index in _indexes(folder):

@@ -33,6 +33,7 @@ class Connection:
         self._client: Any = None
         self._collection: Any = None
         self._version: str | None = None
+        self._facts: tuple[bytes | None, dict[str, Any]] = None, {}
         self._holders = 1
 
     def exists(self) -> bool:
@@ -48,8 +49,11 @@ class Connection:
     @property
     def facts(self) -> dict[str, Any]:
         """The collection's own metadata as it stands now, whoever wrote it."""
-        found = self._guarded(lambda: self._connected().get_collection(self._name, embedding_function=None))
-        return dict(found.metadata or {})
+        changes = _changes(self.folder) if self.folder else None
+        if changes is None or changes != self._facts[0]:
+            found = self._guarded(lambda: self._connected().get_collection(self._name, embedding_function=None))
+            self._facts = changes, dict(found.metadata or {})
+        return self._facts[1]
 
     def note(self, **facts: Any) -> None:
         """Change some of the collection's own metadata."""
@@ -202,6 +206,17 @@ def _client(place: str | Path) -> Any:
     except Exception as error:
         reason = " ".join(str(error).split())[:160]
         raise StoreError(f"Chroma at {place} cannot be opened ({reason}); correct the place, or start it") from error
+
+
+def _changes(folder: Path) -> bytes | None:
+    """SQLite's own count of the transactions on Chroma's database, read in microseconds; None where it keeps none."""
+    try:
+        with (folder / "chroma.sqlite3").open("rb", buffering=0) as database:
+            header = database.read(28)
+    except OSError:
+        return None
+    # With a write-ahead log, which Chroma does not use today, the count stands still.
+    return header[24:] if header[18:20] == b"\x01\x01" else None
 
 
 def in_batches(values: Sequence[T], size: int) -> list[Sequence[T]]:

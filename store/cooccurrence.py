@@ -1,38 +1,51 @@
-"""What goes together and what follows what, counted over everyone's positive events: sparse item-item matrices."""
+"""What goes together, what follows what, and who chose alike, counted over everyone's positive events."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from store.derived import kept
+from store.sparse import rows_summing_to_one, strongest, without_diagonal
 
 if TYPE_CHECKING:
     from store.history import History, Interactions
     from store.snapshot import Snapshot
 
 _LONGEST = 500
-_NEIGHBOURS = 200
+_NEIGHBOURS = 300
 _WINDOW = 5
 _BLOCK = 4096
 _RECENT = 0.75
+_LAST = 2
+_FIRST_CLOCK, _LAST_CLOCK, _DAY = 315_532_800.0, 4_102_444_800.0, 86_400.0
+_VOTERS = 100
 
 
 @dataclass(frozen=True, eq=False)
 class Cooccurrence:
-    """Item-item statistics over a snapshot's rows.
+    """Statistics over a snapshot's rows.
 
-    `_together` is the cosine of two items' user sets and `_next` the share of transitions, both (n, n) CSR with the strongest
-    entries of each row. `popularity` (n,) counts positive events; `recent` (n,) those of the last quarter of the data's time.
+    `popularity` (n,) counts positive events and `recent` (n,) those of the last quarter of the data's time, or where times are
+    no clock each person's last two. `firsts` (n,) counts how often an item came first, `repeats` (n,) how often one came again.
+    CSR matrices: `goes_with` (n, n) the cosine of two items' people, `given` (n, n) the share of the row's people who chose
+    the column too, both counting people with long histories less; `followed_by` and `preceded_by` (n, n) the share of
+    transitions within five steps, nearer ones more; `people` (m, n) who chose what. No item stands for itself.
     """
 
     popularity: np.ndarray
     recent: np.ndarray
-    _together: Any
-    _next: Any
+    firsts: np.ndarray
+    repeats: np.ndarray
+    goes_with: Any
+    given: Any
+    followed_by: Any
+    preceded_by: Any
+    people: Any
 
     @classmethod
     def of(cls, history: History, snapshot: Snapshot, folder: Path | None) -> Cooccurrence:
@@ -43,115 +56,177 @@ class Cooccurrence:
     @classmethod
     def fit(cls, interactions: Interactions, snapshot: Snapshot) -> Cooccurrence:
         """Count over these events; those of items that are not in the snapshot do not count."""
-        row_of = np.array([snapshot.rows.get(an_id, -1) for an_id in interactions.item_ids], dtype=np.int64)
-        rows = row_of[interactions.items] if len(interactions) else np.zeros(0, dtype=np.int64)
-        users, rows, times = (column[rows >= 0] for column in (interactions.users, rows, interactions.timestamps))
+        users, rows, times = in_rows(interactions, snapshot)
         n = len(snapshot)
-        recent = times >= _recent_from(times)
-        late = _last_of_each(users, _LONGEST)
+        counts = np.bincount(rows, minlength=n).astype(np.float32)
+        recent = _is_recent(users, times)
+        people = _people(users, rows, n)
+        late = from_end(users) < _LONGEST
+        goes_with, given = _together(_people(users[late], rows[late], n))
+        steps = _steps(users[late], rows[late], n)
         return cls(
-            popularity=np.bincount(rows, minlength=n).astype(np.float32),
+            popularity=counts,
             recent=np.bincount(rows[recent], minlength=n).astype(np.float32),
-            _together=_cosine(users[late], rows[late], n),
-            _next=_transitions(users[late], rows[late], n),
+            firsts=np.bincount(rows[_is_first(users)], minlength=n).astype(np.float32),
+            repeats=counts - np.asarray(people.sum(axis=0), dtype=np.float32).ravel(),
+            goes_with=goes_with,
+            given=given,
+            followed_by=_shares(steps, counts),
+            preceded_by=_shares(steps.T.tocsr(), counts),
+            people=people,
         )
 
     def together(self, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """(n,) float32: how much each item goes with these rows, weighted; no item goes with itself."""
-        return _weighted(self._together, rows, weights)
+        return _weighted(self.goes_with, rows, weights)
 
     def next(self, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """(n,) float32: how often each item followed these rows within five steps, weighted, nearer steps more."""
-        return _weighted(self._next, rows, weights)
+        return _weighted(self.followed_by, rows, weights)
+
+    def alike(self, histories: Any) -> Any:
+        """(b, n) CSR: what the 100 people chose whose histories are most like each of the (b, n) weighted `histories`.
+
+        Session-based nearest neighbours (Ludewig and Jannach, UMUAI 2018): items weigh by how few chose them, people with
+        long histories less, and likeness counts squared.
+        """
+        from scipy import sparse
+
+        m = self.people.shape[0]
+        chosen_by = np.asarray(self.people.sum(axis=0)).ravel()
+        rarity = np.log(1 + m / np.maximum(chosen_by, 1)).astype(np.float32)
+        lengths = np.asarray(self.people.sum(axis=1)).ravel()
+        length = (np.maximum(lengths, 1) ** -0.35).astype(np.float32)
+        likeness = ((histories @ sparse.diags(rarity)) @ self.people.T @ sparse.diags(length)).tocsr()
+        likeness = strongest(likeness, _VOTERS)
+        likeness.data **= 2
+        return rows_summing_to_one(likeness) @ self.people
+
+
+def in_rows(interactions: Interactions, snapshot: Snapshot) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(users, rows, times) of the events whose items are in the snapshot, people together, everyone's in order of time."""
+    row_of = np.array([snapshot.rows.get(id, -1) for id in interactions.item_ids], dtype=np.int64)
+    rows = row_of[interactions.items] if len(interactions) else np.zeros(0, dtype=np.int64)
+    known = rows >= 0
+    return interactions.users[known], rows[known], interactions.timestamps[known]
+
+
+def sequences(interactions: Interactions, snapshot: Snapshot) -> list[np.ndarray]:
+    """Everyone's rows, oldest first."""
+    users, rows, _ = in_rows(interactions, snapshot)
+    return np.split(rows, np.flatnonzero(np.diff(users)) + 1) if len(rows) else []
+
+
+def is_clock(times: Sequence[float] | np.ndarray) -> bool:
+    """Whether times can be compared between users: 99 % of them are Unix seconds or milliseconds between the years 1980
+    and 2100, and all but the outermost 2 % spread over a day or more. Positions in a sequence, years and days are not."""
+    if not len(times):
+        return False
+    for unit in (1.0, 1000.0):
+        seconds = np.asarray(times, dtype=np.float64) / unit
+        low, high = np.quantile(seconds, (0.01, 0.99))
+        if np.mean((seconds >= _FIRST_CLOCK) & (seconds < _LAST_CLOCK)) >= 0.99 and high - low >= _DAY:
+            return True
+    return False
+
+
+def from_end(users: np.ndarray) -> np.ndarray:
+    """How many later events each event's user has; users stand together, their events in order."""
+    if not len(users):
+        return np.zeros(0, dtype=np.int64)
+    ends = np.append(np.flatnonzero(np.diff(users)), len(users) - 1)
+    return np.repeat(ends, np.diff(np.concatenate([[-1], ends]))) - np.arange(len(users))
+
+
+def _is_first(users: np.ndarray) -> np.ndarray:
+    return np.concatenate([[True], users[1:] != users[:-1]]) if len(users) else np.zeros(0, dtype=bool)
+
+
+def _is_recent(users: np.ndarray, times: np.ndarray) -> np.ndarray:
+    if not is_clock(times):
+        return from_end(users) < _LAST
+    # A few wrong clocks at either end do not stretch the range.
+    low, high = np.quantile(times, [0.005, 0.995])
+    return times >= low + _RECENT * (high - low)
 
 
 def _weighted(matrix: Any, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.asarray(matrix[rows].T @ np.asarray(weights, dtype=np.float32), dtype=np.float32).ravel()
 
 
-def _recent_from(times: np.ndarray) -> float:
-    """Where the last quarter of the time range begins; a few wrong clocks at either end do not stretch the range."""
-    if not len(times):
-        return np.inf
-    low, high = np.quantile(times, [0.005, 0.995])
-    return float(low + _RECENT * (high - low))
-
-
-def _last_of_each(users: np.ndarray, most: int) -> np.ndarray:
-    """Which events are among the last `most` of their user; users stand together, their events in order."""
-    if not len(users):
-        return np.zeros(0, dtype=bool)
-    ends = np.append(np.flatnonzero(np.diff(users)), len(users) - 1)
-    end_of = np.repeat(ends, np.diff(np.concatenate([[-1], ends])))
-    return end_of - np.arange(len(users)) < most
-
-
-def _cosine(users: np.ndarray, rows: np.ndarray, n: int) -> Any:
-    """Shared users of two items over the geometric mean of their users (item-item collaborative filtering)."""
+def _people(users: np.ndarray, rows: np.ndarray, n: int) -> Any:
     from scipy import sparse
 
-    shape = (int(users.max()) + 1 if len(users) else 1, n)
-    seen = sparse.csr_matrix((np.ones(len(rows), dtype=np.float32), (users, rows)), shape=shape)
-    seen.data[:] = 1
-    lengths = np.sqrt(np.asarray(seen.sum(axis=0)).ravel())
-    scaled = (seen @ sparse.diags(1 / np.maximum(lengths, 1).astype(np.float32))).tocsc()
-    blocks = []
+    m = int(users.max()) + 1 if len(users) else 1
+    return sparse.csr_matrix((np.ones(len(rows), np.float32), (users, rows)), shape=(m, n)).sign()
+
+
+def _together(people: Any) -> tuple[Any, Any]:
+    """Shared people of two items over the geometric mean of their people, and over the row's people."""
+    from scipy import sparse
+
+    n = people.shape[1]
+    lengths = np.asarray(people.sum(axis=1)).ravel()
+    counts = np.asarray(people.sum(axis=0)).ravel()
+    weighed = (sparse.diags((1 / np.maximum(1, np.log(np.maximum(lengths, 1)))).astype(np.float32)) @ people).tocsc()
+    root = sparse.diags((1 / np.sqrt(np.maximum(counts, 1))).astype(np.float32))
+    columns = people.tocsc()
+    goes_with, given = [], []
     for start in range(0, n, _BLOCK):
-        block = (scaled[:, start : start + _BLOCK].T @ scaled).tocsr()
-        blocks.append(_strongest(_without_self(block, start)))
-    return sparse.vstack(blocks, format="csr") if blocks else sparse.csr_matrix((n, n), dtype=np.float32)
+        shared = (columns[:, start : start + _BLOCK].T @ weighed).tocsr()
+        own = np.repeat(np.arange(shared.shape[0]), np.diff(shared.indptr)) + start
+        shared.data[shared.indices == own] = 0
+        shared.eliminate_zeros()
+        mine = counts[start : start + _BLOCK]
+        by_mine = sparse.diags((1 / np.sqrt(np.maximum(mine, 1))).astype(np.float32))
+        goes_with.append(strongest((by_mine @ shared @ root).tocsr(), _NEIGHBOURS))
+        given.append(strongest((sparse.diags((1 / (mine + 1)).astype(np.float32)) @ shared).tocsr(), _NEIGHBOURS))
+    if not goes_with:
+        return sparse.csr_matrix((n, n), dtype=np.float32), sparse.csr_matrix((n, n), dtype=np.float32)
+    return sparse.vstack(goes_with, format="csr"), sparse.vstack(given, format="csr")
 
 
-def _transitions(users: np.ndarray, rows: np.ndarray, n: int) -> Any:
-    """What followed an item in one history within a few steps, each step weighing one over its distance; rows sum to 1."""
+def _steps(users: np.ndarray, rows: np.ndarray, n: int) -> Any:
+    """What followed an item in one history within a few steps, each step weighing one over its distance."""
     from scipy import sparse
 
     total = sparse.csr_matrix((n, n), dtype=np.float32)
     for step in range(1, _WINDOW + 1):
-        same = (users[step:] == users[:-step]) & (rows[step:] != rows[:-step])
+        same = users[step:] == users[:-step]
         before, after = rows[:-step][same], rows[step:][same]
         total += sparse.csr_matrix((np.full(len(before), 1 / step, dtype=np.float32), (before, after)), shape=(n, n))
-    sums = np.asarray(total.sum(axis=1)).ravel()
-    return _strongest((sparse.diags((1 / np.maximum(sums, 1e-9)).astype(np.float32)) @ total).tocsr())
+    return without_diagonal(total.tocsr())
 
 
-def _without_self(block: Any, start: int) -> Any:
-    rows = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
-    block.data[block.indices == rows + start] = 0
-    block.eliminate_zeros()
-    return block
-
-
-def _strongest(matrix: Any) -> Any:
-    """Only the largest entries of each row."""
+def _shares(steps: Any, counts: np.ndarray) -> Any:
+    """Steps over how often the row was chosen; two more chances for what has hardly been seen."""
     from scipy import sparse
 
-    data, indices, lengths = [], [], []
-    for start, end in zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True):
-        values, columns = matrix.data[start:end], matrix.indices[start:end]
-        if len(values) > _NEIGHBOURS:
-            best = np.argpartition(-values, _NEIGHBOURS)[:_NEIGHBOURS]
-            values, columns = values[best], columns[best]
-        data.append(values)
-        indices.append(columns)
-        lengths.append(len(values))
-    indptr = np.concatenate([[0], np.cumsum(lengths)])
-    kept_entries = (np.concatenate(data), np.concatenate(indices), indptr) if data else ([], [], indptr)
-    return sparse.csr_matrix(kept_entries, shape=matrix.shape, dtype=np.float32)
+    return strongest((sparse.diags((1 / (counts + 2)).astype(np.float32)) @ steps).tocsr(), _NEIGHBOURS)
+
+
+_MATRICES = ("goes_with", "given", "followed_by", "preceded_by", "people")
 
 
 def _save(fitted: Cooccurrence, folder: Path) -> None:
     from scipy import sparse
 
-    np.save(folder / "popularity.npy", np.stack([fitted.popularity, fitted.recent]))
-    sparse.save_npz(folder / "together.npz", fitted._together, compressed=False)
-    sparse.save_npz(folder / "next.npz", fitted._next, compressed=False)
+    for field in fields(fitted):
+        value = getattr(fitted, field.name)
+        if field.name in _MATRICES:
+            sparse.save_npz(folder / f"{field.name}.npz", value, compressed=False)
+        else:
+            np.save(folder / f"{field.name}.npy", value)
 
 
 def _load(folder: Path) -> Cooccurrence:
     from scipy import sparse
 
-    popularity, recent = np.load(folder / "popularity.npy")
     return Cooccurrence(
-        popularity, recent, sparse.load_npz(folder / "together.npz"), sparse.load_npz(folder / "next.npz")
+        **{
+            field.name: sparse.load_npz(folder / f"{field.name}.npz")
+            if field.name in _MATRICES
+            else np.load(folder / f"{field.name}.npy")
+            for field in fields(Cooccurrence)
+        }
     )

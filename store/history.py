@@ -68,6 +68,17 @@ class Interactions:
         return len(self.users)
 
 
+def interactions_of(events: Sequence[Event]) -> Interactions:
+    """The positive ones of these events, in (user, time) order; their own ratings tell the scale."""
+    ratings = [event.rating for event in events if event.rating is not None]
+    scale = Scale(min(ratings), max(ratings)) if ratings else Scale(None, None)
+    chosen = sorted(positive_events(events, scale), key=lambda event: (event.user, event.timestamp))
+    users, user_ids = _codes([event.user for event in chosen])
+    items, item_ids = _codes([event.item for event in chosen])
+    times = np.array([event.timestamp for event in chosen], dtype=np.float64)
+    return Interactions(users, items, times, user_ids, item_ids)
+
+
 class History:
     """The events and cached profiles of one store. Open it with `History.open`."""
 

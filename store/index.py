@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from store import place as places
 from store.catalog import Catalog
@@ -27,7 +27,7 @@ _ROOM_TO_WORK = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Indexed:
-    """What `index` did. `gone`: items of the store that the file no longer has (left there unless pruned)."""
+    """What `index` did. `gone`: items that the store still has and the file no longer; `pruned`: those that were removed."""
 
     store: Path
     items: Upserted
@@ -65,48 +65,53 @@ def index(
     files = find_dataset(Path(dataset))
     store = Path(store).expanduser()
     checked = _check(files, on_error, store)
+    urls = {name: url for name, url in (("chroma", chroma), ("database", database)) if url}
     with _folder(store), places.writing(store):
-        settings = {name: url for name, url in (("chroma", chroma), ("database", database)) if url}
         _reserve(store, checked, embedder)
-        places.describe(store, settings)
-        with Catalog.open(store, embedder=embedder) as catalog, History.open(store) as history:
-            return _write(files, store, catalog, history, checked, prune, progress)
+        with (
+            Catalog.open(store, embedder=embedder, chroma=chroma) as catalog,
+            History.open(database or store) as history,
+        ):
+            places.describe(store, urls | {"dataset": (files.items or files.events or store).absolute().parent.name})
+            done = _write(files, catalog, history, checked, prune, progress)
+            refresh(catalog, history)
+            places.describe(store, _facts(catalog, history))
+    places.remember(store)
+    return Indexed(store, *done, checked.problems)
 
 
 def _write(
     files: Files,
-    store: Path,
     catalog: Catalog,
     history: History,
     checked: _Checked,
     prune: bool,
     progress: Callable[[int, int], None] | None,
-) -> Indexed:
-    upserted, gone, pruned, added = Upserted(), 0, 0, Added()
-    total = len(checked.ids)
-    again = Problems("skip")
+) -> tuple[Upserted, Added, int, int]:
+    upserted, added, gone, pruned = Upserted(), Added(), 0, 0
+    # What is wrong with the rows was told by the check.
+    told = Problems("skip")
     if files.items:
-        told = (lambda done, _: progress(done, total)) if progress else None
-        upserted = catalog.upsert(read_items(files.items, again), progress=told)
+        total = len(checked.ids)
+        advance = (lambda done, _: progress(done, total)) if progress else None
+        upserted = catalog.upsert(read_items(files.items, told), progress=advance)
         left = sorted(set(catalog.ids()) - checked.ids)
         pruned = catalog.delete(left) if prune else 0
-        gone = len(left)
+        gone = len(left) - pruned
     if files.events:
-        added = history.add(read_events(files.events, checked.ids, again))
-    refresh(catalog, history)
-    places.describe(
-        store,
-        {
-            "dataset": Path(files.items or files.events or store).parent.name,
-            "model": catalog.embedder.name,
-            "fingerprint": catalog.embedder.fingerprint,
-            "dim": catalog.embedder.dim,
-            "items": len(catalog),
-            "events": len(history),
-        },
-    )
-    places.remember(store)
-    return Indexed(store, upserted, added, gone, pruned, checked.problems)
+        added = history.add(read_events(files.events, checked.ids, told))
+    return upserted, added, gone, pruned
+
+
+def _facts(catalog: Catalog, history: History) -> dict[str, Any]:
+    model = catalog.embedder
+    return {
+        "model": model.name,
+        "fingerprint": model.fingerprint,
+        "dim": model.dim,
+        "items": len(catalog),
+        "events": len(history),
+    }
 
 
 def refresh(catalog: Catalog, history: History) -> None:
@@ -150,16 +155,14 @@ def _reserve(store: Path, checked: _Checked, embedder: Embedder | None) -> None:
 
 @contextmanager
 def _folder(store: Path) -> Iterator[None]:
-    """The store's folder; where it was not there before and nothing could be begun, it is not left behind."""
+    """The store's folder. One that was not there before is not left behind by a refusal; an interruption leaves it."""
     made = not store.exists()
     try:
         store.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"{store} cannot be made ({error.strerror}); choose another --store") from error
-    try:
         yield
-    except OSError as error:
-        raise StoreError(f"{store}: {error.strerror or error}; make room, or choose another --store") from error
-    finally:
-        if made and not (store / "store.json").exists():
+    except (StoreError, OSError) as error:
+        if made:
             shutil.rmtree(store, ignore_errors=True)
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"{store}: {error.strerror or error}; make room, or choose another --store") from error

@@ -20,9 +20,9 @@ FORMAT = 1
 
 def default_store(dataset: Path) -> Path:
     """The store of a dataset for which none is named: under the user's data folder, by name and absolute path."""
-    whole = Path(dataset).expanduser().absolute()
+    whole = Path(dataset).expanduser().resolve()
     mark = hashlib.blake2b(os.fsencode(whole), digest_size=5).hexdigest()
-    return _home() / f"{whole.stem}-{mark}"
+    return _home() / f"{whole.name}-{mark}"
 
 
 def last_store() -> Path | None:

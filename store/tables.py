@@ -15,7 +15,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from store.errors import MissingExtra, StoreBusy, StoreError
 
-_BUSY_SECONDS = 30
+BUSY_SECONDS = 30
 _NOBODYS = 10_000
 _TABLES_LOCK = 0x65766F6B65
 
@@ -61,7 +61,7 @@ def engine(url: str) -> sa.Engine:
         )
     except ModuleNotFoundError as error:
         raise MissingExtra("PostgreSQL", "postgres") from error
-    except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError) as error:
+    except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ValueError) as error:
         raise StoreError(
             "the database URL is not understood: write postgresql://user@host/name, or sqlite:///file"
         ) from error
@@ -79,7 +79,7 @@ def engine(url: str) -> sa.Engine:
 
 def _sqlite(url: sa.URL) -> sa.Engine:
     # Transactions are begun below: Python's driver begins them late, and never as IMMEDIATE.
-    made = sa.create_engine(url, connect_args={"timeout": _BUSY_SECONDS, "isolation_level": None})
+    made = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS, "isolation_level": None})
 
     @sa.event.listens_for(made, "connect")
     def prepare(connection: sqlite3.Connection, _record: object) -> None:
@@ -89,15 +89,16 @@ def _sqlite(url: sa.URL) -> sa.Engine:
 
     @sa.event.listens_for(made, "begin")
     def begin(db: sa.Connection) -> None:
-        # A reader that turns writer half-way is refused at once when another has written: take the lock first, and wait.
-        db.exec_driver_sql("BEGIN IMMEDIATE" if db.get_execution_options().get("evoke_write") else "BEGIN")
+        how = db.get_execution_options().get("evoke_begin", "BEGIN")
+        if how:
+            db.exec_driver_sql(how)
 
     return made
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:
     """Switch to the write-ahead log. The busy timeout does not cover this one statement."""
-    until = time.monotonic() + _BUSY_SECONDS
+    until = time.monotonic() + BUSY_SECONDS
     while True:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
@@ -111,8 +112,10 @@ def _write_ahead(connection: sqlite3.Connection) -> None:
 @contextmanager
 def session(made: sa.Engine, *, write: bool) -> Iterator[sa.Connection]:
     """A transaction. Raises StoreError, in one line, for what the database refuses."""
+    # A reader that turns writer half-way is refused at once when another has written: take the lock first, and wait.
+    how = "BEGIN IMMEDIATE" if write else "BEGIN"
     try:
-        with made.connect().execution_options(evoke_write=write) as db, db.begin():
+        with made.connect().execution_options(evoke_begin=how) as db, db.begin():
             yield db
     except (sa.exc.DBAPIError, sqlite3.Error) as error:
         raise _explained(made, error) from error
@@ -121,13 +124,14 @@ def session(made: sa.Engine, *, write: bool) -> Iterator[sa.Connection]:
 def scrub(made: sa.Engine) -> bool:
     """Take what was deleted out of the files too. False where another process keeps SQLite's log from being emptied."""
     try:
-        with made.connect().execution_options(isolation_level="AUTOCOMMIT") as db:
-            if made.dialect.name == "postgresql":
+        if made.dialect.name == "postgresql":
+            with made.connect().execution_options(isolation_level="AUTOCOMMIT") as db:
                 for table in OF_A_USER:
                     db.exec_driver_sql(f"VACUUM {table.name}")
-                return True
+            return True
+        with made.connect().execution_options(evoke_begin="") as db:
             db.exec_driver_sql("VACUUM")
-            return db.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0] == 0
+            return bool(db.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0] == 0)
     except (sa.exc.DBAPIError, sqlite3.Error) as error:
         raise _explained(made, error) from error
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from store import checkpoint, place
 from store.chroma import Connection, in_batches
@@ -16,7 +18,11 @@ from store.errors import StoreError
 from store.records import Item, fault
 from store.stored import EMBEDDED, HASH, embedded_hash, record_metadata
 
-_BATCH = 256
+# Chroma writes few large batches far quicker than many small ones; a crash costs the batch that was under way.
+_BATCH = 512
+_ENCODED_AT_ONCE = 128
+# Whoever opens the catalog replays the log, and a long write must not let it grow without end.
+_LONG_LOG = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +44,15 @@ class Upserted:
 
 
 @contextmanager
-def writing(chroma: Connection, folder: Path | None, embedder: Embedder) -> Iterator[Writer]:
+def writing(
+    chroma: Connection, folder: Path | None, embedder: Embedder, advance: Callable[[int], None] = lambda _: None
+) -> Iterator[Writer]:
     """The one writer of a catalog. What it changed counts as a new version when the block ends; so does what a crash left.
 
-    Raises StoreBusy while another process writes.
+    `advance(n)` is called as items are dealt with. Raises StoreBusy while another process writes.
     """
     with place.writing(folder) if folder else nullcontext():
-        writer = Writer(chroma, embedder)
+        writer = Writer(chroma, embedder, advance)
         yield writer
         writer.commit()
 
@@ -52,9 +60,10 @@ def writing(chroma: Connection, folder: Path | None, embedder: Embedder) -> Iter
 class Writer:
     """Changes to one collection. Make it with `writing`."""
 
-    def __init__(self, chroma: Connection, embedder: Embedder) -> None:
+    def __init__(self, chroma: Connection, embedder: Embedder, advance: Callable[[int], None]) -> None:
         self._chroma = chroma
         self._embedder = embedder
+        self._advance = advance
         self.batch = min(_BATCH, chroma.largest_batch)
         # A write that a crash left unfinished has changed the catalog without telling: this one tells.
         self._begun = bool(chroma.facts.get("writing"))
@@ -69,6 +78,7 @@ class Writer:
                 raise StoreError(f'item "{item.id}": {problem}; correct it and index again')
         before = {an_id: metadata for an_id, (_, metadata) in self._chroma.records([item.id for item in items]).items()}
         changed = [item for item in items if before.get(item.id, {}).get(HASH) != item.content_hash]
+        self._advance(len(batch) - len(changed))
         if not changed:
             return Upserted(unchanged=len(items))
         anew = [item for item in changed if before.get(item.id, {}).get(EMBEDDED) != embedded_hash(item)]
@@ -92,7 +102,7 @@ class Writer:
         """Save the index, and give the catalog a new version, where anything was changed."""
         if self._begun:
             if self._chroma.folder:
-                checkpoint.save(self._chroma, self._chroma.folder)
+                checkpoint.save(self._chroma, self._chroma.folder, checkpoint.WORTH_SAVING)
             self._chroma.note(writing=False, version=new_version())
 
     def _begin(self) -> None:
@@ -103,21 +113,27 @@ class Writer:
     def _embed(self, items: Sequence[Item], before: Mapping[str, Mapping[str, Any]]) -> None:
         if not items:
             return
-        vectors = self._embedder.encode_documents([item.document for item in items])
+        vectors = []
+        for part in in_batches(items, _ENCODED_AT_ONCE):
+            vectors.append(self._embedder.encode_documents([item.document for item in part]))
+            self._advance(len(part))
         self._chroma.ask(
             lambda collection: collection.upsert(
                 ids=[item.id for item in items],
-                embeddings=vectors,
+                embeddings=np.concatenate(vectors),
                 documents=[item.text for item in items],
                 metadatas=[record_metadata(item, before.get(item.id)) for item in items],
             )
         )
+        if self._chroma.folder:
+            checkpoint.save(self._chroma, self._chroma.folder, _LONG_LOG)
 
     def _annotate(self, items: Sequence[Item], before: Mapping[str, Mapping[str, Any]]) -> None:
         """Change metadata alone: the vectors stay."""
         if items:
             rows = [record_metadata(item, before[item.id]) for item in items]
             self._chroma.ask(lambda collection: collection.update(ids=[item.id for item in items], metadatas=rows))
+            self._advance(len(items))
 
 
 def new_version() -> str:

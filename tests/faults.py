@@ -69,7 +69,13 @@ class Die:
 
 Answer = Text | Labels | Status | Raw | Hang | Die
 Behaviour = Callable[[dict[str, Any]], Answer]
-GARBAGE = (Raw(b"<html>502 Bad Gateway</html>", "text/html"), Raw(b"[]"), Raw(b"{}"), Raw(b'{"choices": []}'), Raw(b"\xff\xfe"))
+GARBAGE = (
+    Raw(b"<html>502 Bad Gateway</html>", "text/html"),
+    Raw(b"[]"),
+    Raw(b"{}"),
+    Raw(b'{"choices": []}'),
+    Raw(b"\xff\xfe"),
+)
 
 
 class Server(ThreadingHTTPServer):
@@ -104,7 +110,9 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        self._send(200, {"object": "list", "data": [{"id": MODEL, "object": "model", "created": 0, "owned_by": "tests"}]})
+        self._send(
+            200, {"object": "list", "data": [{"id": MODEL, "object": "model", "created": 0, "owned_by": "tests"}]}
+        )
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

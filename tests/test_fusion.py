@@ -29,6 +29,7 @@ def test_scores_are_between_0_and_1_and_ranks_are_told(lists: dict[str, list[Hit
     assert [c.score for c in fused] == sorted((c.score for c in fused), reverse=True)
     for candidate in fused:
         assert 0 < candidate.score <= 1 + 1e-9
+        assert live & candidate.channels.keys()
         for channel, rank in candidate.channels.items():
             assert lists[channel][rank - 1].id == candidate.id
 
@@ -38,7 +39,7 @@ def test_first_everywhere_is_1_and_weights_count() -> None:
     assert fuse({"dense": lists["dense"]}, {"dense": 0.2})[0].score == 1.0
     assert fuse(lists, {"dense": 2, "collaborative": 1})[0].id == "a"
     assert fuse(lists, {"dense": 1, "collaborative": 2})[0].id == "b"
-    assert fuse(lists, {"dense": 0, "collaborative": 1})[0].channels == {"collaborative": 1}
+    assert fuse(lists, {"dense": 0, "collaborative": 1})[0].channels == {"collaborative": 1, "dense": 2}
 
 
 def snapshot(vectors: list[list[float]], titles: list[str]) -> SimpleNamespace:

@@ -1,0 +1,113 @@
+"""Learned fusion: gradient-boosted trees over the signals' features say how likely a candidate is what comes next."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agent.features import Candidates, candidates
+from agent.signals import Signals
+from store.errors import MissingExtra
+
+TREES = {
+    "objective": "binary",
+    "learning_rate": 0.05,
+    "num_leaves": 15,
+    "min_data_in_leaf": 50,
+    "feature_fraction": 0.5,
+    "bagging_fraction": 0.7,
+    "bagging_freq": 1,
+    "lambda_l2": 5.0,
+    "deterministic": True,
+    "force_row_wise": True,
+    "verbose": -1,
+}
+ROUNDS = 200
+NEGATIVES = 80
+"""Candidates that were not chosen, drawn for each case to learn from."""
+SEEDS = (0, 1, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """Trees (LightGBM) over `names`, one model a seed; a candidate's score is their mean probability, in 0..1."""
+
+    names: list[str]
+    models: list[Any]
+
+    @classmethod
+    def fit(cls, table: Candidates, chosen: np.ndarray, seeds: Sequence[int] = SEEDS, **trees: Any) -> Learned:
+        """Learn from candidates and which of them were chosen, (r,) bool. Cases none of whose targets was found teach nothing.
+
+        `trees` override TREES and ROUNDS (`rounds=`). Deterministic by seed.
+        """
+        lgb = _lightgbm()
+        rounds = trees.pop("rounds", ROUNDS)
+        models = []
+        for seed in seeds:
+            rows = _drawn(table.case, chosen, seed)
+            data = lgb.Dataset(table.features[rows], chosen[rows].astype(np.int8), free_raw_data=True)
+            models.append(lgb.train({**TREES, **trees, "seed": seed}, data, rounds))
+        return cls(table.names, models)
+
+    def scores(self, table: Candidates) -> np.ndarray:
+        """(r,) the mean probability of each candidate."""
+        if not len(table.case):
+            return np.zeros(0)
+        return np.mean([model.predict(table.features) for model in self.models], axis=0)
+
+    def rank(
+        self,
+        signals: Signals,
+        histories: Sequence[np.ndarray],
+        k: int,
+        *,
+        repeats: bool = False,
+        allowed: np.ndarray | None = None,
+    ) -> list[list[tuple[int, float]]]:
+        """For each history the k best (snapshot row, score), best first."""
+        table = candidates(signals, histories, repeats=repeats, allowed=allowed)
+        scores = self.scores(table)
+        order = np.lexsort((table.item, -scores, table.case))
+        starts = np.searchsorted(table.case, np.arange(len(histories) + 1))
+        return [
+            [(int(table.item[at]), float(scores[at])) for at in order[start : min(end, start + k)]]
+            for start, end in pairwise(starts)
+        ]
+
+    def save(self, folder: Path) -> None:
+        """Write the models into the folder, as LightGBM's text."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for at, model in enumerate(self.models):
+            (folder / f"fusion-{at}.txt").write_text(model.model_to_string(), encoding="utf-8")
+        (folder / "fusion.json").write_text(json.dumps({"names": self.names, "models": len(self.models)}))
+
+    @classmethod
+    def load(cls, folder: Path) -> Learned:
+        """The models of the folder. Raises MissingExtra without LightGBM."""
+        lgb = _lightgbm()
+        facts = json.loads((folder / "fusion.json").read_text(encoding="utf-8"))
+        texts = [(folder / f"fusion-{at}.txt").read_text(encoding="utf-8") for at in range(facts["models"])]
+        return cls(facts["names"], [lgb.Booster(model_str=text) for text in texts])
+
+
+def _drawn(case: np.ndarray, chosen: np.ndarray, seed: int) -> np.ndarray:
+    """All that was chosen and about NEGATIVES others of each case in which anything was."""
+    sizes = np.bincount(case)
+    found = np.bincount(case, weights=chosen)
+    rng = np.random.default_rng(seed)
+    return (found[case] > 0) & (chosen | (rng.random(len(case)) < (NEGATIVES / np.maximum(sizes, 1))[case]))
+
+
+def _lightgbm() -> Any:
+    try:
+        import lightgbm
+    except ImportError:
+        raise MissingExtra("learned fusion", "eval") from None
+    return lightgbm

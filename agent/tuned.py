@@ -1,0 +1,54 @@
+"""What `evoke tune` found for a store: settings that stand in for our defaults, learned fusion, and the evidence for both."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agent.errors import EvokeError
+from agent.learned import Learned
+from agent.settings import Settings
+
+FILE = "tuned.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """`settings` (some of Settings' fields), `baselines` (parameters of comparison arms), `evidence` (how all were chosen).
+
+    `learned` says whether learned fusion was switched on; its models lie beside the file.
+    """
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    baselines: dict[str, dict[str, float]] = field(default_factory=dict)
+    learned: bool = False
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, store: Path | None) -> Tuned:
+        """What was tuned for this store; nothing where it never was. Raises EvokeError for a file that cannot be read."""
+        if store is None or not (store / "tuned" / FILE).is_file():
+            return cls()
+        try:
+            return cls(**json.loads((store / "tuned" / FILE).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise EvokeError(f"{store / 'tuned' / FILE} cannot be read ({error}); run `evoke tune` again") from None
+
+    def save(self, store: Path) -> None:
+        """Write it into the store, so that `recommend` uses it."""
+        folder = store / "tuned"
+        folder.mkdir(parents=True, exist_ok=True)
+        row = {name: getattr(self, name) for name in self.__slots__}
+        (folder / FILE).write_text(json.dumps(row, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def fusion(self, store: Path | None) -> Learned | None:
+        """Learned fusion, where it is switched on. Raises MissingExtra without LightGBM."""
+        return Learned.load(store / "tuned") if self.learned and store else None
+
+    def applied(self, settings: Settings) -> Settings:
+        """The settings with what was tuned wherever nobody set anything."""
+        return settings.model_copy(
+            update={name: value for name, value in self.settings.items() if name not in settings.model_fields_set}
+        )

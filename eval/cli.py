@@ -1,0 +1,97 @@
+"""The `evoke` command: what the recommender offers, and on top of it measuring and tuning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from agent.cli import AS_JSON, STORE, cli, main, print_json, say
+
+
+@cli.command()
+@click.argument("dataset", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--arms", help="Comma-separated arms, the one to test against the others first; a+b fuses two.")
+@click.option("--on", type=click.Choice(["test", "valid"]), default="test", show_default=True)
+@click.option("--cases", type=click.IntRange(min=1), help="Draw users until there are so many cases.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--split", "how", type=click.Choice(["temporal", "per-user", "last-out"]), help="Make cases from the events so."
+)
+@click.option("--allow-repeats", is_flag=True, help="Keep history items among the candidates.")
+@click.option("--against", type=click.Path(path_type=Path), help="A saved run to compare this one with.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Where the run is saved (JSON, per-case values, HTML page)."
+)
+@STORE
+@AS_JSON
+def compare(
+    dataset: Path,
+    arms: str | None,
+    on: str,
+    cases: int | None,
+    seed: int,
+    how: str | None,
+    allow_repeats: bool,
+    against: Path | None,
+    out: Path | None,
+    store: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure recall methods on DIR's held-out cases, and test their differences."""
+    from rich.console import Console
+
+    from agent.progress import progress
+    from agent.settings import Settings
+    from eval.arms import DEFAULT
+    from eval.report import Run
+    from eval.runner import compare as run_compare
+
+    earlier = Run.load(against) if against else None
+    chosen = [arm.strip() for arm in arms.split(",") if arm.strip()] if arms else list(DEFAULT)
+    with progress("cases ranked") as advance:
+        run = run_compare(
+            dataset,
+            chosen,
+            store=store or Settings.load().store,
+            on=on,
+            cases=cases,
+            seed=seed,
+            allow_repeats=allow_repeats,
+            how=how,
+            progress=advance,
+        )
+    if out:
+        say(f"saved {run.save(out)}")
+    if as_json:
+        print_json(run.as_json())
+        return
+    console = Console()
+    console.print(run)
+    if earlier:
+        console.print(run.against(earlier))
+
+
+@cli.command()
+@click.argument("dataset", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--seed", type=int, default=0, show_default=True)
+@STORE
+@AS_JSON
+def tune(dataset: Path, seed: int, store: Path | None, as_json: bool) -> None:
+    """Find weights and learned fusion for DIR's store on its validation cases, and write them there."""
+    from agent.settings import Settings
+    from eval.tune import tune as run_tune
+
+    tuned = run_tune(dataset, store=store or Settings.load().store, seed=seed, say=say)
+    if as_json:
+        print_json({"settings": tuned.settings, "learned": tuned.learned, "evidence": tuned.evidence})
+        return
+    found = tuned.evidence["learned fusion" if tuned.learned else "weighted ranks"]
+    figures = ", ".join(f"{measure} {value:.4f}" for measure, value in found.items())
+    click.echo(f"{'learned fusion' if tuned.learned else 'weighted ranks'} on validation: {figures}")
+
+
+__all__ = ["cli", "main"]
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Public datasets fetched from their homes and turned into dataset folders. Both are for research use: see their terms."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from eval.convert import amazon, movielens
+from eval.errors import EvalError
+
+Progress = Callable[[str, int, int | None], None]
+
+_GROUPLENS = "https://files.grouplens.org/datasets/movielens"
+_MCAULEY = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_v2"
+_MOVIELENS = {"movielens-latest-small": "ml-latest-small", "movielens-1m": "ml-1m", "movielens-32m": "ml-32m"}
+_BLOCK = 1 << 20
+_SECONDS = 60
+
+
+class _Source(NamedTuple):
+    home: str
+    files: list[str]
+    convert: Callable[[list[Path], Path], None]
+
+
+def fetch(name: str, folder: Path, progress: Progress | None = None, base_url: str | None = None) -> Path:
+    """The dataset folder (items.jsonl, events.csv) of a public dataset, downloaded into `folder` where it is not there yet.
+
+    `name`: "movielens-latest-small", "movielens-1m", "movielens-32m", or "amazon-2018/CATEGORY" with a category written as
+    in its home's file names, for instance "amazon-2018/Office_Products" (those with five reviews or more per user and item).
+    `progress` gets (file, bytes so far, bytes in all or None). `base_url` replaces the home, for a mirror. A download
+    that was cut off goes on where it stopped. The checksum of each file is recorded at its first fetch, in checksums.json beside
+    it; a file that differs later is refused. Raises EvalError for an unknown name, no connection, or such a file.
+    """
+    source = _source(name)
+    dataset = Path(folder) / name.replace("/", "-")
+    raw = dataset / "source"
+    try:
+        raw.mkdir(parents=True, exist_ok=True)
+        paths = [_file(f"{(base_url or source.home).rstrip('/')}/{file}", raw, progress) for file in source.files]
+        if not (dataset / "items.jsonl").exists() or not (dataset / "events.csv").exists():
+            source.convert(paths, dataset)
+    except OSError as error:
+        raise EvalError(f"{dataset} cannot be written ({error.strerror or error}); choose another folder") from error
+    return dataset
+
+
+def _source(name: str) -> _Source:
+    if name in _MOVIELENS:
+        return _Source(_GROUPLENS, [f"{_MOVIELENS[name]}.zip"], movielens)
+    family, _, category = name.partition("/")
+    if family == "amazon-2018" and category.replace("_", "").isalpha():
+        files = [f"categoryFilesSmall/{category}_5.json.gz", f"metaFiles2/meta_{category}.json.gz"]
+        return _Source(_MCAULEY, files, amazon)
+    raise EvalError(f'"{name}" is no dataset to fetch; give {", ".join(_MOVIELENS)} or amazon-2018/CATEGORY')
+
+
+def _file(url: str, raw: Path, progress: Progress | None) -> Path:
+    """The file of this address, downloaded where it is not there yet, and the same as when it was first fetched."""
+    path = raw / url.rpartition("/")[2]
+    record = raw / "checksums.json"
+    known = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    fresh = not path.exists()
+    if fresh:
+        _download(url, path, progress)
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    first = known.get(path.name)
+    if first is None:
+        known[path.name] = {"sha256": sha256, "bytes": path.stat().st_size, "url": url}
+        _write(record, json.dumps(known, indent=1) + "\n")
+    elif first["sha256"] != sha256:
+        what = f"what {url} gives now" if fresh else str(path)
+        if fresh:
+            path.unlink()
+        remedy = f"remove its entry in {record} to accept it" if fresh else "delete it to fetch it again"
+        raise EvalError(f"{what} is not the file that was fetched first (sha256 {sha256[:12]}…); {remedy}")
+    return path
+
+
+def _download(url: str, path: Path, progress: Progress | None) -> None:
+    """Download into NAME.part, going on with what is there if the server still has the same file, then rename."""
+    part, tag = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.tag")
+    have = part.stat().st_size if part.exists() and tag.exists() else 0
+    headers = {"Accept-Encoding": "identity"}
+    if have:
+        # The server sends the rest only if the file is still the one whose tag (or date) this is.
+        headers |= {"Range": f"bytes={have}-", "If-Range": tag.read_text(encoding="utf-8")}
+    try:
+        with _open(url, headers) as answer:
+            if answer.status != 206:
+                have = 0
+            total = _length(answer, have)
+            validator = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
+            if validator and not validator.startswith("W/"):
+                _write(tag, validator)
+            else:
+                tag.unlink(missing_ok=True)
+            with part.open("ab" if have else "wb") as file:
+                while block := answer.read(_BLOCK):
+                    file.write(block)
+                    have += len(block)
+                    if progress:
+                        progress(path.name, have, total)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and have:
+            part.unlink()
+            return _download(url, path, progress)
+        raise EvalError(f"{url} answers {error.code} {error.reason}; check the name, or try later") from error
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+        reason = getattr(error, "reason", None) or type(error).__name__
+        raise EvalError(
+            f"{url} was not fetched to its end ({reason}); run it again to go on where it stopped"
+        ) from error
+    if total is not None and have != total:
+        raise EvalError(f"{url} broke off after {have:,} of {total:,} bytes; run it again to go on where it stopped")
+    part.replace(path)
+    return tag.unlink(missing_ok=True)
+
+
+def _open(url: str, headers: dict[str, str]) -> Any:
+    if not url.startswith(("https://", "http://")):
+        raise EvalError(f"{url} is no web address; give a base_url that begins with https:// or http://")
+    return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_SECONDS)  # noqa: S310
+
+
+def _length(answer: Any, have: int) -> int | None:
+    length = answer.headers.get("Content-Length")
+    return None if length is None else have + int(length)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write all of it or nothing."""
+    beside = path.with_name(f"{path.name}.new")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)

@@ -1,0 +1,48 @@
+"""Fitting for a comparison: signals on the events before the cut alone, and cases as rows of the catalog."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from agent.features import Candidates, candidates
+from agent.signals import Signals
+from eval.records import Cases
+from store import Catalog
+from store.content import Content
+from store.history import interactions_of
+from store.snapshot import Snapshot
+
+BATCH = 64
+
+
+def fit(cases: Cases, catalog: Catalog) -> Signals:
+    """The signals that these cases may be answered with: of `cases.events`, and of nothing the store's history holds."""
+    snapshot = catalog.snapshot()
+    return Signals.fit(interactions_of(cases.events), snapshot, Content.of(catalog, snapshot))
+
+
+def histories(cases: Cases, snapshot: Snapshot) -> list[np.ndarray]:
+    """Each case's history as snapshot rows, oldest first; what is not in the catalog is left out."""
+    return [
+        np.array([snapshot.rows[id] for id in c.history if id in snapshot.rows], dtype=np.int64) for c in cases.cases
+    ]
+
+
+def batches(n: int) -> Iterator[slice]:
+    """Slices that cover n cases."""
+    return (slice(start, min(start + BATCH, n)) for start in range(0, n, BATCH))
+
+
+def table(cases: Cases, signals: Signals, *, repeats: bool) -> tuple[Candidates, np.ndarray]:
+    """All the cases' candidates with their features, and which of them are targets, (r,) bool."""
+    rows = signals.snapshot.rows
+    read = histories(cases, signals.snapshot)
+    made = [candidates(signals, read[at], repeats=repeats) for at in batches(len(read))]
+    case = np.concatenate([part.case + at.start for part, at in zip(made, batches(len(read)), strict=True)])
+    item = np.concatenate([part.item for part in made])
+    features = np.concatenate([part.features for part in made])
+    n = len(rows)
+    targets = [row * n + rows[id] for row, c in enumerate(cases.cases) for id in c.targets if id in rows]
+    return Candidates(case, item, features, made[0].names), np.isin(case * n + item, targets)

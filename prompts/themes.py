@@ -1,0 +1,61 @@
+"""What recurs in a history, counted: the draft that a model is given to better, and that stands where it cannot."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from prompts.cleaning import listed
+
+_STOP = frozenset(
+    "and assorted black blue compatible count for from in into of original pack set the this to with your".split()
+)
+
+
+class Theme(NamedTuple):
+    """A kind of thing: its name, its weight from 0 to 1, and the labels of lines that show it."""
+
+    name: str
+    weight: float
+    labels: list[Any]
+
+
+def recurring(history: Iterable[Mapping[str, Any]], most: int = 4) -> list[Theme]:
+    """What at least two lines have in common, the most common and telling first: facts, or words of titles.
+
+    Facts are split at commas and semicolons; numbers and two-letter codes are left out. Each line needs a title and a label.
+    """
+    lines = list(history)
+    found: dict[str, tuple[str, float, list[Any]]] = {}
+    for line in lines:
+        for name, worth in _names(line).items():
+            found.setdefault(name.casefold(), (name, worth, []))[2].append(line["label"])
+    shared = [entry for entry in found.values() if len(entry[2]) > 1]
+    kept: list[Theme] = []
+    for name, _, labels in sorted(shared, key=lambda entry: -entry[1] * len(entry[2])):
+        # "Cartridge" beside "Toner Cartridge" says nothing more.
+        if not any(
+            name.casefold() in other.name.casefold() or other.name.casefold() in name.casefold() for other in kept
+        ):
+            kept.append(Theme(name, round(len(labels) / len(lines), 2), labels[-5:]))
+    return kept[:most]
+
+
+def held(interests: Iterable[Mapping[str, Any]]) -> list[Theme]:
+    """The interests of a former profile; their evidence lies outside the lines at hand."""
+    return [Theme(interest["name"], interest["weight"], []) for interest in interests]
+
+
+def _names(line: Mapping[str, Any]) -> dict[str, float]:
+    """What a line could be grouped by, and how telling that is: a fact more than two words of a title, and those more than one."""
+    facts = (part.strip() for part in re.split(r"[;,]", listed(line.get("facts") or "")))
+    words = [
+        word if word.casefold() not in _STOP else "" for word in re.findall(r"[^\W\d_]{3,}|\S", str(line["title"]))
+    ]
+    pairs = (f"{a} {b}" for a, b in zip(words, words[1:], strict=False) if len(a) > 2 and len(b) > 2)
+    return (
+        {word: 1.0 for word in words if len(word) > 3}
+        | dict.fromkeys(pairs, 1.6)
+        | {fact: 2.0 for fact in facts if len(fact) > 2 and re.search(r"[^\W\d_]{2}", fact)}
+    )

@@ -1,0 +1,46 @@
+"""The few things that derived matrices need done with their rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def strongest(matrix: Any, k: int) -> Any:
+    """The CSR matrix with only the k largest entries of each row."""
+    from scipy import sparse
+
+    matrix = matrix.tocsr()
+    lengths = np.diff(matrix.indptr)
+    if not len(lengths) or lengths.max() <= k:
+        return matrix
+    rows = np.repeat(np.arange(matrix.shape[0]), lengths)
+    order = np.lexsort((-matrix.data, rows))
+    place = np.arange(len(order)) - np.repeat(matrix.indptr[:-1], lengths)
+    kept = np.sort(order[place < k])
+    return sparse.csr_matrix((matrix.data[kept], (rows[kept], matrix.indices[kept])), shape=matrix.shape)
+
+
+def rows_summing_to_one(matrix: Any) -> Any:
+    """The matrix with every row that is not empty divided by its sum."""
+    from scipy import sparse
+
+    sums = np.asarray(matrix.sum(axis=1)).ravel()
+    return (sparse.diags((1 / np.maximum(sums, 1e-9)).astype(np.float32)) @ matrix).tocsr()
+
+
+def rows_scaled_to_best(matrix: Any) -> Any:
+    """The matrix with every row that is not empty divided by its largest entry."""
+    from scipy import sparse
+
+    best = matrix.max(axis=1).toarray().ravel() if matrix.nnz else np.ones(matrix.shape[0])
+    return (sparse.diags((1 / np.maximum(best, 1e-9)).astype(np.float32)) @ matrix).tocsr()
+
+
+def without_diagonal(matrix: Any) -> Any:
+    """The CSR matrix with an empty diagonal."""
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    matrix.data[rows == matrix.indices] = 0
+    matrix.eliminate_zeros()
+    return matrix

@@ -1,0 +1,148 @@
+"""Fixtures of real parts: the encoder, PostgreSQL and a Chroma server, each started on a free loopback port and stopped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+from uuid import uuid4
+
+import pytest
+
+from store import Embedder
+
+_PATIENCE = 60
+
+
+def missing(part: str) -> NoReturn:
+    """Skip for want of a real part; where CI says that every part is there, fail."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{part} is not installed, and CI runs every test")
+    pytest.skip(f"{part} is not installed")
+
+
+@pytest.fixture(autouse=True)
+def _own_data_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes what the person running it has indexed."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data-home"))
+
+
+@pytest.fixture(scope="session")
+def embedder() -> Embedder:
+    """The real all-MiniLM-L6-v2, loaded once."""
+    return Embedder()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The address of a PostgreSQL of our own, as host:port."""
+    binaries = _postgres_binaries()
+    if binaries is None:
+        missing("PostgreSQL")
+    # PostgreSQL refuses to run as root.
+    other: dict[str, Any] = {"user": "postgres", "group": "postgres"} if os.geteuid() == 0 else {}
+    folder = Path(tempfile.mkdtemp(prefix="evoke-postgres-"))
+    try:
+        if other:
+            shutil.chown(folder, **other)
+        data, port = folder / "data", free_port()
+        made = [binaries / "initdb", "-D", data, "-U", "evoke", "-A", "trust", "-E", "UTF8", "--locale=C"]
+        subprocess.run(made, check=True, capture_output=True, cwd=folder, **other)
+        options = ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off"]
+        command = [str(part) for part in (binaries / "postgres", "-D", data, "-p", port, *options)]
+        with running(command, lambda: _postgres_answers(f"127.0.0.1:{port}"), cwd=folder, **other):
+            yield f"127.0.0.1:{port}"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> str:
+    """The URL of an empty database."""
+    import psycopg
+
+    name = f"t{uuid4().hex[:12]}"
+    with psycopg.connect(f"postgresql://evoke@{postgres_server}/postgres", autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name}".encode())
+    return f"postgresql://evoke@{postgres_server}/{name}"
+
+
+@pytest.fixture(scope="session")
+def chroma_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a Chroma server of our own."""
+    program = Path(sys.executable).parent / "chroma"
+    if not program.exists():
+        missing("the chroma command")
+    folder, port = tmp_path_factory.mktemp("chroma-server"), free_port()
+    command = [str(program), "run", "--path", str(folder), "--host", "127.0.0.1", "--port", str(port)]
+    with running(command, lambda: _accepts(port), cwd=folder):
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def chroma_url(chroma_server: str) -> str:
+    """The URL of a collection that is not there yet."""
+    return f"{chroma_server}/t{uuid4().hex[:12]}"
+
+
+def free_port() -> int:
+    """A port on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(
+    command: list[str], ready: Callable[[], bool], *, patience: float = _PATIENCE, **options: Any
+) -> Iterator[None]:
+    """A server process, from when it is ready until the block ends."""
+    with tempfile.TemporaryFile() as log:
+        server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, **options)
+        try:
+            until = time.monotonic() + patience
+            while not ready():
+                if server.poll() is not None or time.monotonic() > until:
+                    log.seek(0)
+                    raise RuntimeError(f"{command[0]} did not start: {log.read()[-2000:].decode(errors='replace')}")
+                time.sleep(0.1)
+            yield
+        finally:
+            # To PostgreSQL SIGTERM says: wait until everyone has left.
+            server.send_signal(signal.SIGINT)
+            try:
+                server.wait(20)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+
+
+def _postgres_binaries() -> Path | None:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)
+    on_path = shutil.which("initdb")
+    return found[0].parent if found else Path(on_path).resolve().parent if on_path else None
+
+
+def _postgres_answers(address: str) -> bool:
+    import psycopg
+
+    try:
+        psycopg.connect(f"postgresql://evoke@{address}/postgres", connect_timeout=2).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def _accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0

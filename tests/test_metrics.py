@@ -1,0 +1,105 @@
+"""Measures against hand-worked values, and on random lists against plain definitions."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from eval import metrics
+from eval.records import Case
+
+CASES = [
+    Case("u", ("x",), ("a", "b")),
+    Case("u", (), ("c",)),
+    Case("v", ("x",) * 4, ("d",)),
+    Case("w", ("x",) * 12, ("e",)),
+]
+RANKED = [["x", "a", "y", "b"], ["c"], ["x", "y"], []]
+
+
+def test_measures_of_each_case() -> None:
+    values = metrics.per_case(CASES, RANKED)
+    assert set(values) == {f"{name}@{k}" for name in ("recall", "ndcg", "hit") for k in metrics.KS} | {"mrr"}
+    ideal = 1 + 1 / math.log2(3)
+    expected = {
+        "recall@1": [0, 1, 0, 0],
+        "recall@3": [0.5, 1, 0, 0],
+        "recall@100": [1, 1, 0, 0],
+        "hit@3": [1, 1, 0, 0],
+        "mrr": [0.5, 1, 0, 0],
+        "ndcg@3": [1 / math.log2(3) / ideal, 1, 0, 0],
+        "ndcg@10": [(1 / math.log2(3) + 1 / math.log2(5)) / ideal, 1, 0, 0],
+    }
+    for name, column in expected.items():
+        np.testing.assert_allclose(values[name], column, err_msg=name)
+    assert metrics.means(values)["recall@3"] == pytest.approx(0.375)
+
+
+def test_measures_agree_with_their_definitions() -> None:
+    random = np.random.default_rng(0)
+    ids = [f"i{n}" for n in range(150)]
+    cases = [
+        Case(str(n), (), tuple(random.choice(ids, random.integers(1, 12), replace=False).tolist())) for n in range(50)
+    ]
+    ranked = [random.choice(ids, 100, replace=False).tolist() for _ in cases]
+    values = metrics.per_case(cases, ranked)
+    for row, (case, list_) in enumerate(zip(cases, ranked, strict=True)):
+        right = np.array([id in case.targets for id in list_], dtype=float)
+        discount = 1 / np.log2(np.arange(2, 102))
+        for k in metrics.KS:
+            assert values[f"recall@{k}"][row] == pytest.approx(right[:k].sum() / len(case.targets))
+            ideal = discount[: min(k, len(case.targets))].sum()
+            assert values[f"ndcg@{k}"][row] == pytest.approx((right * discount)[:k].sum() / ideal)
+        assert values["mrr"][row] == pytest.approx(1 / (right.argmax() + 1) if right.any() else 0)
+
+
+def test_lists_that_cannot_be_measured_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 ranked lists for 4 cases"):
+        metrics.per_case(CASES, RANKED[:2])
+    with pytest.raises(ValueError, match="names an id twice"):
+        metrics.per_case(CASES, [["a", "a"], [], [], []])
+    assert not any(column.any() for column in metrics.per_case(CASES, [[], [], [], []]).values())
+
+
+def test_what_is_shown() -> None:
+    vectors = {"a": [1.0, 0.0], "b": [0.0, 1.0], "c": [1.0, 0.0]}
+    popularity = {"a": 3, "b": 1}
+    measured = metrics.beyond_accuracy(
+        [["a", "b"], ["a", "c"], ["a"]], 4, popularity, lambda ids: np.array([vectors[id] for id in ids]), k=2
+    )
+    assert measured["coverage@2"] == 0.75
+    assert measured["popularity@2"] == pytest.approx((3 + 1 + 3 + 0 + 3) / 5)
+    assert measured["novelty@2"] == pytest.approx((3 * -math.log2(4 / 8) - math.log2(2 / 8) - math.log2(1 / 8)) / 5)
+    assert measured["diversity@2"] == pytest.approx((1 - 0 + 1 - 1) / 2)
+    assert measured["gini@2"] == pytest.approx((-1 * 1 + 1 * 1 + 3 * 3) / (4 * 5))
+    assert metrics.beyond_accuracy([[], []], 4, popularity, lambda ids: np.zeros((0, 2)), k=2)["coverage@2"] == 0
+
+
+def test_gini_is_nought_when_all_items_are_shown_alike() -> None:
+    shown = metrics.beyond_accuracy([["a"], ["b"]], 2, {}, lambda ids: np.eye(len(ids)))
+    assert shown["gini@10"] == pytest.approx(0) and shown["diversity@10"] == 0
+
+
+def test_what_channels_add() -> None:
+    cases = [Case("u", (), ("a", "b")), Case("v", (), ("c",))]
+    channels = {"one": [["a", "b"], []], "two": [["b"], ["c"]], "none": [["x"], ["y"]]}
+    assert metrics.exclusive(cases, channels) == {"one": 0.25, "two": 0.5, "none": 0.0}
+    assert metrics.union_ceiling(cases, channels) == 1.0
+    assert metrics.union_ceiling(cases, channels, k=1) == pytest.approx(1.0)
+    assert metrics.exclusive(cases, channels, k=1)["one"] == 0.25
+    shares = metrics.overlap(cases, channels)
+    assert shares["one"] == {"one": 1.0, "two": 0.5, "none": 0.0} and shares["none"]["one"] is None
+
+
+def test_strata() -> None:
+    popularity = {"a": 6, "b": 3, "c": 1, "d": 1, "x": 1}
+    labels = metrics.strata(CASES, popularity, {"a", "b", "c", "d"})
+    assert labels["history"].tolist() == ["1-2", "0", "3-5", "11+"]
+    assert labels["popularity"].tolist() == ["head", "tail", "tail", "tail"]
+    assert labels["item"].tolist() == ["known", "known", "known", "new"]
+    table = metrics.within(labels, {"arm": metrics.per_case(CASES, RANKED)}, ["recall@100"])
+    assert list(table["history"]) == ["0", "1-2", "3-5", "11+"]
+    assert table["item"]["new"] == {"cases": 1, "arms": {"arm": {"recall@100": 0.0}}}
+    assert table["item"]["known"]["arms"] == {"arm": {"recall@100": pytest.approx(2 / 3)}}

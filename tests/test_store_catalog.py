@@ -1,0 +1,428 @@
+"""One contract over both places of a catalog: a Chroma folder, and a real Chroma server."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from store import Catalog, Embedder, Item, StoreBusy, StoreError
+from store.where import Field, fields_of, normalised
+
+HEAT = Item("heat", "Heat", "A detective hunts a crew of bank robbers.", {"year": 1995, "genres": ["Crime", "Drama"]})
+RONIN = Item("ronin", "Ronin", "Spies chase a case through Nice.", {"year": 1998, "genres": ["Thriller"], "score": 7.2})
+ALIEN = Item("alien", "Alien", "A crew meets a monster in space.", {"year": 1979, "genres": ["Horror"], "color": True})
+CASINO = Item("casino", "Casino", "", {"year": 1995, "genres": []}, hidden=True)
+FILMS = [HEAT, RONIN, ALIEN, CASINO]
+
+
+@pytest.fixture(params=["folder", "server"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "store") if request.param == "folder" else request.getfixturevalue("chroma_url")
+
+
+@pytest.fixture
+def catalog(place: str, embedder: Embedder) -> Iterator[Catalog]:
+    with Catalog.open(place, embedder=embedder) as opened:
+        opened.upsert(FILMS)
+        yield opened
+
+
+@pytest.fixture(scope="module", params=["folder", "server"])
+def films(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, embedder: Embedder
+) -> Iterator[Catalog]:
+    """A catalog that tests only read."""
+    if request.param == "folder":
+        place = str(tmp_path_factory.mktemp("films"))
+    else:
+        place = f"{request.getfixturevalue('chroma_server')}/films-{uuid4().hex[:8]}"
+    with Catalog.open(place, embedder=embedder) as opened:
+        opened.upsert(FILMS)
+        yield opened
+
+
+class Counting(Embedder):
+    """The real embedder, counting what it embeds."""
+
+    embedded = 0
+
+    def encode_documents(self, texts: Any) -> np.ndarray:
+        self.embedded += len(texts)
+        return super().encode_documents(texts)
+
+
+def test_items_come_back_exactly(catalog: Catalog) -> None:
+    odd = Item(
+        "ø/1 é", "Ü", "line\nbreak \u202e", {"empty": [], "mixed": [1, 2.5], "n": 2**53 + 1, "f": 1.0, "no": False}
+    )
+    catalog.upsert([odd, Item("bare", "Bare")])
+    assert catalog.get(["ø/1 é", "nothing", "heat", "bare"]) == {
+        "ø/1 é": odd,
+        "heat": HEAT,
+        "bare": Item("bare", "Bare"),
+    }
+    assert type(catalog.get(["heat"])["heat"].metadata["year"]) is int
+    assert sorted(item.id for item in catalog.items()) == catalog.ids()
+    assert len(catalog) == 6
+    assert "heat" in catalog
+    assert "nothing" not in catalog
+
+
+def test_unchanged_items_cost_nothing(place: str, embedder: Embedder) -> None:
+    counting = Counting()
+    with Catalog.open(place, embedder=counting) as catalog:
+        assert catalog.upsert(FILMS).added == 4
+        version, counting.embedded = catalog.version, 0
+        assert catalog.upsert(FILMS).unchanged == 4
+        assert (counting.embedded, catalog.version) == (0, version)
+        done = catalog.upsert([replace(HEAT, metadata={"year": 1996}), replace(ALIEN, text="A new text."), RONIN])
+        assert (done.updated, done.unchanged, counting.embedded) == (2, 1, 1)
+        assert catalog.version != version
+        assert "genres" not in catalog.schema() or "heat" not in (catalog.matching({"genres": "Crime"}) or set())
+        assert catalog.matching({"year": 1996}) == {"heat"}
+
+
+def test_the_last_item_of_an_id_counts(catalog: Catalog) -> None:
+    catalog.upsert([replace(HEAT, title="First"), replace(HEAT, title="Last")])
+    assert catalog.get(["heat"])["heat"].title == "Last"
+
+
+def test_deleted_items_are_gone(catalog: Catalog) -> None:
+    version = catalog.version
+    assert catalog.delete(["heat", "nothing"]) == 1
+    assert catalog.ids() == ["alien", "casino", "ronin"]
+    assert catalog.version != version
+    assert all(hit.id != "heat" for hit in catalog.query(catalog.embedder.encode_queries(["robbers"]), 4)[0])
+    assert catalog.delete(catalog.ids()) == 3
+    assert catalog.query(np.ones((2, 384)), 4) == [[], []]
+    assert catalog.upsert([HEAT]).added == 1
+
+
+def test_the_nearest_come_first_and_hidden_ones_never(films: Catalog) -> None:
+    found = films.query(films.embedder.encode_queries(["bank robbers and police", "monsters in space"]), 10)
+    assert [hits[0].id for hits in found] == ["heat", "alien"]
+    assert all(len(hits) == 3 and "casino" not in {hit.id for hit in hits} for hits in found)
+    exact = films.embedder.encode_queries(["bank robbers and police"]) @ films.vectors(["heat"]).T
+    assert found[0][0].score == pytest.approx(float(exact[0, 0]), abs=1e-5)
+    assert films.query(np.ones((1, 384)), 0) == [[]]
+
+
+def test_all_queries_are_one_chroma_call(films: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    from chromadb import Collection
+
+    films.snapshot()
+    calls, query = [], Collection.query
+    monkeypatch.setattr(Collection, "query", lambda self, **given: (calls.append(1), query(self, **given))[1])
+    films.query(np.ones((30, 384)), 2)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ({"year": 1995}, {"heat"}),
+        ({"year": 1995.0}, {"heat"}),
+        ({"year": {"$gte": 1979, "$lt": 1998}}, {"heat", "alien"}),
+        ({"year": {"$gte": 1990}, "genres": "Crime"}, {"heat"}),
+        ({"genres": {"$in": ["Crime", "Horror"]}}, {"heat", "alien"}),
+        ({"genres": {"$nin": ["Crime", "Horror"]}}, {"ronin"}),
+        ({"genres": {"$ne": "Crime"}}, {"ronin", "alien"}),
+        ({"$and": [{"score": {"$gt": 7}}]}, {"ronin"}),
+        ({"$or": [{"color": True}, {"$and": [{"year": 1998}, {"score": {"$lte": 7.2}}]}]}, {"alien", "ronin"}),
+        ({"year": {"$gt": 2000}}, set()),
+        ({}, None),
+        (None, None),
+        ({"$and": [{}, {}]}, None),
+    ],
+)
+def test_filters_say_what_they_mean(films: Catalog, where: Any, expected: set[str] | None) -> None:
+    assert films.matching(where) == expected
+    shown = {"heat", "ronin", "alien"} if expected is None else expected
+    assert {hit.id for hit in films.query(np.ones((1, 384)), 10, where)[0]} == shown
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ({"yeer": 1995}, "no item has that field: there are year"),
+        ({"year": "1995"}, "the field holds numbers"),
+        ({"genres": {"$gt": 1}}, "lists of text"),
+        ({"color": 1}, "true or false"),
+        ({"score": {"$contains": 7.2}}, "needs a field of lists"),
+        ({"year": {"$near": 1995}}, "is no filter operator"),
+        ({"year": {"$in": []}}, "at least one value"),
+        ({"$or": {}}, "at least one filter"),
+        ({"year": {}}, "is empty"),
+        (["year"], "a filter is an object"),
+        ({"evoke:hidden": True}, "no item has that field"),
+    ],
+)
+def test_a_filter_that_makes_no_sense_is_one_line(films: Catalog, where: Any, said: str) -> None:
+    with pytest.raises(StoreError, match=said) as refused:
+        films.query(np.ones((1, 384)), 3, where)
+    assert "\n" not in str(refused.value)
+
+
+SCHEMA = fields_of(FILMS)
+CLAUSES = st.one_of(
+    st.fixed_dictionaries(
+        {"year": st.sampled_from([1979, 1995, {"$gte": 1990}, {"$gt": 1979, "$lt": 1998}, {"$in": [1995]}])}
+    ),
+    st.fixed_dictionaries({"genres": st.sampled_from(["Crime", {"$in": ["Horror", "Drama"]}, {"$nin": ["Crime"]}])}),
+    st.fixed_dictionaries({"score": st.sampled_from([7.2, {"$ne": 1}])}, optional={"color": st.booleans()}),
+    st.just({}),
+)
+FILTERS = st.recursive(
+    CLAUSES,
+    lambda inner: st.builds(
+        lambda name, parts: {name: parts}, st.sampled_from(["$and", "$or"]), st.lists(inner, min_size=1, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@given(where=FILTERS)
+def test_any_filter_passes_what_it_means(films: Catalog, where: dict[str, Any]) -> None:
+    passing = {item.id for item in FILMS if not item.hidden and _passes(item, where)}
+    found = films.matching(where)
+    assert ({"heat", "ronin", "alien"} if found is None else found) == passing
+
+
+def _passes(item: Item, where: dict[str, Any]) -> bool:
+    """What the filter language means, said directly."""
+    for name, asked in where.items():
+        if name in ("$and", "$or"):
+            if not (all if name == "$and" else any)(_passes(item, part) for part in asked):
+                return False
+            continue
+        value: Any = item.metadata.get(name)
+        among = value if isinstance(value, list) else [] if value is None else [value]
+        for operator, operand in (asked if isinstance(asked, dict) else {"$eq": asked}).items():
+            wanted = operand if isinstance(operand, list) else [operand]
+            holds = {
+                "$eq": operand in among,
+                "$ne": operand not in among,
+                "$in": any(one in among for one in wanted),
+                "$nin": not any(one in among for one in wanted),
+                "$gt": any(one > operand for one in among if operator == "$gt"),
+                "$gte": any(one >= operand for one in among if operator == "$gte"),
+                "$lt": any(one < operand for one in among if operator == "$lt"),
+            }
+            if not holds[operator]:
+                return False
+    return True
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=3), st.none() | st.booleans() | st.floats() | st.text(max_size=3) | st.lists(st.none())
+    )
+)
+def test_whatever_comes_as_a_filter_is_understood_or_refused(where: dict[str, Any]) -> None:
+    try:
+        normalised(where, SCHEMA)
+    except StoreError as refused:
+        assert "\n" not in str(refused)
+
+
+def test_the_schema_describes_the_metadata(films: Catalog) -> None:
+    schema = films.schema()
+    assert next(iter(schema)) in ("genres", "year")
+    assert schema["year"] == Field("int", 4, low=1979, high=1998)
+    assert schema["genres"].type == "list"
+    assert dict(schema["genres"].values) == {"Crime": 1, "Drama": 1, "Thriller": 1, "Horror": 1}
+    assert schema["color"].type == "bool"
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        (Item("", "t"), '"id" is empty'),
+        (Item(7, "t"), '"id" is not text'),  # type: ignore[arg-type]
+        (Item("a", "t", metadata={"x": {}}), 'metadata "x" is not text, a finite number'),  # type: ignore[dict-item]
+        (Item("a", "t", metadata={"x": float("nan")}), "finite"),
+        (Item("a", "t", metadata={"x": 2**64}), "finite"),
+        (Item("a", "t", metadata={"x": [1, "a"]}), "neither texts alone nor finite numbers"),  # type: ignore[list-item]
+        (Item("a", "t", metadata={"evoke:x": 1}), "no usable name"),
+        (Item("a", "\ud800"), "surrogate"),
+        (Item("a", "t\x00"), "NUL"),
+    ],
+)
+def test_an_item_that_cannot_be_kept_is_refused_in_one_line(films: Catalog, item: Item, said: str) -> None:
+    version = films.version
+    with pytest.raises(StoreError, match=said) as refused:
+        films.upsert([item])
+    assert "\n" not in str(refused.value)
+    assert films.version == version
+
+
+def test_very_long_texts_are_cut_and_counted(catalog: Catalog) -> None:
+    done = catalog.upsert([Item("long", "Long", "word " * 5000), Item("short", "Short", "word " * 20)])
+    assert (done.added, done.truncated) == (2, 1)
+
+
+def test_another_embedding_model_is_refused(catalog: Catalog, place: str, tmp_path: Path, embedder: Embedder) -> None:
+    copy = shutil.copytree(embedder._folder, tmp_path / "tuned")
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\x01\x02\x03\x04")
+    with pytest.raises(StoreError, match=r"made with the embedding model all-MiniLM-L6-v2 .*not tuned"):
+        Catalog.open(place, embedder=Embedder(str(copy)))
+
+
+def test_the_same_weights_elsewhere_are_the_same_model(
+    catalog: Catalog, place: str, tmp_path: Path, embedder: Embedder
+) -> None:
+    (tmp_path / "moved").symlink_to(embedder._folder)
+    with Catalog.open(place, embedder=Embedder(str(tmp_path / "moved"))) as again:
+        assert len(again) == 4
+
+
+def test_opening_what_is_not_there_makes_nothing(tmp_path: Path, chroma_server: str) -> None:
+    for place in (tmp_path / "none", tmp_path):
+        with pytest.raises(StoreError, match="evoke index"):
+            Catalog.open(place, create=False)
+    with pytest.raises(StoreError, match="evoke index"):
+        Catalog.open(f"{chroma_server}/not-there", create=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_is_not_there_is_one_line() -> None:
+    with pytest.raises(StoreError, match=r"127\.0\.0\.1:9") as refused:
+        Catalog.open("http://127.0.0.1:9")
+    assert "\n" not in str(refused.value)
+
+
+def test_many_threads_read_at_once(films: Catalog) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def read(n: int) -> list[Any]:
+        vector = films.embedder.encode_queries([f"robbers {n}"])
+        return [films.query(vector, 1)[0][0].id, films.get(["heat"])["heat"], films.matching({"year": 1979})]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(read, range(24))) == [["heat", HEAT, {"alien"}]] * 24
+
+
+# The other process needs no model: which vectors it writes does not matter.
+WRITE = """
+import sys
+import numpy as np
+from store import Catalog, Embedder, Item
+
+class Blank(Embedder):
+    def encode_documents(self, texts):
+        return np.ones((len(texts), 384), dtype=np.float32)
+
+    def truncated(self, texts):
+        return 0
+
+with Catalog.open(sys.argv[1], embedder=Blank()) as catalog:
+    catalog.upsert([Item(f"n{n}", f"Film {n}", metadata={"year": 2000 + n}) for n in range(40)])
+"""
+
+
+def test_a_reader_sees_what_another_process_wrote(catalog: Catalog, place: str) -> None:
+    assert len(catalog.query(np.ones((1, 384)), 100)[0]) == 3
+    subprocess.run([sys.executable, "-c", WRITE, place], check=True, capture_output=True)
+    assert len(catalog.query(np.ones((1, 384)), 100)[0]) == 43
+    assert len(catalog.matching({"year": {"$gte": 2000}}) or ()) == 40
+    assert catalog.vectors(["n7"]).shape == (1, 384)
+    assert len(catalog.snapshot()) == 44
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from store.place import writing
+with writing(Path(sys.argv[1])):
+    print("held", flush=True)
+    input()
+"""
+
+
+def test_a_second_writer_is_told_who_writes(tmp_path: Path, embedder: Embedder) -> None:
+    with Catalog.open(tmp_path, embedder=embedder) as catalog:
+        other = subprocess.Popen(
+            [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert other.stdout and other.stdout.readline()
+        with pytest.raises(StoreBusy, match=rf"another process \(pid {other.pid}\)"):
+            catalog.upsert([HEAT])
+        assert len(catalog) == 0
+        other.communicate("\n")
+        assert catalog.upsert([HEAT]).added == 1
+
+
+def test_a_save_that_a_crash_tore_is_undone(
+    tmp_path: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a crash in the middle of Chroma's own save leaves: the next write puts it right without embedding anything."""
+    monkeypatch.setattr("store.checkpoint.WORTH_SAVING", 1)
+    with Catalog.open(tmp_path, embedder=embedder) as catalog:
+        catalog.upsert([HEAT])
+        index = next((tmp_path / "chroma").glob("*-*-*-*-*"))
+        catalog.upsert([RONIN, ALIEN])
+    before = shutil.copytree(tmp_path, tmp_path.with_name("before"))
+    for name in ("data_level0.bin", "index_metadata.pickle", "link_lists.bin", "header.bin"):
+        torn = shutil.copytree(before, tmp_path.with_name(f"torn-{name}"))
+        folder = torn / "chroma"
+        shutil.copytree(folder / index.name, torn / "chroma.before" / index.name)
+        with (folder / index.name / name).open("r+b") as file:
+            file.truncate(30)
+        _note(folder, writing=True, saving=_saved(folder))
+        counting = Counting()
+        with Catalog.open(torn, embedder=counting) as catalog:
+            assert catalog.upsert([HEAT, RONIN, ALIEN]).unchanged == 3
+            assert catalog.settled
+            assert len(catalog.query(np.ones((1, 384)), 5)[0]) == 3
+            assert counting.embedded == 0
+            assert not (torn / "chroma.before").exists()
+
+
+def _saved(folder: Path) -> int:
+    from store import checkpoint
+
+    return checkpoint._log(folder)[0]
+
+
+def _note(folder: Path, **facts: Any) -> None:
+    """Write the collection's own metadata as a crashed writer left it, without touching the index."""
+    import sqlite3
+
+    with sqlite3.connect(folder / "chroma.sqlite3") as db:
+        collection = db.execute("SELECT id FROM collections").fetchone()[0]
+        for name, value in facts.items():
+            db.execute("DELETE FROM collection_metadata WHERE collection_id = ? AND key = ?", (collection, name))
+            column = "bool_value" if isinstance(value, bool) else "int_value"
+            db.execute(
+                f"INSERT INTO collection_metadata (collection_id, key, {column}) VALUES (?, ?, ?)",
+                (collection, name, value),
+            )
+
+
+def test_two_catalogs_of_one_folder_share_what_they_know(tmp_path: Path, embedder: Embedder) -> None:
+    with Catalog.open(tmp_path, embedder=embedder) as one:
+        with Catalog.open(tmp_path, embedder=embedder) as two:
+            one.upsert([HEAT])
+            assert two.ids() == ["heat"]
+        assert one.ids() == ["heat"]
+
+
+def test_nothing_in_the_store_names_a_path_of_this_machine(tmp_path: Path, embedder: Embedder) -> None:
+    with Catalog.open(tmp_path, embedder=embedder) as catalog:
+        catalog.upsert([HEAT])
+        facts = catalog._chroma.facts
+    assert facts["model"] == "all-MiniLM-L6-v2"
+    assert "/" not in json.dumps(facts)

@@ -1,0 +1,236 @@
+"""One contract over both databases: SQLite in a folder, and a real PostgreSQL."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from store import Event, History, StoreError
+from store.positive import Scale, positive_events, positive_mask
+
+ANN = [Event("ann", "heat", 1.0, 5.0), Event("ann", "ronin", 2.0, 3.0), Event("ann", "alien", 3.0, 4.0)]
+BOB = [Event("bob", "heat", 1.0, split="train"), Event("bob", "alien", 2.0, kind="dislike"), Event("bob", "ronin", 2.0)]
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "store") if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+
+
+@pytest.fixture
+def history(place: str) -> Iterator[History]:
+    with History.open(place) as opened:
+        yield opened
+
+
+def test_adding_the_same_events_again_adds_nothing(history: History) -> None:
+    assert history.add(ANN + BOB).added == 6
+    again = history.add([*ANN, Event("ann", "heat", 1.0, 1.0), Event("ann", "heat", 1.0, kind="like")])
+    assert (again.added, again.duplicates) == (1, 4)
+    assert len(history) == 7
+    assert history.users() == ["ann", "bob"]
+
+
+def test_events_come_back_whole_and_the_oldest_first(history: History) -> None:
+    history.add(reversed(BOB))
+    assert history.of("bob") == [BOB[0], BOB[2], BOB[1]]  # of one time: as they were added
+    assert history.of("bob", limit=1) == [BOB[1]]
+    assert history.of("nobody") == []
+
+
+def test_the_version_changes_with_the_events_and_only_then(history: History, place: str) -> None:
+    versions = [history.version]
+    history.add(ANN)
+    versions.append(history.version)
+    history.add(ANN)
+    assert history.version == versions[-1]
+    history.forget("ann")
+    versions.append(history.version)
+    history.forget("ann")
+    assert history.version == versions[-1]
+    assert len(set(versions)) == 3
+    with History.open(place) as other:
+        assert other.version == versions[-1]
+
+
+def test_a_time_in_the_future_is_kept_and_counted(history: History) -> None:
+    later = Event("ann", "heat", time.time() + 1e6)
+    assert history.add([later, ANN[0]]).future == 1
+    assert history.of("ann")[-1] == later
+
+
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        (Event("", "heat", 1.0), '"user" is empty'),
+        (Event("ann", "heat", float("nan")), '"timestamp" is not a finite number'),
+        (Event("ann", "heat", 1.0, float("inf")), '"rating" is not a finite number'),
+        (Event("ann", 7, 1.0), '"item" is not text'),  # type: ignore[arg-type]
+        (Event("ann\x00", "heat", 1.0), "NUL"),
+        (Event("ann", "heat", 1.0, kind="love"), '"kind" is none of dislike, hide, like, seen, view'),  # type: ignore[arg-type]
+    ],
+)
+def test_an_event_that_cannot_be_kept_is_refused(history: History, event: Event, said: str) -> None:
+    with pytest.raises(StoreError, match=re.escape(said)):
+        history.add([event])
+    assert len(history) == 0
+
+
+def test_stars_are_positive_from_four_up(history: History) -> None:
+    history.add(ANN)
+    assert [event.item for event in history.positive(history.of("ann"))] == ["heat", "alien"]
+
+
+def test_other_scales_are_positive_from_the_users_mean_up(history: History) -> None:
+    tens = [Event("ann", item, at, rating) for at, (item, rating) in enumerate([("a", 9.0), ("b", 6.0), ("c", 3.0)])]
+    history.add(tens)
+    assert [event.item for event in history.positive(tens)] == ["a", "b"]
+
+
+def test_kinds_decide_before_ratings(history: History) -> None:
+    kinds = [Event("ann", kind, 1.0, 5.0, kind) for kind in ("view", "like", "dislike", "seen", "hide")]  # type: ignore[arg-type]
+    history.add([*kinds, Event("ann", "bare", 2.0)])
+    assert [event.item for event in history.positive(history.of("ann"))] == ["view", "like", "bare"]
+
+
+def test_interactions_are_the_positive_events_in_order(history: History) -> None:
+    history.add([*BOB, *ANN])
+    found = history.interactions()
+    assert [found.user_ids[user] for user in found.users] == ["ann", "ann", "bob", "bob"]
+    assert [found.item_ids[item] for item in found.items] == ["heat", "alien", "heat", "ronin"]
+    assert found.timestamps.tolist() == [1, 3, 1, 2]
+    assert len(history.interactions(["train"])) == 1
+    assert len(history.interactions([])) == 0
+
+
+RATED = st.builds(
+    Event,
+    st.sampled_from(["ann", "bob", "cat"]),
+    st.just("x"),
+    st.just(0.0),
+    st.none() | st.sampled_from([0.0, 1.0, 3.0, 4.0, 5.0, 10.0]),
+    st.none() | st.sampled_from(["view", "like", "dislike", "seen", "hide"]),
+)
+
+
+@given(st.lists(RATED), st.sampled_from([Scale(1, 5), Scale(0, 10), Scale(0, 1), Scale(None, None)]))
+def test_the_rule_is_one_for_events_and_for_columns(events: list[Event], scale: Scale) -> None:
+    codes = np.array([["ann", "bob", "cat"].index(event.user) for event in events], dtype=np.int32)
+    ratings = np.array([np.nan if event.rating is None else event.rating for event in events], dtype=float)
+    kinds = np.array([event.kind or "" for event in events], dtype=object)
+    mask = positive_mask(codes, ratings, kinds, scale)
+    kept = [id(event) for event, keep in zip(events, mask, strict=True) if keep]
+    assert [id(event) for event in positive_events(events, scale)] == kept
+
+
+def test_a_profile_is_found_for_its_history_or_what_follows_it(history: History) -> None:
+    history.save_profile("ann", ["a", "b"], "m", "f", {"summary": "é"})
+    assert history.profile("ann", ["a", "b"], "m", "f") is not None
+    exact, later = history.profile("ann", ["a", "b"], "m", "f"), history.profile("ann", ["a", "b", "c"], "m", "f")
+    assert exact and exact.exact and exact.profile == {"summary": "é"}
+    assert later and not later.exact and later.history == ["a", "b"]
+    for other in (["a"], ["b", "a"], ["x", "b", "c"], []):
+        assert history.profile("ann", other, "m", "f") is None
+    assert history.profile("ann", ["a", "b"], "other model", "f") is None
+    assert history.profile("ann", ["a", "b"], "m", "other prompts") is None
+    assert history.profile("bob", ["a", "b"], "m", "f") is None
+
+
+def test_a_new_profile_takes_the_place_of_the_former(history: History) -> None:
+    history.save_profile("ann", ["a"], "m", "f", {"n": 1})
+    history.save_profile("ann", ["a", "b"], "m", "f", {"n": 2})
+    found = history.profile("ann", ["a", "b"], "m", "f")
+    assert found and found.profile == {"n": 2}
+    assert history.forget("ann").rows == {"events": 0, "profiles": 1}
+
+
+def test_nobodys_history_has_a_profile_of_its_own(history: History) -> None:
+    history.save_profile(None, ["a"], "m", "f", {"n": 1})
+    history.save_profile(None, ["b"], "m", "f", {"n": 2})
+    found = [history.profile(None, ids, "m", "f") for ids in (["a"], ["b"], ["a", "b"])]
+    assert [cached and cached.profile["n"] for cached in found] == [1, 2, None]
+
+
+def test_forgetting_leaves_nothing_in_any_row(history: History) -> None:
+    history.add(ANN + BOB)
+    history.save_profile("ann", ["heat"], "m", "f", {"summary": "of ann"})
+    assert history.forget("ann").rows == {"events": 3, "profiles": 1}
+    assert history.users() == ["bob"]
+    assert history.profile("ann", ["heat"], "m", "f") is None
+    assert not history.forget("ann")
+
+
+def test_forgetting_leaves_nothing_in_any_byte(tmp_path: Path) -> None:
+    user, others = secrets.token_hex(16), [f"u{n}" for n in range(300)]
+    assert len(user) == 32
+    with History.open(tmp_path) as history:
+        for at in range(3):
+            history.add([Event(name, f"item{at}", float(at), split=f"of {name}") for name in [*others, user]])
+        history.save_profile(user, ["item0"], "m", "f", {"summary": f"{user} likes {user * 500}"})
+        history.save_profile(user, ["item0", "item1"], "m", "f", {"summary": user})
+        assert _files_with(user, tmp_path)
+        with History.open(tmp_path) as other:
+            assert len(other.of(user)) == 3
+            history.forget(user)
+        assert _files_with(user, tmp_path) == []
+        assert len(history) == 900
+    assert _files_with(user, tmp_path) == []
+
+
+def test_forgetting_says_when_another_reader_holds_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("store.tables.BUSY_SECONDS", 0.2)
+    with History.open(tmp_path) as history:
+        history.add(ANN)
+        reader = sqlite3.connect(tmp_path / "history.db", isolation_level=None)
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM evoke_events").fetchone()
+        with pytest.raises(StoreError, match="run forget again"):
+            history.forget("ann")
+        reader.close()
+        history.forget("ann")
+        assert _files_with("ann", tmp_path) == []
+
+
+def _files_with(user: str, folder: Path) -> list[str]:
+    return [path.name for path in folder.rglob("*") if path.is_file() and user.encode() in path.read_bytes()]
+
+
+WRITE = """
+import sys
+from store import Event, History
+with History.open(sys.argv[1]) as history:
+    for at in range(40):
+        history.add([Event(sys.argv[2], f"i{at}", float(at)), Event("all", f"i{at}", float(at))])
+"""
+
+
+def test_several_processes_add_events_at_once(place: str) -> None:
+    writers = [subprocess.Popen([sys.executable, "-c", WRITE, place, f"u{n}"]) for n in range(4)]
+    assert [writer.wait(60) for writer in writers] == [0] * 4
+    with History.open(place) as history:
+        assert len(history) == 5 * 40
+        assert [event.item for event in history.of("all")] == [f"i{at}" for at in range(40)]
+
+
+def test_a_database_that_does_not_answer_is_one_line() -> None:
+    with pytest.raises(StoreError) as refused:
+        History.open("postgresql://nobody:secret-word@127.0.0.1:9/none")
+    assert "\n" not in str(refused.value)
+    assert "secret-word" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["mysterydb://host/x", "postgresql://host:port/x"])
+def test_a_url_that_is_not_understood_is_one_line(url: str) -> None:
+    with pytest.raises(StoreError, match="not understood"):
+        History.open(url)

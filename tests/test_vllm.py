@@ -1,0 +1,57 @@
+"""Real vLLM in the loop (make test-vllm): the model contract, whole recommendations, its prefix cache, hostile text."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from agent import Recommender
+from agent.llm import LLM
+from store import Catalog, History
+from tests.hostile_model import gains, mean_and_p
+from tests.model_contract import ModelContract
+from tests.vllm_server import VLLM
+
+pytestmark = pytest.mark.vllm
+
+
+class TestVLLM(ModelContract):
+    @pytest.fixture
+    async def llm(self, vllm: VLLM) -> AsyncIterator[LLM]:
+        llm = LLM(vllm.base_url)
+        yield llm
+        await llm.close()
+
+
+def test_ten_users_recommendations_share_cached_prefixes(
+    vllm: VLLM, films: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked, found = vllm.prefix_hits()
+    with Catalog.open(films) as catalog, History.open(films) as history:
+        rec = Recommender(catalog, history, base_url=vllm.base_url, rank_weight=0.2, deadline=240)
+        results = [rec.recommend(user=user) for user in history.users()[:10]]
+        rec.close()
+    for result in results:
+        assert len(result) == 10
+        assert result.trace.degraded == []
+        assert result.trace["interests"].tokens_out > 20
+        assert result.trace["rank"].tokens_out == 2
+        assert all(r.explanation for r in result)
+    asked, found = (after - before for after, before in zip(vllm.prefix_hits(), (asked, found), strict=True))
+    with capsys.disabled():
+        print(f"\nprefix cache over ten users: {found:.0f} of {asked:.0f} prompt tokens ({found / asked:.0%})")
+    assert found / asked > 0.1
+
+
+async def test_hostile_titles_gain_nothing_with_a_real_model(vllm: VLLM, capsys: pytest.CaptureFixture[str]) -> None:
+    llm = LLM(vllm.base_url)
+    title = await gains(llm, 50, "title")
+    text = await gains(llm, 5, "text")
+    await llm.close()
+    mean, p = mean_and_p(title)
+    with capsys.disabled():
+        print(f"\nhostile titles, {len(title)} pairs: mean gain {mean:+.4f} of a window, one-sided p {p:.3f}")
+    assert p > 0.05
+    assert not text.any()

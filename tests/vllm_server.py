@@ -1,0 +1,70 @@
+"""The real vLLM (its CPU build, in an environment of its own), serving the embedded model's weights on a loopback port."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+
+from tests.services import free_port, missing, running
+
+ROOT = Path(__file__).parent.parent
+PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
+WEIGHTS = ROOT / ".cache" / "smollm2-hf"
+MODEL = "smollm2"
+PATIENCE = 600
+
+
+@dataclass(frozen=True)
+class VLLM:
+    """A running server: its base URL, and its own figures."""
+
+    base_url: str
+
+    def metric(self, name: str) -> float:
+        """The sum of a Prometheus counter over its labels."""
+        with urlopen(self.base_url.removesuffix("/v1") + "/metrics", timeout=30) as answer:
+            text = answer.read().decode()
+        return sum(float(value) for value in re.findall(rf"^{re.escape(name)}(?:{{.*}})? (\S+)$", text, re.MULTILINE))
+
+    def prefix_hits(self) -> tuple[float, float]:
+        """(tokens asked for, tokens found) in the prefix cache so far."""
+        return self.metric("vllm:prefix_cache_queries_total"), self.metric("vllm:prefix_cache_hits_total")
+
+
+@pytest.fixture(scope="session")
+def vllm() -> Iterator[VLLM]:
+    """Real vLLM, started once and stopped at the end."""
+    if not PYTHON.exists() or not WEIGHTS.exists():
+        missing("vLLM (make test-vllm sets it up)")
+    with serving_vllm() as server:
+        yield server
+
+
+@contextmanager
+def serving_vllm() -> Iterator[VLLM]:
+    """A server with prefix caching, ready to answer."""
+    port = free_port()
+    command = [
+        str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", "--model", str(WEIGHTS), "--served-model-name", MODEL,
+        "--host", "127.0.0.1", "--port", str(port), "--max-model-len", "4096", "--enforce-eager", "--enable-prefix-caching",
+    ]  # fmt: skip
+    env = os.environ | {
+        "VLLM_CPU_KVCACHE_SPACE": "2", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1",
+    }  # fmt: skip
+
+    def ready() -> bool:
+        try:
+            with urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    with running(command, ready, patience=PATIENCE, env=env):
+        yield VLLM(f"http://127.0.0.1:{port}/v1")
