@@ -54,20 +54,19 @@ def parse(text: str, schema: type[M]) -> tuple[M, bool]:
 
 def _object(text: str) -> tuple[dict[str, Any], bool]:
     """The first JSON object in the text that reads as one, complete or cut off."""
-    starts = [i for i, char in enumerate(text) if char == "{"][:20]
-    for start in starts:
+    for start in [i for i, char in enumerate(text) if char == "{"][:20]:
         try:
             value, _ = json.JSONDecoder(strict=False).raw_decode(text, start)
         except (ValueError, RecursionError):
-            continue
-        return value, False
-    for start in starts:
-        try:
-            value = from_json(text[start:], allow_partial=True)
-        except ValueError:
-            continue
-        if value:
-            return value, True
+            # Cut off, perhaps: then what is whole inside of it must not be taken for the answer.
+            try:
+                value = from_json(text[start:], allow_partial=True)
+            except ValueError:
+                continue
+            if value:
+                return value, True
+        else:
+            return value, False
     raise BadAnswer("the model answered without JSON")
 
 

@@ -28,6 +28,8 @@ INTERESTS_SHARE = 0.6
 """Of the deadline, at most this much goes to interests, so that a slow model still has time to explain."""
 TEXT_BOOST = {"queries": 4.0, "lexical": 2.0, "popular": 0.0}
 """What a request's own words do to the channel weights: what was asked for goes before what is usually liked."""
+FILLING = 1e-6
+"""The least weight of popular items: enough to fill up a short list, too little to change an order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +98,13 @@ class AsyncRecommender:
         known = self._known(sources, user, history)
         items = self.catalog.get(known.liked)
         liked = [items[id] for id in known.liked if id in items]
-        live = {
-            c: w
-            for c in CHANNELS
-            if (w := settings.weights.get(c, 0.0) * (TEXT_BOOST.get(c, 1.0) if text else 1.0)) > 0
-        }
+        weights = self._weights(text)
         # The encoder loads while the model writes.
         warm = asyncio.create_task(asyncio.to_thread(self.catalog.embedder.encode_queries, ["warm"]))
 
         with trace.stage("interests") as stage:
             stage.notes += known.notes
-            if {"queries", "named"} & live.keys() or settings.explain:
+            if {"queries", "named"} & weights.keys() or settings.explain:
                 found = await self._interests(liked, user, Deadline(left() * INTERESTS_SHARE), stage)
             else:
                 found = NOTHING
@@ -121,18 +119,17 @@ class AsyncRecommender:
                 where=where,
                 k=settings.budget,
             )
-            lists, named = await recall(sources, request, live, stage)
+            lists, named = await recall(sources, request, weights, stage)
             if not any(lists[c] for c in lists if c != "popular"):
                 stage.notes.append("cold start: nothing is known yet, so popular items are shown")
         with trace.stage("fuse") as stage:
             if base := await asyncio.to_thread(sources.base, request):
                 # Learned fusion has weighed what the history says; what it has not seen joins by its own weight.
                 lists["base"] = base
-                live = {c: w for c, w in live.items() if c in ("queries", "named") or (text and c == "lexical")} | {
-                    "base": 1.0
-                }
+                joining = ("queries", "named", "lexical") if text else ("queries", "named")
+                weights = {c: weights[c] for c in joining if c in weights} | {"base": 1.0, "popular": FILLING}
                 stage.notes.append("learned fusion")
-            candidates = fuse(lists, live)
+            candidates = fuse(lists, weights)
             candidates = spread(candidates, sources.snapshot, settings.diversity, depth=max(3 * n, settings.rank_depth))
             stage.notes.append(
                 f"{len(candidates)} candidates from {', '.join(c for c in lists if lists[c]) or 'no channel'}"
@@ -218,6 +215,13 @@ class AsyncRecommender:
         if self._llm:
             await self._llm.close()
             self._llm = None
+
+    def _weights(self, text: str | None) -> dict[str, float]:
+        """The weight of each channel that is on."""
+        boost = TEXT_BOOST if text else {}
+        weights = {c: self.settings.weights.get(c, 0.0) * boost.get(c, 1.0) for c in CHANNELS}
+        weights["popular"] = max(weights["popular"], FILLING)
+        return {c: w for c, w in weights.items() if w > 0}
 
     @property
     def _budget(self) -> float:

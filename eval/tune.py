@@ -96,7 +96,7 @@ def tune(dataset: str | Path, *, store: str | Path | None = None, seed: int = 0,
             say("training learned fusion on all validation cases")
             Learned.fit(candidates, chosen, **trees).save(folder / "tuned")
         tuned = Tuned(
-            settings={"weights": weights},
+            settings={} if pays else {"weights": weights},
             baselines=baselines,
             learned=pays,
             evidence={
