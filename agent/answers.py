@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
+from itertools import islice
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -13,16 +14,17 @@ from pydantic_core import ErrorDetails, from_json
 from agent.errors import BadAnswer
 
 M = TypeVar("M", bound=BaseModel)
-REPAIRS = 20  # rounds; each removes at least one thing, and answers are short
+REPAIRS = 100  # things removed or cut, before an answer is given up
+STARTS = 20  # braces to try in a chatty text
 
 
 def form(schema: type[BaseModel]) -> dict[str, Any]:
-    """The JSON schema that servers are to hold the model to: `schema` with every field required.
+    """The JSON schema that a server is to hold the model to: that of `schema`, with every field required.
 
     Servers let a model leave out what is not required, and small ones leave out all of it. A default in `schema` is for
     answers that break off.
     """
-    return {"name": schema.__name__, "schema": _all_required(schema.model_json_schema())}
+    return dict(_all_required(schema.model_json_schema()))
 
 
 def _all_required(part: Any) -> Any:
@@ -40,34 +42,36 @@ def parse(text: str, schema: type[M]) -> tuple[M, bool]:
     Chatty text and fences around the JSON are passed over, a truncated answer is completed, list entries and fields that
     do not validate are removed, strings and lists that are too long are cut. Raises BadAnswer where nothing is left.
     """
-    value, partial = _object(text)
+    value, partial = _object(text, schema.model_fields)
     for _ in range(REPAIRS):
         try:
             return schema.model_validate(value), partial
         except ValidationError as error:
             partial = True
-            repairs = [_repaired(value, detail) for detail in reversed(error.errors(include_url=False))]
-            if not all(repairs):
+            # One at a time, the last first: removing an entry moves those behind it.
+            if not _repaired(value, error.errors(include_url=False)[-1]):
                 break
     raise BadAnswer("the model's answer does not have the wanted form")
 
 
-def _object(text: str) -> tuple[dict[str, Any], bool]:
-    """The first JSON object in the text that reads as one, complete or cut off."""
-    for start in [i for i, char in enumerate(text) if char == "{"][:20]:
-        try:
-            value, _ = json.JSONDecoder(strict=False).raw_decode(text, start)
-        except (ValueError, RecursionError):
-            # Cut off, perhaps: then what is whole inside of it must not be taken for the answer.
-            try:
-                value = from_json(text[start:], allow_partial=True)
-            except ValueError:
-                continue
-            if value:
-                return value, True
-        else:
-            return value, False
-    raise BadAnswer("the model answered without JSON")
+def _object(text: str, names: Container[str]) -> tuple[dict[str, Any], bool]:
+    """The first JSON object in the text, whole or cut off, that has one of these names; and whether it was cut off."""
+    for start in islice((i for i, char in enumerate(text) if char == "{"), STARTS):
+        value, partial = _read(text[start:])
+        if isinstance(value, dict) and any(name in names for name in value):
+            return value, partial
+    raise BadAnswer("the model answered without the JSON asked for")
+
+
+def _read(text: str) -> tuple[Any, bool]:
+    try:
+        return json.JSONDecoder(strict=False).raw_decode(text)[0], False
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return from_json(text, allow_partial=True), True
+    except ValueError:
+        return None, True
 
 
 def _repaired(root: Any, detail: ErrorDetails) -> bool:

@@ -31,7 +31,8 @@ class Deadline:
 
 async def within(deadline: Deadline, awaited: Awaitable[T]) -> T:
     """What is awaited, or TimeoutError when the deadline comes first."""
-    return await asyncio.wait_for(awaited, deadline.remaining())
+    async with asyncio.timeout(deadline.remaining()):
+        return await awaited
 
 
 async def attempt(deadline: Deadline, request: Callable[[], Awaitable[T]]) -> T:

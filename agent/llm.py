@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
@@ -22,8 +22,10 @@ __all__ = ["LLM", "Connect", "Deadline", "Reply", "TextStream", "Usage"]
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 Messages = Sequence[dict[str, str]]
+Constraint = Callable[[str, dict[str, Any]], dict[str, Any]]
 
 TOP_LOGPROBS = 20  # the most that servers return
+OPTIONAL = ("temperature", "seed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +67,11 @@ class LLM:
         api_key: str | None = None,
         concurrency: int = 16,
         place: str | None = None,
+        constraint: Constraint | None = None,
         http_client: Any = None,
     ) -> None:
-        """`place` stands for the base URL in cache keys where that changes from run to run."""
+        """`place` stands for the base URL in cache keys where that changes from run to run; `constraint` says in the server's
+        own terms what `response_format` says to all: hold the answer to this JSON schema."""
         from openai import AsyncOpenAI
 
         # An explicit key always: the client would else send whatever key the environment holds to any server.
@@ -79,6 +83,8 @@ class LLM:
         )
         self._model = model
         self._place = place or without_credentials(base_url)
+        self._constraint = constraint or _response_format
+        self._refused: set[str] = set()
         self._free = asyncio.Semaphore(concurrency)
 
     @classmethod
@@ -87,11 +93,16 @@ class LLM:
 
         Raises EvokeError where the engine or the weights are missing.
         """
-        from agent.embedded import SLOTS, start
+        from agent import embedded
 
-        engine = start(model)
-        # The hash, not the name: weights changed in place must miss every cache.
-        return cls(engine.base_url, engine.model_name, concurrency=SLOTS, place=f"embedded {engine.weights_hash}")
+        engine = embedded.start(model)
+        return cls(
+            engine.base_url,
+            engine.model_name,
+            concurrency=embedded.SLOTS,
+            place=f"embedded {engine.weights_hash}",  # the hash: weights changed in place must miss every cache
+            constraint=embedded.grammar,
+        )
 
     @property
     def key(self) -> str:
@@ -129,7 +140,7 @@ class LLM:
             max_completion_tokens=max_tokens,
             temperature=temperature,
             seed=seed,
-            response_format={"type": "json_schema", "json_schema": answers.form(schema)},
+            **self._constraint(schema.__name__, answers.form(schema)),
         )
         value, partial = answers.parse(_choice(completion).message.content or "", schema)
         return Reply(value, _usage(completion), _ms(started), partial)
@@ -183,7 +194,7 @@ class LLM:
         options |= {"stream": True, "stream_options": {"include_usage": True}}
         with OnlyModelErrors():
             await within(deadline, self._free.acquire())
-            chunks = None
+            chunks, pieces = None, 0
             try:
                 chunks = await attempt(deadline, lambda: self._create(model, messages, deadline, **options))
                 # Each chunk is awaited under a timeout of its own: none may stay open across a yield.
@@ -191,21 +202,30 @@ class LLM:
                     if chunk.usage:
                         stream.usage = _usage(chunk)
                     if chunk.choices and (text := chunk.choices[0].delta.content):
+                        pieces += 1
                         yield text
             finally:
                 self._free.release()
                 stream.ms = _ms(started)
+                # A stream closed early hears no count: servers send one token a piece.
+                stream.usage = stream.usage if stream.usage.calls else Usage(tokens_out=pieces, calls=1)
                 if chunks is not None:
                     await chunks.close()
 
     async def _create(self, model: str, messages: Messages, deadline: Deadline, **options: Any) -> Any:
-        timeout = deadline.remaining() + 1  # ours strikes first; this one frees the connection should it not
-        return await self._client.chat.completions.create(
-            model=model,
-            messages=cast(Any, messages),
-            timeout=timeout,
-            **options,
-        )
+        import openai
+
+        options |= {"model": model, "messages": list(messages)}
+        options["timeout"] = deadline.remaining() + 1  # ours strikes first; this one frees the connection should it not
+        while True:
+            wanted = {name: value for name, value in options.items() if name not in self._refused}
+            try:
+                return await self._client.chat.completions.create(**wanted)
+            except openai.BadRequestError as error:
+                # Some hosted models take no temperature or seed: they get none from then on.
+                if error.param not in OPTIONAL or error.param not in wanted:
+                    raise
+                self._refused.add(error.param)
 
 
 Connect = Callable[[], Awaitable[LLM]]
@@ -225,6 +245,10 @@ class TextStream:
     async def aclose(self) -> None:
         """Ends the answer: the connection is closed, at which the server stops writing."""
         await self._chunks.aclose()
+
+
+def _response_format(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}}
 
 
 _http_client = http_client  # LLM's parameter of that name hides it

@@ -66,7 +66,8 @@ def indexed(done: Indexed) -> None:
     out, err = Console(highlight=False), Console(stderr=True, highlight=False)
     out.print(
         f"items: {items.added} added, {items.updated} changed, {items.unchanged} unchanged, {done.pruned} pruned; "
-        f"events: {events.added} added, {events.duplicates} already there; store {escape(str(done.store))}"
+        f"events: {events.added} added, {events.duplicates} already there; store {escape(str(done.store))}",
+        soft_wrap=True,
     )
     if items.truncated:
         err.print(

@@ -14,7 +14,7 @@ import jinja2
 from jinja2 import meta
 
 from prompts.cleaning import harmless, listed
-from prompts.themes import held, recurring
+from prompts.themes import common, held, recurring
 
 __all__ = ["VARIABLES", "PromptError", "Prompts"]
 
@@ -51,7 +51,9 @@ class Prompts:
             lstrip_blocks=True,
             auto_reload=False,
         )
-        self._environment.filters.update(harmless=harmless, listed=listed, recurring=recurring, held=held)
+        self._environment.filters.update(
+            harmless=harmless, listed=listed, recurring=recurring, held=held, common=common
+        )
         self._sources = {name: self._source(name) for name in (*VARIABLES, *SHARED)}
         self._templates = {name: self._checked(name) for name in VARIABLES}
 

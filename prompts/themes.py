@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from prompts.cleaning import listed
@@ -22,7 +23,8 @@ class Theme(NamedTuple):
 
 
 def recurring(history: Iterable[Mapping[str, Any]], most: int = 4) -> list[Theme]:
-    """What at least two lines have in common, the most common and telling first: facts, or words of titles.
+    """What at least two lines have in common, the most common and telling first: facts, or words of titles. Where nothing recurs,
+    the newest lines themselves.
 
     Facts are split at commas and semicolons; numbers and two-letter codes are left out. Each line needs a title and a label.
     """
@@ -39,7 +41,9 @@ def recurring(history: Iterable[Mapping[str, Any]], most: int = 4) -> list[Theme
             name.casefold() in other.name.casefold() or other.name.casefold() in name.casefold() for other in kept
         ):
             kept.append(Theme(name, round(len(labels) / len(lines), 2), labels[-5:]))
-    return kept[:most]
+    return kept[:most] or [
+        Theme(_title_start(line), round(1 / len(lines), 2), [line["label"]]) for line in lines[:-4:-1]
+    ]
 
 
 def held(interests: Iterable[Mapping[str, Any]]) -> list[Theme]:
@@ -47,15 +51,25 @@ def held(interests: Iterable[Mapping[str, Any]]) -> list[Theme]:
     return [Theme(interest["name"], interest["weight"], []) for interest in interests]
 
 
+def common(item: Mapping[str, Any], history: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The facts that the item shares with the lines of the history that are its evidence."""
+    theirs = {fact for line in history if line["title"] in item["evidence"] for fact in _facts(line)}
+    return [fact for fact in _facts(item) if fact in theirs]
+
+
+def _title_start(line: Mapping[str, Any]) -> str:
+    return " ".join(str(line["title"]).split()[:4])
+
+
 def _names(line: Mapping[str, Any]) -> dict[str, float]:
     """What a line could be grouped by, and how telling that is: a fact more than two words of a title, and those more than one."""
-    facts = (part.strip() for part in re.split(r"[;,]", listed(line.get("facts") or "")))
     words = [
         word if word.casefold() not in _STOP else "" for word in re.findall(r"[^\W\d_]{3,}|\S", str(line["title"]))
     ]
-    pairs = (f"{a} {b}" for a, b in zip(words, words[1:], strict=False) if len(a) > 2 and len(b) > 2)
-    return (
-        {word: 1.0 for word in words if len(word) > 3}
-        | dict.fromkeys(pairs, 1.6)
-        | {fact: 2.0 for fact in facts if len(fact) > 2 and re.search(r"[^\W\d_]{2}", fact)}
-    )
+    pairs = (f"{a} {b}" for a, b in pairwise(words) if len(a) > 2 and len(b) > 2)
+    return {word: 1.0 for word in words if len(word) > 3} | dict.fromkeys(pairs, 1.6) | dict.fromkeys(_facts(line), 2.0)
+
+
+def _facts(line: Mapping[str, Any]) -> list[str]:
+    parts = (part.strip() for part in re.split(r"[;,]", listed(line.get("facts") or "")))
+    return [part for part in parts if len(part) > 2 and re.search(r"[^\W\d_]{2}", part)]

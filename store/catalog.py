@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from store.errors import StoreError
 from store.records import Hit, Item
 from store.snapshot import Snapshot
 from store.stored import HIDDEN, item_of
-from store.where import Field, fields_of, normalised
+from store.where import Field, fields_of, load_fields, normalised, save_fields
 from store.writer import Upserted, new_version, writing
 
 COLLECTION = "evoke"
@@ -165,7 +163,8 @@ class Catalog:
         version = self.version
         if self._schema is None or self._schema[0] != version:
             folder = self.folder if self.settled else None
-            self._schema = version, kept(folder, "schema", version, lambda: fields_of(self.items()), _save, _load)
+            fields = kept(folder, "schema", version, lambda: fields_of(self.items()), save_fields, load_fields)
+            self._schema = version, fields
         return self._schema[1]
 
     def snapshot(self) -> Snapshot:
@@ -245,12 +244,3 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"{folder} cannot be made ({error.strerror}); choose another --store") from error
-
-
-def _save(schema: dict[str, Field], folder: Path) -> None:
-    (folder / "schema.json").write_text(json.dumps({name: asdict(field) for name, field in schema.items()}))
-
-
-def _load(folder: Path) -> dict[str, Field]:
-    rows = json.loads((folder / "schema.json").read_text())
-    return {name: Field(**row) for name, row in rows.items()}

@@ -38,7 +38,15 @@ class Connection:
 
     def exists(self) -> bool:
         """Whether there is such a collection."""
-        return self._name in self._guarded(lambda: [found.name for found in self._connected().list_collections()])
+        from chromadb.errors import NotFoundError
+
+        def found() -> bool:
+            try:
+                return bool(self._connected().get_collection(self._name, embedding_function=None))
+            except NotFoundError:
+                return False
+
+        return self._guarded(found)
 
     def create(self, facts: Mapping[str, Any]) -> None:
         """Make the collection, with these facts as its own metadata."""

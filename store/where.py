@@ -6,10 +6,12 @@ The language is Chroma's: `{"year": {"$gte": 1980}, "genre": "Drama"}`, with `$a
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Literal
 
 from store.errors import StoreError
@@ -47,6 +49,18 @@ def fields_of(items: Iterable[Item]) -> dict[str, Field]:
         for name, value in item.metadata.items():
             found.setdefault(name, _Tally()).add(value)
     return {name: tally.field() for name, tally in sorted(found.items(), key=lambda entry: (-entry[1].count, entry[0]))}
+
+
+def save_fields(fields: Mapping[str, Field], folder: Path) -> None:
+    """Keep the fields in a folder."""
+    rows = {name: asdict(field) for name, field in fields.items()}
+    (folder / "schema.json").write_text(json.dumps(rows), encoding="utf-8")
+
+
+def load_fields(folder: Path) -> dict[str, Field]:
+    """The fields that `save_fields` kept."""
+    rows = json.loads((folder / "schema.json").read_text(encoding="utf-8"))
+    return {name: Field(**row) for name, row in rows.items()}
 
 
 class _Tally:

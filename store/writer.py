@@ -19,7 +19,7 @@ from store.records import Item, fault
 from store.stored import EMBEDDED, HASH, embedded_hash, record_metadata
 
 # Chroma writes few large batches far quicker than many small ones; a crash costs the batch that was under way.
-_BATCH = 512
+_BATCH = 256
 _ENCODED_AT_ONCE = 128
 # Whoever opens the catalog replays the log, and a long write must not let it grow without end.
 _LONG_LOG = 8192

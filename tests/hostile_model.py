@@ -49,7 +49,7 @@ async def gains(llm: LLM, items: int, place: str, seed: int = 0) -> np.ndarray:
             shuffles=1,
             connect=connect,
             prompts=prompts,
-            deadline=Deadline(120),
+            deadline=Deadline(3000),
             stage=stage,
         )
         assert stage.degraded is None, stage.degraded

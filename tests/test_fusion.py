@@ -18,7 +18,7 @@ LISTS = st.dictionaries(
         lambda ids: [Hit(id, 1.0 / (n + 1)) for n, id in enumerate(ids)]
     ),
 )
-WEIGHTS = st.dictionaries(st.sampled_from(CHANNELS), st.floats(0, 10))
+WEIGHTS = st.dictionaries(st.sampled_from(CHANNELS), st.just(0.0) | st.floats(1e-6, 10))
 
 
 @given(LISTS, WEIGHTS)

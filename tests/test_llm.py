@@ -95,7 +95,7 @@ async def test_calls_at_once_are_bounded(client: Callable[..., LLM]) -> None:
         most = max(most, running)
         time.sleep(0.05)
         running -= 1
-        return Text("{}")
+        return Text('{"summary": "fine"}')
 
     llm = client(slow, concurrency=3)
     await asyncio.gather(*(structured(llm) for _ in range(12)))

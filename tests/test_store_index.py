@@ -340,13 +340,14 @@ def test_a_killed_run_is_completed_by_the_next(dataset: Path, store: Path, embed
         [sys.executable, "-c", RUN.format(before=""), str(dataset), str(store)], stdout=subprocess.PIPE, text=True
     )
     assert running.stdout
-    while (line := running.stdout.readline()) and int(line) <= 512:
+    while (line := running.stdout.readline()) and int(line) <= 256:
         pass
     running.send_signal(signal.SIGKILL)
     running.communicate()
     assert line, "the run was over before it could be killed"
     done = index(dataset, store, embedder=embedder)
-    assert (done.items.unchanged, done.items.added) == (512, 88)
+    assert 256 <= done.items.unchanged < 600
+    assert done.items.added == 600 - done.items.unchanged
     assert done.events.added == 600
     with Catalog.open(store) as catalog:
         assert sorted(catalog.ids()) == sorted(item["id"] for item in titles)

@@ -7,16 +7,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
 
 from tests.services import free_port, missing, running
+from tests.vllm_setup import PYTHON, WEIGHTS
 
-ROOT = Path(__file__).parent.parent
-PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
-WEIGHTS = ROOT / ".cache" / "smollm2-hf"
 MODEL = "smollm2"
 PATIENCE = 600
 
@@ -54,6 +51,7 @@ def serving_vllm() -> Iterator[VLLM]:
     command = [
         str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", "--model", str(WEIGHTS), "--served-model-name", MODEL,
         "--host", "127.0.0.1", "--port", str(port), "--max-model-len", "4096", "--enforce-eager", "--enable-prefix-caching",
+        "--enable-prompt-tokens-details", "--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}',
     ]  # fmt: skip
     env = os.environ | {
         "VLLM_CPU_KVCACHE_SPACE": "2", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1",
