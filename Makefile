@@ -42,6 +42,8 @@ reproduce: .venv/.installed bench-scale
 	$(BIN)/evoke index $(DATA)/amazon-office --store .cache/office
 	$(BIN)/evoke index $(DATA)/amazon-office --store .cache/office
 	$(BIN)/evoke recommend --store .cache/office --user A994 -n 10
+	$(BIN)/evoke tune $(DATA)/amazon-office --store .cache/office
+	$(BIN)/evoke compare $(DATA)/amazon-office --store .cache/office --allow-repeats --out .cache/office-run
 
 clean:
 	rm -rf .venv .venv-vllm .cache

@@ -47,6 +47,7 @@ class Status:
 
     code: int
     headers: Mapping[str, str] = field(default_factory=dict)
+    param: str | None = None  # the field of the request that it refuses
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self._stream(text) if body.get("stream") else self._send(200, _completion(text))
             case Labels(logprobs):
                 self._send(200, _labelled(logprobs))
-            case Status(code, headers):
+            case Status(code, headers, param):
                 said = f"failed on {self.headers['Authorization']} {json.dumps(body['messages'])}"
-                self._send(code, {"error": {"message": said}}, headers)
+                self._send(code, {"error": {"message": said, "param": param}}, headers)
             case Raw(content, kind):
                 self._send_bytes(200, content, kind)
             case Hang():

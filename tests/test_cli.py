@@ -17,10 +17,11 @@ FILMS = ROOT / "eval" / "films"
 
 
 def evoke(
-    *words: str | Path, cwd: Path | None = None, timeout: float = 240, **variables: str
+    *words: str | Path, cwd: Path | None = None, timeout: float = 500, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command with a clean set of EVOKE_ and OPENAI_ variables."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("EVOKE_", "OPENAI_"))} | variables
+    """Run the command with a clean set of EVOKE_ and OPENAI_ variables; the deadline is no test of this machine's speed."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("EVOKE_", "OPENAI_"))}
+    env = clean | {"EVOKE_DEADLINE": "400"} | variables
     command = [sys.executable, "-m", "agent.cli", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, env=env, cwd=cwd or ROOT, timeout=timeout)
 

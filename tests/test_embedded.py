@@ -12,8 +12,10 @@ import pytest
 
 from agent.embedded import find_weights, start
 from agent.errors import EvokeError
-from agent.llm import LLM
-from tests.model_contract import ModelContract
+from agent.interests import Written
+from agent.llm import LLM, Deadline
+from prompts import Prompts
+from tests.model_contract import LIKED, ModelContract, rank_prompt
 
 
 class TestEmbedded(ModelContract):
@@ -61,3 +63,34 @@ def test_it_is_quiet_and_ends_with_the_interpreter() -> None:
     assert done.stdout.startswith("http://127.0.0.1:")
     assert len(done.stdout.splitlines()) == 1
     assert done.stderr == ""
+
+
+def test_leaving_in_the_middle_of_an_answer_ends_the_process() -> None:
+    # llama.cpp's own stop waits for ever on a client of this process that waits for its answer, and a server left to the
+    # interpreter's end crashes it.
+    code = (
+        "import asyncio, threading, sys\nfrom agent.llm import LLM, Deadline\n"
+        "loop, heard = asyncio.new_event_loop(), threading.Event()\n"
+        "async def listen():\n"
+        "    async for _ in LLM.embedded().stream([{'role': 'user', 'content': 'A long story.'}], max_tokens=3000,"
+        " deadline=Deadline(100)):\n        heard.set()\n"
+        "threading.Thread(target=loop.run_forever, daemon=True).start()\n"
+        "asyncio.run_coroutine_threadsafe(listen(), loop)\nassert heard.wait(60)\nsys.exit(3)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=90)
+    assert done.returncode == 3
+    assert done.stderr == ""
+
+
+async def test_a_history_is_read_once_and_structured_answers_are_compact() -> None:
+    llm = LLM.embedded()
+    prompts = Prompts()
+    parts = {"parts": ["profile", "queries", "named"], "n_queries": 5, "n_named": 3}
+    first = await llm.structured(
+        prompts.render("interests", history=LIKED, **parts), Written, max_tokens=400, deadline=Deadline(60)
+    )
+    again = await llm.labels(rank_prompt(["Casino", "Babe"]), "AB", deadline=Deadline(60))
+    await llm.close()
+    assert not first.partial
+    assert first.usage.tokens_out < 250
+    assert again.usage.cached_tokens > 80  # the rules and the history, shared by all tasks

@@ -79,6 +79,16 @@ async def test_only_what_a_server_did_not_work_on_is_asked_again(client: Callabl
     assert len(always.server.requests) == 3  # type: ignore[attr-defined]
 
 
+async def test_a_hosted_model_without_temperature_is_asked_without(client: Callable[..., LLM]) -> None:
+    def picky(body: dict[str, Any]) -> Any:
+        return Status(400, param="temperature") if "temperature" in body else Text('{"summary": "fine"}')
+
+    llm = client(picky)
+    for _ in range(2):
+        assert (await structured(llm)).value.summary == "fine"
+    assert ["temperature" in body for body in llm.server.requests] == [True, False, False]  # type: ignore[attr-defined]
+
+
 async def test_nothing_listens() -> None:
     llm = LLM("http://127.0.0.1:9/v1", "m")
     with pytest.raises(ModelDown, match="no connection"):
@@ -108,6 +118,7 @@ async def test_cancelling_and_closing_reach_the_server(client: Callable[..., LLM
     async for _ in stream:
         break
     await stream.aclose()
+    assert stream.usage.tokens_out == 1
     assert llm.server.left.wait(5)  # type: ignore[attr-defined]
     assert llm.server.pieces < 400  # type: ignore[attr-defined]
     task = asyncio.create_task(structured(client(Hang()), 30))
@@ -130,6 +141,20 @@ async def test_a_truncated_answer_is_salvaged_and_a_chatty_one_read(client: Call
         'Sure! Here it is:\n```json\n{"summary": "fine", "interests": [], "avoid": [], "queries": [], "named": []}\n```'
     )
     assert (await structured(client(chatty))).value.summary == "fine"
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ('{"interests": [{"name": "a"}, {"weight": 2}, {"name": "b", "weight": 7, "evidence": [1, "x", 2]}, 5]}', ["a", "b"]),
+        ('{"summary": 3, "interests": [{"name": "%s"}]}' % ("a" * 90), ["a" * 60]),
+        ('{"note": 1} then {"interests": [{"name": "a", "weight": 0.5, "evidence": []}], "more": {"deep": []}}', ["a"]),
+    ],
+)  # fmt: skip
+def test_only_what_is_wrong_is_removed(text: str, left: list[str]) -> None:
+    written, partial = answers.parse(text, Written)
+    assert [interest.name for interest in written.interests] == left
+    assert partial
 
 
 async def test_labels_merge_variants_and_leave_out_what_is_absent(client: Callable[..., LLM]) -> None:
