@@ -21,6 +21,8 @@ from store.catalog import Field
 from store.snapshot import Snapshot
 
 TOKENS_PER_ITEM = 35
+PATIENCE = 3
+"""Sentences in a row from the start that do not hold, after which the model is not asked on: it would not do better."""
 RUN = 4
 """Words in a row that are no accident when another item has them too."""
 HISTORY = 10
@@ -53,6 +55,7 @@ async def explain(
     What the model leaves out, or gets wrong, is built from the evidence; `stage` counts it.
     """
     done: set[int] = set()
+    refused = 0
     # With neither history nor request behind an item there is nothing a model could say of it.
     if not text and not any(s.evidence for s in shown):
         for position, one in enumerate(shown):
@@ -76,6 +79,9 @@ async def explain(
                     continue
                 if wrong := vocabulary.unsupported(sentence, shown[position]) or borrowed(sentence, position, shown):
                     stage.notes.append(f"item {label}: a sentence with {wrong!r} was replaced")
+                    refused += 1
+                    if refused == PATIENCE and not done:
+                        break
                     continue
                 done.add(position)
                 yield position, sentence

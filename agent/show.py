@@ -34,7 +34,7 @@ def result(found: Result) -> None:
     out.print(table)
     stages = ", ".join(
         f"{s.name} {s.ms:.0f} ms"
-        + (f" ({s.tokens_in}+{s.tokens_out} tokens)" if s.tokens_in else "")
+        + (f" ({s.tokens_in}+{s.tokens_out} tokens)" if s.tokens_out else "")
         + (" cached" if s.cached else "")
         for s in found.trace.stages
     )
