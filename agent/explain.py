@@ -124,7 +124,7 @@ async def _lines(stream: AsyncIterable[str]) -> AsyncGenerator[tuple[int, str], 
         for text in whole:
             if parsed := _parsed(text):
                 yield parsed
-    if rest.rstrip().endswith((".", "!", "?")) and (parsed := _parsed(rest)):
+    if rest.rstrip().endswith((".", "!", "?", '"')) and (parsed := _parsed(rest)):
         yield parsed
 
 
