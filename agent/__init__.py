@@ -6,20 +6,34 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agent.blocking import Recommender, Session
     from agent.errors import EvokeError, ModelError
-    from agent.recommender import AsyncRecommender, Recommender
+    from agent.recommender import AsyncRecommender
     from agent.results import Profile, Recommendation, Result
+    from agent.session import AsyncSession
 
-__all__ = ["AsyncRecommender", "EvokeError", "ModelError", "Profile", "Recommendation", "Recommender", "Result"]
+__all__ = [
+    "AsyncRecommender",
+    "AsyncSession",
+    "EvokeError",
+    "ModelError",
+    "Profile",
+    "Recommendation",
+    "Recommender",
+    "Result",
+    "Session",
+]
 
 _HOME = {
     "AsyncRecommender": "recommender",
+    "AsyncSession": "session",
     "EvokeError": "errors",
     "ModelError": "errors",
     "Profile": "results",
     "Recommendation": "results",
-    "Recommender": "recommender",
+    "Recommender": "blocking",
     "Result": "results",
+    "Session": "blocking",
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Generator
 from functools import cache
 from typing import Any, TypeVar
 
@@ -19,6 +19,23 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     except BaseException:
         future.cancel()
         raise
+
+
+def iterate(events: AsyncGenerator[T, None]) -> Generator[T, None, None]:
+    """What the generator yields, one at a time from the background loop; closing this closes it."""
+
+    async def following() -> T:
+        return await anext(events)
+
+    try:
+        while True:
+            try:
+                event = run(following())
+            except StopAsyncIteration:
+                return
+            yield event
+    finally:
+        run(events.aclose())
 
 
 @cache

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from agent.recommender import Recommender
+    from agent.blocking import Recommender
     from store import Catalog, History
 
 STORE = click.option(
@@ -166,7 +166,7 @@ class _opened:  # noqa: N801  used as a `with` block, named as what it gives
         self._folder = folder
 
     def __enter__(self) -> tuple[Catalog, History, Recommender]:
-        from agent.recommender import Recommender
+        from agent.blocking import Recommender
         from store import Catalog, History
 
         self._catalog = Catalog.open(self._folder, create=False)

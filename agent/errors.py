@@ -5,6 +5,10 @@ class EvokeError(Exception):
     """Evoke cannot do what was asked."""
 
 
+class SessionNotFound(EvokeError):
+    """No conversation is kept under this id, for this user."""
+
+
 class ModelError(EvokeError):
     """A model call failed; `reason` is short enough for a trace and holds no prompt text and no secret."""
 

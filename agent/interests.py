@@ -59,15 +59,45 @@ def Lines(least: int, most: int) -> Any:  # noqa: N802  reads as the type's own 
     return Field(default_factory=list, max_length=most, json_schema_extra={"minItems": least})
 
 
-class Written(BaseModel):
-    """The whole answer of the interests and refresh prompts: one stable schema, so that servers compile it once."""
+class WrittenProfile(BaseModel):
+    """The part of the answer that describes the person."""
 
     model_config = _ASKED
     summary: Line(300) = ""  # type: ignore[valid-type]
     interests: list[WrittenInterest] = Lines(1, 5)
     avoid: list[Line(60)] = Lines(0, 3)  # type: ignore[valid-type]
+
+
+class WrittenQueries(BaseModel):
+    """The part of the answer that searches the catalog."""
+
+    model_config = _ASKED
     queries: list[Line(100)] = Lines(MIN_QUERIES, 10)  # type: ignore[valid-type]
+
+
+class WrittenNamed(BaseModel):
+    """The part of the answer that names items outright."""
+
+    model_config = _ASKED
     named: list[WrittenName] = Lines(0, N_NAMED)
+
+
+class WrittenSearch(WrittenNamed, WrittenQueries):
+    """Queries, then names."""
+
+
+class Written(WrittenNamed, WrittenQueries, WrittenProfile):
+    """The whole answer of the interests and refresh prompts: one stable schema, so that servers compile it once."""
+
+
+PARTS = ("profile", "queries", "named")
+FORMS: Mapping[tuple[str, ...], type[BaseModel]] = {
+    PARTS: Written,
+    ("queries",): WrittenQueries,
+    ("named",): WrittenNamed,
+    ("queries", "named"): WrittenSearch,
+}
+"""The parts that can be asked for together, and the form of the answer."""
 
 
 async def interests(
@@ -102,9 +132,33 @@ async def interests(
     except ModelError as error:
         stage.degraded = error.reason
         return topped_up(NOTHING, history, schema, stage)
-    found = topped_up(_checked(written, history, former, stage), history, schema, stage)
+    found = topped_up(checked(written, history, former, stage), history, schema, stage)
     cache.save_profile(user, ids, llm.key, stage.prompt, found.as_json())
     return found
+
+
+def remembered(
+    history: Sequence[Item],
+    user: str | None,
+    schema: Mapping[str, SchemaField],
+    llm: LLM | None,
+    prompts: Prompts,
+    cache: History,
+    stage: Stage,
+) -> Interests:
+    """The interests as far as they can be had at once: those kept of this history or its beginning, else the fields' alone.
+
+    A conversation shows its items first; the profile is brought up to date by the next request outside of one.
+    """
+    if not history:
+        stage.notes.append("no history")
+        return NOTHING
+    if llm and (
+        known := cache.profile(user, [i.id for i in history], llm.key, prompts.fingerprint("interests", "refresh"))
+    ):
+        stage.cached = True
+        return Interests.from_json(known.profile)
+    return topped_up(NOTHING, history, schema, stage)
 
 
 def window(n: int) -> int:
@@ -124,19 +178,12 @@ async def _write(
     deadline: Deadline,
     stage: Stage,
 ) -> Written:
-    start = len(former_ids) if former else window(len(history))
-    lines = [line(i + 1, item) for i, item in enumerate(history) if i >= start]
-    common: dict[str, Any] = {
-        "history": lines,
-        "parts": ["profile", "queries", "named"],
-        "n_queries": N_QUERIES,
-        "n_named": N_NAMED,
-    }
     if former and former.profile:
+        lines = [line(i + 1, item) for i, item in enumerate(history) if i >= len(former_ids)]
         stage.notes.append(f"refreshed with {len(lines)} new events")
-        messages = prompts.render("refresh", profile=former.profile.as_json(), **common)
+        messages = prompts.render("refresh", profile=former.profile.as_json(), history=lines, **_wanted(PARTS))
     else:
-        messages = prompts.render("interests", **common)
+        messages = asked(history, prompts)
     reply = await llm.structured(messages, Written, max_tokens=MAX_TOKENS, deadline=deadline)
     stage.tokens_in += reply.usage.tokens_in
     stage.tokens_out += reply.usage.tokens_out
@@ -145,7 +192,18 @@ async def _write(
     return reply.value
 
 
-def _checked(written: Written, history: Sequence[Item], former: Interests | None, stage: Stage) -> Interests:
+def asked(history: Sequence[Item], prompts: Prompts, parts: Sequence[str] = PARTS) -> list[dict[str, str]]:
+    """The messages that ask for these parts of what a history says (one of FORMS), nothing being known before."""
+    lines = [line(i + 1, item) for i, item in enumerate(history) if i >= window(len(history))]
+    return prompts.render("interests", history=lines, **_wanted(parts))
+
+
+def _wanted(parts: Sequence[str]) -> dict[str, Any]:
+    return {"parts": list(parts), "n_queries": N_QUERIES, "n_named": N_NAMED}
+
+
+def checked(written: Written, history: Sequence[Item], former: Interests | None, stage: Stage) -> Interests:
+    """What of the answer stands up to the history and to what queries and names must be; notes say what was dropped."""
     by_label = {i + 1: item.id for i, item in enumerate(history)}
     kept = []
     for interest in written.interests:

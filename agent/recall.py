@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from agent.fusion import Candidate
 from agent.grounding import ground
 from agent.learned import Learned
 from agent.results import Named, Stage
@@ -41,6 +42,8 @@ WIDENED = 20
 """Items added to the grounded names because they go with them."""
 ALIKE = 0.35
 """Cosine from which two items' texts count as alike for evidence."""
+PUSH = 0.8
+"""How much of its score an item loses that is all like a disliked one."""
 MODEL_QUERY = 0.85
 """Weight of a query from the profile beside the request's own text."""
 
@@ -84,6 +87,15 @@ class Request:
     exclude: Collection[str] = field(default_factory=frozenset)
     where: Mapping[str, Any] | None = None
     k: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a conversation adds to a request: more to look for, items disliked, and what to steer away from, in words."""
+
+    queries: Sequence[str] = ()
+    disliked: Sequence[str] = ()
+    avoid: Sequence[str] = ()
 
 
 async def recall(
@@ -235,3 +247,24 @@ def evidence(sources: Sources, ids: Sequence[str], history: Sequence[str], most:
         order = np.argsort(-strength, kind="stable")[:most]
         found[id] = [known[j] for j in order if strength[j] > 0 and known[j] != id]
     return found
+
+
+def pushed(
+    candidates: Sequence[Candidate], sources: Sources, disliked: Sequence[str], avoid: Sequence[str]
+) -> list[Candidate]:
+    """The candidates with those like a disliked item, or like the words to avoid, pushed back; best first.
+
+        score(i) <- score(i) (1 - PUSH max over d of max(0, cos(i, d)))
+
+    which is Rocchio's negative feedback (1971) taken one disliked item at a time, so that two of a kind do not count twice.
+    """
+    snapshot = sources.snapshot
+    rows = [snapshot.rows[id] for id in disliked if id in snapshot.rows]
+    parts = [np.asarray(snapshot.vectors[rows])] if rows else []
+    parts += [sources.catalog.embedder.encode_queries(list(avoid))] if avoid else []
+    if not parts or not candidates:
+        return list(candidates)
+    mine = np.asarray(snapshot.vectors[[snapshot.rows[c.id] for c in candidates]])
+    near = np.maximum(mine @ np.concatenate(parts).T, 0).max(axis=1)
+    moved = [replace(c, score=c.score * (1 - PUSH * float(cos))) for c, cos in zip(candidates, near, strict=True)]
+    return sorted(moved, key=lambda c: -c.score)

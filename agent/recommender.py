@@ -1,27 +1,30 @@
-"""The recommender: interests, recall, fuse, spread, rank, explain. Read `AsyncRecommender.recommend` from top to bottom."""
+"""The recommender: interests, recall, fuse, spread, rank, explain. Read `AsyncRecommender.stream` from top to bottom."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from agent import bridge, model
+from agent import model
 from agent.errors import EvokeError, ModelDown, ModelError
 from agent.explain import Shown, Vocabulary, explain
 from agent.fusion import fuse, spread
-from agent.interests import interests
+from agent.interests import interests, remembered
 from agent.llm import LLM, Deadline
 from agent.rank import rank
-from agent.recall import CHANNELS, Request, Sources, evidence, recall
-from agent.results import NOTHING, Interests, Recommendation, Result, Stage, Trace
+from agent.recall import CHANNELS, Request, Said, Sources, evidence, pushed, recall
+from agent.results import NOTHING, Explained, Interests, Recommendation, Result, Stage, Trace
 from agent.settings import Settings
 from agent.tuned import Tuned
 from prompts import Prompts
 from store import Catalog, History, Item
 from store.history import Forgotten
+
+if TYPE_CHECKING:
+    from agent.session import AsyncSession
 
 MODEL_STAGES = ("interests", "rank", "explain")
 INTERESTS_SHARE = 0.6
@@ -68,7 +71,17 @@ class AsyncRecommender:
         self._sources: Sources | None = None
         self._vocabulary: tuple[str, Vocabulary] | None = None
 
-    async def recommend(
+    async def recommend(self, text: str | None = None, **request: Any) -> Result:
+        """The n best items, explained: see `stream`, which takes the same arguments."""
+        async with aclosing(self.stream(text, **request)) as events:
+            result = await anext(events)
+            assert isinstance(result, Result)  # noqa: S101  a stream begins with it
+            async for event in events:
+                if isinstance(event, Explained):
+                    result.items[event.rank - 1] = replace(result.items[event.rank - 1], explanation=event.text)
+        return result
+
+    async def stream(
         self,
         text: str | None = None,
         *,
@@ -77,12 +90,15 @@ class AsyncRecommender:
         n: int = 10,
         where: Mapping[str, Any] | None = None,
         exclude: Collection[str] = (),
-    ) -> Result:
+        said: Said | None = None,
+    ) -> AsyncGenerator[Result | Explained, None]:
         """The n best items for a user, for an explicit history (ids, oldest first), for text, or for these together.
 
+        First the result, its explanations empty, then each item's explanation as it is written.
         An explicit history stands in for the user's own; what the user has seen stays out all the same. A user or an item
-        never seen before is served as a cold start. Raises StoreError for a `where` that does not fit the catalog; a model that
-        fails costs quality only, and the result's trace says so.
+        never seen before is served as a cold start. With `said`, what a conversation adds, no model is waited for before the
+        items: a profile is read from the cache or from the catalog's fields. Raises StoreError for a `where` that does not fit
+        the catalog; a model that fails costs quality only, and the result's trace says so.
         """
         if n < 1:
             raise EvokeError(f"n is {n}; ask for at least 1 item")
@@ -104,7 +120,9 @@ class AsyncRecommender:
 
         with trace.stage("interests") as stage:
             stage.notes += known.notes
-            if {"queries", "named"} & weights.keys() or settings.explain:
+            if said:
+                found = remembered(liked, user, schema, self._llm, self.prompts, self.history, stage)
+            elif {"queries", "named"} & weights.keys() or settings.explain:
                 found = await self._interests(liked, user, Deadline(left() * INTERESTS_SHARE), stage)
             else:
                 found = NOTHING
@@ -113,7 +131,7 @@ class AsyncRecommender:
             request = Request(
                 history=known.liked,
                 text=text,
-                queries=found.queries,
+                queries=[*said.queries, *found.queries] if said else found.queries,
                 named=found.named,
                 exclude=known.seen | set(exclude),
                 where=where,
@@ -130,6 +148,8 @@ class AsyncRecommender:
                 weights = {c: weights[c] for c in joining if c in weights} | {"base": 1.0, "popular": FILLING}
                 stage.notes.append("learned fusion")
             candidates = fuse(lists, weights)
+            if said and (said.disliked or said.avoid):
+                candidates = await asyncio.to_thread(pushed, candidates, sources, said.disliked, said.avoid)
             candidates = spread(candidates, sources.snapshot, settings.diversity, depth=max(3 * n, settings.rank_depth))
             stage.notes.append(
                 f"{len(candidates)} candidates from {', '.join(c for c in lists if lists[c]) or 'no channel'}"
@@ -155,7 +175,21 @@ class AsyncRecommender:
             for_them = evidence(sources, [c.id for c in top], [item.id for item in liked])
             head |= self.catalog.get([c.id for c in top if c.id not in head])
             shown = [Shown(head[c.id], c, [items[e] for e in for_them[c.id] if e in items]) for c in top]
-            words = [""] * len(shown)
+            result = Result(
+                user,
+                text,
+                found.profile,
+                found.queries,
+                named,
+                [
+                    Recommendation(i, s.item, s.candidate.score, s.candidate.channels, "", [e.id for e in s.evidence])
+                    for i, s in enumerate(shown, 1)
+                ],
+                trace,
+            )
+            if result.items and result.personalised < 0.5:
+                trace["recall"].notes.append("under half of the shown items are personal; the rest are simply popular")
+            yield result
             if settings.explain and shown:
                 async with aclosing(
                     explain(
@@ -172,22 +206,13 @@ class AsyncRecommender:
                     )
                 ) as explanations:
                     async for position, sentence in explanations:
-                        words[position] = sentence
-        result = Result(
-            user,
-            text,
-            found.profile,
-            found.queries,
-            named,
-            [
-                Recommendation(i, s.item, s.candidate.score, s.candidate.channels, sentence, [e.id for e in s.evidence])
-                for i, (s, sentence) in enumerate(zip(shown, words, strict=True), 1)
-            ],
-            trace,
-        )
-        if result.items and result.personalised < 0.5:
-            trace["recall"].notes.append("under half of the shown items are personal; the rest are simply popular")
-        return result
+                        yield Explained(position + 1, sentence)
+
+    def session(self, user: str | None = None, id: str | None = None) -> AsyncSession:
+        """A conversation, begun or (by its id) resumed: see `agent.session.AsyncSession`."""
+        from agent.session import AsyncSession
+
+        return AsyncSession(self, user, id)
 
     async def profile(self, user: str) -> Interests:
         """What the user's history says: profile, queries, named items. Raises EvokeError for a user without history."""
@@ -267,26 +292,3 @@ class AsyncRecommender:
                 except EvokeError as error:
                     raise ModelDown(str(error)) from error
             return self._llm
-
-
-class Recommender:
-    """The plain face of `AsyncRecommender`: same arguments, same results, no `await`."""
-
-    def __init__(self, catalog: Catalog, history: History, **settings: Any) -> None:
-        self._core = AsyncRecommender(catalog, history, **settings)
-
-    def recommend(self, text: str | None = None, **request: Any) -> Result:
-        """See `AsyncRecommender.recommend`."""
-        return bridge.run(self._core.recommend(text, **request))
-
-    def profile(self, user: str) -> Interests:
-        """See `AsyncRecommender.profile`."""
-        return bridge.run(self._core.profile(user))
-
-    def forget(self, user: str) -> Forgotten:
-        """See `AsyncRecommender.forget`."""
-        return bridge.run(self._core.forget(user))
-
-    def close(self) -> None:
-        """See `AsyncRecommender.close`."""
-        bridge.run(self._core.close())

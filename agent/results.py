@@ -102,6 +102,14 @@ class Recommendation:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """The explanation of the shown item of this rank, when it has been written."""
+
+    rank: int
+    text: str
+
+
 @dataclass(slots=True)
 class Stage:
     """What one stage of a request did: milliseconds, tokens, and in words what degraded and what else is worth knowing."""
