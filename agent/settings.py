@@ -5,17 +5,45 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import AliasChoices, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from agent.errors import EvokeError
+
+
+class Serving(BaseModel):
+    """`[serve]`: the bounds of `evoke serve`."""
+
+    model_config = ConfigDict(extra="forbid")
+    origins: list[str] = Field([], description="web origins whose pages may call the service (CORS); none by default")
+    body: int = Field(1_000_000, ge=1, description="bytes a request may have")
+    rate: int = Field(1200, ge=1, description="requests a minute and key")
+    concurrency: int = Field(256, ge=1, description="requests at once and tenant")
+    deadline: float = Field(180, gt=0, description="seconds that an answer may take, streams included")
+
+
+class TenantSettings(BaseModel):
+    """`[tenants.NAME]`: a store of its own and the keys that open it, each as it is or as `sha256:` and its hash."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    store: Path
+    keys: list[str] = Field(min_length=1, repr=False)
+    base_url: str | None = None
+    api_key: str | None = Field(None, repr=False)
+    model: str | None = None
 
 
 class Settings(BaseSettings):
     """What can be set, with its default. Read at call time with `Settings.load()`."""
 
     model_config = SettingsConfigDict(
-        env_prefix="EVOKE_", toml_file="evoke.toml", extra="forbid", populate_by_name=True, env_ignore_empty=True
+        env_prefix="EVOKE_",
+        env_nested_delimiter="__",
+        toml_file="evoke.toml",
+        extra="forbid",
+        populate_by_name=True,
+        env_ignore_empty=True,
+        hide_input_in_errors=True,
     )
 
     store: Path | None = None
@@ -45,6 +73,9 @@ class Settings(BaseSettings):
     rank_depth: int = Field(20, ge=2, description="how many candidates the model ranks")
     rank_shuffles: int = Field(1, ge=1, description="shufflings the model's ranking is averaged over")
     explain: bool = True
+
+    serve: Serving = Serving()
+    tenants: dict[str, TenantSettings] = Field(default_factory=dict, repr=False)
 
     @classmethod
     def settings_customise_sources(
