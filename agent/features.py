@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from agent.signals import Signals
+from store.sparse import highest
 
 PER_SIGNAL = {"next": 100, "later": 60, "alike": 60, "followed": 60}
 OTHERWISE = 40
@@ -41,11 +43,12 @@ def candidates(
     `repeats`: history items may come back. `allowed` (n,) bool: which rows may at all.
     """
     scores = signals.scores(histories)
-    case, item = np.nonzero(_brought(signals, scores, histories, repeats, allowed))
+    brought = _brought(signals, scores, histories, repeats, allowed)
+    case, item = np.repeat(np.arange(len(brought)), [len(rows) for rows in brought]), np.concatenate(brought)
     columns: dict[str, np.ndarray] = {}
     starts = np.searchsorted(case, np.arange(len(histories)))
     _signal_features(columns, scores, case, item, starts, len(histories))
-    _item_features(columns, signals, item)
+    columns |= {name: values[item] for name, values in _items(signals).items()}
     _pair_features(columns, signals, histories, case, item, starts)
     _history_features(columns, signals, histories, case)
     features = np.stack(list(columns.values()), axis=1).astype(np.float32) if len(case) else np.zeros((0, len(columns)))
@@ -58,22 +61,30 @@ def _brought(
     histories: Sequence[np.ndarray],
     repeats: bool,
     allowed: np.ndarray | None,
-) -> np.ndarray:
-    b, n = len(histories), len(signals.snapshot)
-    seen = np.zeros((b, n), dtype=bool)
-    for row, history in enumerate(histories):
-        seen[row, history] = True
-    may = np.ones((b, n), dtype=bool) if repeats else ~seen
-    may &= ~signals.snapshot.hidden if allowed is None else allowed
-    brought = seen & may
-    for name, found in scores.items():
-        k = min(PER_SIGNAL.get(name, OTHERWISE), n)
-        open_scores = np.where(may, found, 0)
-        best = np.argpartition(-open_scores, k - 1, axis=1)[:, :k]
-        brought[np.arange(b)[:, None], best] |= np.take_along_axis(open_scores, best, 1) > 0
-    popular = np.argsort(-(signals.counts.recent + 1e-3 * signals.counts.popularity), kind="stable")[:OTHERWISE]
-    brought[:, popular] = True
-    return brought & may
+) -> list[np.ndarray]:
+    """For each history the rows that may come back and that some signal brings, ascending. Scores of the others become 0."""
+    may = ~signals.snapshot.hidden if allowed is None else allowed
+    closed = np.flatnonzero(~may)
+    found: list[list[np.ndarray]] = [[] for _ in histories]
+    for name, of_all in scores.items():
+        if len(closed):
+            of_all[:, closed] = 0
+        if not repeats:
+            for row, history in enumerate(histories):
+                of_all[row, history] = 0
+        for rows, best in zip(found, highest(of_all, PER_SIGNAL.get(name, OTHERWISE)), strict=True):
+            rows.append(best)
+    popular = _popular(signals)
+    brought = []
+    for rows, history in zip(found, histories, strict=True):
+        together = np.unique(np.concatenate([*rows, popular, history if repeats else popular]))
+        together = together[may[together]]
+        brought.append(together if repeats else together[~np.isin(together, history)])
+    return brought
+
+
+def _popular(signals: Signals) -> np.ndarray:
+    return np.argsort(-(signals.counts.recent + 1e-3 * signals.counts.popularity), kind="stable")[:OTHERWISE]
 
 
 def _signal_features(
@@ -103,20 +114,24 @@ def _signal_features(
     columns["best rank"] = np.log1p(together.min(axis=0))
 
 
-def _item_features(columns: dict[str, np.ndarray], signals: Signals, item: np.ndarray) -> None:
-    counts, near = signals.counts, signals._near  # type: ignore[attr-defined]
+@lru_cache(maxsize=2)
+def _items(signals: Signals) -> dict[str, np.ndarray]:
+    """What is told of every item of the snapshot, (n,) each."""
+    counts = signals.counts
     n = len(signals.snapshot)
     popular = counts.popularity / max(counts.popularity.sum(), 1) * n
     recent = counts.recent / max(counts.recent.sum(), 1) * n
     there = np.maximum(counts.popularity, 1)
-    columns["popular"] = np.log1p(popular)[item]
-    columns["recent"] = np.log1p(recent)[item]
-    columns["trend"] = np.log((recent + 0.3) / (popular + 0.3))[item]
-    columns["late"] = np.where(counts.popularity > 0, 1 - counts.firsts / there, np.nan)[item]
-    columns["known"] = (counts.popularity > 0)[item]
-    columns["neighbours popular"] = np.log1p(near @ popular)[item]
-    columns["neighbours recent"] = np.log1p(near @ recent)[item]
-    columns["repeat rate"] = ((counts.repeats + 0.05) / (counts.popularity - counts.repeats + 1))[item]
+    return {
+        "popular": np.log1p(popular),
+        "recent": np.log1p(recent),
+        "trend": np.log((recent + 0.3) / (popular + 0.3)),
+        "late": np.where(counts.popularity > 0, 1 - counts.firsts / there, np.nan),
+        "known": counts.popularity > 0,
+        "neighbours popular": np.log1p(signals.near @ popular),
+        "neighbours recent": np.log1p(signals.near @ recent),
+        "repeat rate": (counts.repeats + 0.05) / (counts.popularity - counts.repeats + 1),
+    }
 
 
 def _pair_features(
@@ -181,7 +196,7 @@ def _history_features(
     columns: dict[str, np.ndarray], signals: Signals, histories: Sequence[np.ndarray], case: np.ndarray
 ) -> None:
     counts, vectors = signals.counts, np.asarray(signals.snapshot.vectors)
-    popular = np.log1p(counts.popularity / max(counts.popularity.sum(), 1) * len(signals.snapshot))
+    popular = _items(signals)["popular"]
     told = np.zeros((len(histories), 6), dtype=np.float32)
     for row, history in enumerate(histories):
         if len(history):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -57,12 +58,22 @@ class Signals:
     counts: Cooccurrence
     linear: Linear
 
-    def __post_init__(self) -> None:
-        near = self.content.near
-        base = (self.counts.followed_by + 0.5 * self.counts.preceded_by + self.counts.given).tocsr()
-        object.__setattr__(self, "_near", rows_summing_to_one(near))
-        object.__setattr__(self, "_near_given", strongest((near @ base).tocsr(), 200))
-        object.__setattr__(self, "_given_near", strongest((base @ near).tocsr(), 200))
+    @cached_property
+    def near(self) -> Any:
+        """(n, n) CSR: neighbours in content, rows summing to one."""
+        return rows_summing_to_one(self.content.near)
+
+    @cached_property
+    def _chosen_next(self) -> Any:
+        return (self.counts.followed_by + 0.5 * self.counts.preceded_by + self.counts.given).tocsr()
+
+    @cached_property
+    def _near_given(self) -> Any:
+        return strongest((self.content.near @ self._chosen_next).tocsr(), 200)
+
+    @cached_property
+    def _given_near(self) -> Any:
+        return strongest((self._chosen_next @ self.content.near).tocsr(), 200)
 
     @classmethod
     def fit(cls, interactions: Interactions, snapshot: Snapshot, content: Content) -> Signals:
@@ -99,22 +110,28 @@ class Signals:
             "preceded": short @ counts.preceded_by,
             "together": short @ counts.goes_with,
             "given": long @ counts.given,
-            "near_given": short @ self._near_given,  # type: ignore[attr-defined]
-            "given_near": short @ self._given_near,  # type: ignore[attr-defined]
+            "near_given": short @ self._near_given,
+            "given_near": short @ self._given_near,
             "near": long @ content.near,
             "titles": short @ content.titles,
-            "alike": counts.alike(long + SPREAD * (long @ self._near)),  # type: ignore[attr-defined]
+            "alike": counts.alike(long + SPREAD * (long @ self.near)),
         }
-        scores = {name: matrix.toarray().astype(np.float32) for name, matrix in found.items()}
-        scores["ease"] = self._linear(long, self.linear.ease)
+        scores = {name: matrix.toarray().astype(np.float32, copy=False) for name, matrix in found.items()}
+        scores["ease"] = self.modelled(long, self.linear.ease)
         for name, reach in REACHES.items():
             read = weighted(histories, n, float(np.exp(-1 / reach.past)), reach.most_past)
-            told = self._linear(read, getattr(self.linear, name))
-            scores[name] = told + AROUND * (self._near.T @ told.T).T  # type: ignore[attr-defined]
+            told = self.modelled(read, getattr(self.linear, name))
+            around = (self._near_modelled.T @ told[:, self.linear.items].T).T
+            scores[name] = np.add(told, AROUND * around, out=told)
         scores |= self._dense(histories, short)
         return {name: scores[name] for name in CHANNEL_OF}
 
-    def _linear(self, weights: Any, model: np.ndarray) -> np.ndarray:
+    @cached_property
+    def _near_modelled(self) -> Any:
+        return self.near[self.linear.items]
+
+    def modelled(self, weights: Any, model: np.ndarray) -> np.ndarray:
+        """(b, n) float32: one of the linear models read by the (b, n) weighted histories."""
         items = self.linear.items
         scores = np.zeros((weights.shape[0], len(self.snapshot)), dtype=np.float32)
         if len(items):
@@ -131,7 +148,7 @@ class Signals:
         for row, history in enumerate(histories):
             for found in scores.values():
                 found[row, history] = 0
-        return {name: np.maximum(found, 0) for name, found in scores.items()}
+        return {name: np.maximum(found, 0, out=found) for name, found in scores.items()}
 
 
 def weighted(histories: Sequence[np.ndarray], n: int, decay: float, most: int) -> Any:

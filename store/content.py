@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from store.derived import kept
-from store.sparse import rows_scaled_to_best, strongest
+from store.sparse import highest, rows_scaled_to_best, strongest
 
 if TYPE_CHECKING:
     from store.catalog import Catalog
@@ -62,17 +62,17 @@ def _near(vectors: np.ndarray) -> Any:
     n, k = len(vectors), min(_NEIGHBOURS, len(vectors) - 1)
     if k < 1:
         return sparse.csr_matrix((n, n), dtype=np.float32)
-    rows, columns, values = [], [], []
+    columns, values = [], []
     for start in range(0, n, _BLOCK):
         likeness = vectors[start : start + _BLOCK] @ vectors.T
         at = np.arange(len(likeness))
-        likeness[at, at + start] = -1
-        best = np.argpartition(-likeness, k - 1, axis=1)[:, :k]
-        rows.append(np.repeat(at + start, k))
-        columns.append(best.ravel())
-        values.append(np.take_along_axis(likeness, best, 1).ravel())
-    sharp = np.maximum(np.concatenate(values), 0) ** _SHARPNESS
-    return sparse.csr_matrix((sharp, (np.concatenate(rows), np.concatenate(columns))), shape=(n, n), dtype=np.float32)
+        likeness[at, at + start] = 0
+        for row, best in zip(likeness, highest(likeness, k), strict=True):
+            columns.append(best)
+            values.append(row[best])
+    ends = np.cumsum([0] + [len(best) for best in columns])
+    sharp = np.concatenate(values) ** _SHARPNESS
+    return sparse.csr_matrix((sharp, np.concatenate(columns), ends), shape=(n, n), dtype=np.float32)
 
 
 def _titles(titles: list[str]) -> Any:

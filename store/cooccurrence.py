@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,17 +91,20 @@ class Cooccurrence:
         Session-based nearest neighbours (Ludewig and Jannach, UMUAI 2018): items weigh by how few chose them, people with
         long histories less, and likeness counts squared.
         """
-        from scipy import sparse
-
-        m = self.people.shape[0]
-        chosen_by = np.asarray(self.people.sum(axis=0)).ravel()
-        rarity = np.log(1 + m / np.maximum(chosen_by, 1)).astype(np.float32)
-        lengths = np.asarray(self.people.sum(axis=1)).ravel()
-        length = (np.maximum(lengths, 1) ** -0.35).astype(np.float32)
-        likeness = ((histories @ sparse.diags(rarity)) @ self.people.T @ sparse.diags(length)).tocsr()
-        likeness = strongest(likeness, _VOTERS)
+        likeness = strongest(histories @ self._choosers, _VOTERS)
         likeness.data **= 2
         return rows_summing_to_one(likeness) @ self.people
+
+    @cached_property
+    def _choosers(self) -> Any:
+        """(n, m) CSR: who chose each item, rare items and people with short histories weighing more."""
+        from scipy import sparse
+
+        chosen_by = np.asarray(self.people.sum(axis=0)).ravel()
+        rarity = np.log(1 + self.people.shape[0] / np.maximum(chosen_by, 1)).astype(np.float32)
+        lengths = np.asarray(self.people.sum(axis=1)).ravel()
+        length = (np.maximum(lengths, 1) ** -0.35).astype(np.float32)
+        return (sparse.diags(rarity) @ self.people.T @ sparse.diags(length)).tocsr()
 
 
 def in_rows(interactions: Interactions, snapshot: Snapshot) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
