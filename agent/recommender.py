@@ -131,7 +131,7 @@ class AsyncRecommender:
             request = Request(
                 history=known.liked,
                 text=text,
-                queries=[*said.queries, *found.queries] if said else found.queries,
+                queries=[*(said.queries if said else ()), *found.queries[: settings.n_queries]],
                 named=found.named,
                 exclude=known.seen | set(exclude),
                 where=where,
