@@ -63,7 +63,7 @@ async def explain(
         return
     try:
         llm = await connect()
-        stage.model, stage.prompt = await llm.model_name(), prompts.fingerprint("explain")
+        stage.model, stage.prompt = await llm.model_name(deadline), prompts.fingerprint("explain")
         messages = prompts.render(
             "explain",
             profile=profile.summary if profile else "",

@@ -122,7 +122,7 @@ async def interests(
     stage.prompt = prompts.fingerprint("interests", "refresh")
     try:
         llm = await connect()
-        stage.model = await llm.model_name()
+        stage.model = await llm.model_name(deadline)
         known = cache.profile(user, ids, llm.key, stage.prompt)
         if known and known.exact:
             stage.cached = True

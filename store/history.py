@@ -1,4 +1,4 @@
-"""What people did, and the profiles worked out from it: SQLite in the store's folder, or PostgreSQL by URL."""
+"""What people did and said, and the profiles worked out from it: SQLite in the store's folder, or PostgreSQL by URL."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from store import place as places
-from store import tables
+from store import sessions, tables
 from store.errors import StoreBusy, StoreError
 from store.positive import Scale, positive_events, positive_mask
 from store.records import Event, Kind, event_fault
@@ -195,6 +195,22 @@ class History:
         }
         with self._write() as db:
             tables.replace_profile(db, row)
+
+    def session(self, id: str, known: int = 0) -> sessions.Kept | None:
+        """The conversation kept under this id; None where there is none, or where `known` is its version already."""
+        with self._read() as db:
+            return None if known and sessions.version_of(db, id) == known else sessions.read(db, id)
+
+    def save_session(self, id: str, user: str | None, state: str, version: int) -> int | None:
+        """Keep a conversation that was read as `version` (0: new). Returns its new version, None where another wrote first."""
+        try:
+            with self._write() as db:
+                return sessions.write(db, id, user, state, version)
+        except StoreError:
+            # Two that begin one conversation at once: to PostgreSQL the second is an error.
+            if version == 0 and self.session(id):
+                return None
+            raise
 
     def forget(self, user: str) -> Forgotten:
         """Delete everything of the user, for good: in SQLite from every byte, in PostgreSQL from the tables, vacuumed.

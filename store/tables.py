@@ -45,9 +45,19 @@ profiles = sa.Table(
     sa.Column("profile", sa.Text, nullable=False),
     sa.Index("evoke_profile_of", "user_id", "key"),
 )
+sessions = sa.Table(
+    "evoke_sessions",
+    _schema,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("user_id", sa.Text),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("updated", sa.Double, nullable=False),
+    sa.Index("evoke_session_of", "user_id"),
+)
 meta = sa.Table("evoke_meta", _schema, sa.Column("id", sa.Integer, primary_key=True), sa.Column("value", sa.Text))
 
-OF_A_USER = (events, profiles)
+OF_A_USER = (events, profiles, sessions)
 
 
 def engine(url: str) -> sa.Engine:

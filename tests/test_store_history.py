@@ -152,7 +152,7 @@ def test_a_new_profile_takes_the_place_of_the_former(history: History) -> None:
     history.save_profile("ann", ["a", "b"], "m", "f", {"n": 2})
     found = history.profile("ann", ["a", "b"], "m", "f")
     assert found and found.profile == {"n": 2}
-    assert history.forget("ann").rows == {"events": 0, "profiles": 1}
+    assert history.forget("ann").rows == {"events": 0, "profiles": 1, "sessions": 0}
 
 
 def test_nobodys_history_has_a_profile_of_its_own(history: History) -> None:
@@ -165,7 +165,7 @@ def test_nobodys_history_has_a_profile_of_its_own(history: History) -> None:
 def test_forgetting_leaves_nothing_in_any_row(history: History) -> None:
     history.add(ANN + BOB)
     history.save_profile("ann", ["heat"], "m", "f", {"summary": "of ann"})
-    assert history.forget("ann").rows == {"events": 3, "profiles": 1}
+    assert history.forget("ann").rows == {"events": 3, "profiles": 1, "sessions": 0}
     assert history.users() == ["bob"]
     assert history.profile("ann", ["heat"], "m", "f") is None
     assert not history.forget("ann")
