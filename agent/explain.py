@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.errors import ModelError
-from agent.facts import descriptive, line
+from agent.facts import descriptive, line, lines
 from agent.fusion import Candidate
 from agent.grounding import plain
 from agent.llm import Connect, Deadline
@@ -25,7 +25,6 @@ PATIENCE = 3
 """Sentences in a row from the start that do not hold, after which the model is not asked on: it would not do better."""
 RUN = 4
 """Words in a row that are no accident when another item has them too."""
-HISTORY = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ async def explain(
         messages = prompts.render(
             "explain",
             profile=profile.summary if profile else "",
-            history=[line(i + 1, item) for i, item in enumerate(history[-HISTORY:])],
+            history=lines(history),
             request=text or "",
             items=[line(i + 1, s.item) | {"evidence": [e.title for e in s.evidence]} for i, s in enumerate(shown)],
         )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from store import Item
 from store.catalog import Field
+
+WINDOW, STEP = 12, 8
 
 
 def facts(item: Item) -> str:
@@ -27,6 +29,17 @@ def facts(item: Item) -> str:
 def line(label: int | str, item: Item) -> dict[str, Any]:
     """The item as prompts take it: a label to point at it by, its title, its fields, the first sentence of its text."""
     return {"label": label, "title": item.title, "facts": facts(item), "text": first_sentence(item)}
+
+
+def lines(history: Sequence[Item], start: int | None = None) -> list[dict[str, Any]]:
+    """The history as every prompt shows it, oldest first, from `start` on or its latest 12 to 19 items.
+
+    All prompts of one person thus begin alike, and the beginning moves only once in STEP events, so that servers find the
+    prefix in their cache.
+    """
+    if start is None:
+        start = max(0, (len(history) - WINDOW) // STEP * STEP)
+    return [line(i + 1, item) for i, item in enumerate(history) if i >= start]
 
 
 def descriptive(item: Item, schema: Mapping[str, Field]) -> list[str]:

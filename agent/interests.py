@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from agent.errors import ModelError
-from agent.facts import line
+from agent.facts import lines
 from agent.grounding import plain
 from agent.llm import LLM, Connect, Deadline
 from agent.results import NOTHING, Interest, Interests, Named, Profile, Stage
@@ -23,8 +23,6 @@ from store.catalog import Field as SchemaField
 
 N_QUERIES = 8
 N_NAMED = 10
-WINDOW = 12
-STEP = 8
 MAX_TOKENS = 420
 
 
@@ -72,7 +70,7 @@ class WrittenQueries(BaseModel):
     """The part of the answer that searches the catalog."""
 
     model_config = _ASKED
-    queries: list[Line(100)] = Lines(MIN_QUERIES, 10)  # type: ignore[valid-type]
+    queries: list[Line(100)] = Lines(MIN_QUERIES, N_QUERIES)  # type: ignore[valid-type]
 
 
 class WrittenNamed(BaseModel):
@@ -133,7 +131,8 @@ async def interests(
         stage.degraded = error.reason
         return topped_up(NOTHING, history, schema, stage)
     found = topped_up(checked(written, history, former, stage), history, schema, stage)
-    cache.save_profile(user, ids, llm.key, stage.prompt, found.as_json())
+    if not stage.degraded:  # half an answer is not what the next request should go by
+        cache.save_profile(user, ids, llm.key, stage.prompt, found.as_json())
     return found
 
 
@@ -161,14 +160,6 @@ def remembered(
     return topped_up(NOTHING, history, schema, stage)
 
 
-def window(n: int) -> int:
-    """Where the prompt's view of a history of length n starts.
-
-    It moves in steps of STEP events, so that a growing history keeps its prefix (and the server's cache of it) in between.
-    """
-    return max(0, (n - WINDOW) // STEP * STEP)
-
-
 async def _write(
     history: Sequence[Item],
     former: Interests | None,
@@ -179,14 +170,16 @@ async def _write(
     stage: Stage,
 ) -> Written:
     if former and former.profile:
-        lines = [line(i + 1, item) for i, item in enumerate(history) if i >= len(former_ids)]
-        stage.notes.append(f"refreshed with {len(lines)} new events")
-        messages = prompts.render("refresh", profile=former.profile.as_json(), history=lines, **_wanted(PARTS))
+        new = lines(history, start=len(former_ids))
+        stage.notes.append(f"refreshed with {len(new)} new events")
+        messages = prompts.render("refresh", profile=former.profile.as_json(), history=new, **_wanted(PARTS))
     else:
         messages = asked(history, prompts)
     reply = await llm.structured(messages, Written, max_tokens=MAX_TOKENS, deadline=deadline)
     stage.tokens_in += reply.usage.tokens_in
     stage.tokens_out += reply.usage.tokens_out
+    if reply.broken:
+        stage.degraded = reply.broken.reason
     if reply.partial:
         stage.notes.append("the answer was cut short; what was complete is used")
     return reply.value
@@ -194,8 +187,7 @@ async def _write(
 
 def asked(history: Sequence[Item], prompts: Prompts, parts: Sequence[str] = PARTS) -> list[dict[str, str]]:
     """The messages that ask for these parts of what a history says (one of FORMS), nothing being known before."""
-    lines = [line(i + 1, item) for i, item in enumerate(history) if i >= window(len(history))]
-    return prompts.render("interests", history=lines, **_wanted(parts))
+    return prompts.render("interests", history=lines(history), **_wanted(parts))
 
 
 def _wanted(parts: Sequence[str]) -> dict[str, Any]:
@@ -226,5 +218,6 @@ def checked(written: Written, history: Sequence[Item], former: Interests | None,
     titles = {plain(item.title) for item in history}
     named = [Named(n.title, n.year) for n in written.named if n.title and plain(n.title) not in titles]
     named = list({plain(n.title): n for n in reversed(named)}.values())[::-1]
-    profile = Profile(written.summary, kept, [a for a in written.avoid if a])
+    liked = {plain(interest.name) for interest in kept}
+    profile = Profile(written.summary, kept, [a for a in written.avoid if plain(a) and plain(a) not in liked])
     return Interests(profile, queries[:N_QUERIES], named[:N_NAMED])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -15,7 +16,7 @@ from pydantic import BaseModel
 
 from agent import answers
 from agent.calls import Deadline, OnlyModelErrors, attempt, http_client, within, without_credentials
-from agent.errors import BadAnswer
+from agent.errors import BadAnswer, ModelError
 
 __all__ = ["LLM", "Connect", "Deadline", "Reply", "TextStream", "Usage"]
 
@@ -48,12 +49,13 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Reply(Generic[T]):
-    """One answer: its value, what it cost, and whether it had to be salvaged from a broken one."""
+    """One answer: its value, what it cost, whether it had to be salvaged, and what broke it off if anything did."""
 
     value: T
     usage: Usage
     ms: float
     partial: bool = False
+    broken: ModelError | None = None
 
 
 class LLM:
@@ -131,19 +133,25 @@ class LLM:
     ) -> Reply[M]:
         """An answer of the form `schema`, asked for by JSON schema and validated whatever the server made of that.
 
-        Raises BadAnswer where nothing of the answer can be used; defaults in `schema` stand for what an answer lacks.
+        Of an answer that breaks off, what was complete is returned, with the reason in `broken`. Raises a ModelError where
+        nothing can be used; defaults in `schema` stand for what an answer lacks.
         """
-        started = time.monotonic()
-        completion = await self._complete(
-            messages,
-            deadline,
-            max_completion_tokens=max_tokens,
-            temperature=temperature,
-            seed=seed,
-            **self._constraint(schema.__name__, answers.form(schema)),
-        )
-        value, partial = answers.parse(_choice(completion).message.content or "", schema)
-        return Reply(value, _usage(completion), _ms(started), partial)
+        options = {"max_completion_tokens": max_tokens, "temperature": temperature, "seed": seed}
+        options |= self._constraint(schema.__name__, answers.form(schema))
+        # Streamed, so that what was written before a deadline or a dropped connection is not lost.
+        stream = TextStream(lambda stream: self._chunks(stream, messages, deadline, **options))
+        text, broken = "", None
+        try:
+            async with aclosing(stream):
+                async for piece in stream:
+                    text += piece
+        except ModelError as error:
+            broken = error
+        try:
+            value, partial = answers.parse(text, schema)
+        except BadAnswer as error:
+            raise broken or error from None
+        return Reply(value, stream.usage, stream.ms, partial, broken)
 
     async def labels(self, messages: Messages, labels: Sequence[str], *, deadline: Deadline) -> Reply[dict[str, float]]:
         """The log-probability of each one-token label as the answer's first word; labels not returned are absent.

@@ -15,7 +15,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from agent.errors import BadAnswer, ModelError
-from agent.facts import line
+from agent.facts import line, lines
 from agent.fusion import Candidate
 from agent.llm import LLM, Connect, Deadline
 from agent.results import Profile, Stage
@@ -23,7 +23,6 @@ from prompts import Prompts
 from store import Item
 
 WINDOW = 10
-HISTORY = 10
 
 
 async def rank(
@@ -52,7 +51,7 @@ async def rank(
     stage.prompt = prompts.fingerprint("rank")
     known: dict[str, Any] = {
         "profile": profile.summary if profile else "",
-        "history": [line(i + 1, item) for i, item in enumerate(history[-HISTORY:])],
+        "history": lines(history),
         "request": text or "",
     }
     try:
@@ -101,9 +100,9 @@ async def _places(
     # Models tend to copy the order they are shown.
     random.Random(seed).shuffle(shown)
     labels = dict(zip(ascii_uppercase, shown, strict=False))
-    lines = [line(label, items[c.id]) for label, c in labels.items()]
+    shown_as = [line(label, items[c.id]) for label, c in labels.items()]
     try:
-        reply = await llm.labels(prompts.render("rank", candidates=lines, **known), list(labels), deadline=deadline)
+        reply = await llm.labels(prompts.render("rank", candidates=shown_as, **known), list(labels), deadline=deadline)
         stage.tokens_in += reply.usage.tokens_in
         stage.tokens_out += reply.usage.tokens_out
         if len(reply.value) * 2 < len(labels):

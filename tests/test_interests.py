@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.facts import descriptive, facts, first_sentence
-from agent.interests import STEP, WINDOW, Written, window
+from agent.facts import STEP, WINDOW, descriptive, facts, first_sentence, lines
+from agent.interests import Written
 from agent.results import NOTHING, Interests, Named, Stage
 from agent.topup import MIN_QUERIES, good_queries, topped_up
 from store import Item
@@ -70,9 +70,10 @@ def test_what_holds_for_most_items_describes_none() -> None:
 
 @given(st.integers(0, 500))
 def test_the_prompts_view_moves_in_steps_and_shows_enough(n: int) -> None:
-    shown = n - window(n)
-    assert shown == n or WINDOW <= shown < WINDOW + STEP
-    assert window(n) % STEP == 0
+    shown = lines([Item("i", "T")] * n)
+    assert len(shown) == n or WINDOW <= len(shown) < WINDOW + STEP
+    assert (n - len(shown)) % STEP == 0
+    assert not shown or shown[-1]["label"] == n
 
 
 def test_the_schema_is_one_and_survives_answers_that_broke_off() -> None:

@@ -66,6 +66,23 @@ async def test_a_server_that_hangs_costs_the_deadline_and_no_more(client: Callab
     assert llm.server.left.wait(5)  # type: ignore[attr-defined]
 
 
+async def test_what_was_written_before_the_deadline_is_kept(client: Callable[..., LLM]) -> None:
+    answer = {
+        "summary": "Likes heists.",
+        "interests": [],
+        "avoid": [],
+        "queries": ["slow burn heists", "x " * 200],
+        "named": [],
+    }
+    llm = client(Text(json.dumps(answer), pause=0.04))
+    reply = await structured(llm, 1.5)
+    assert reply.value.summary == "Likes heists."
+    assert reply.value.queries[0] == "slow burn heists"
+    assert reply.partial
+    assert isinstance(reply.broken, ModelSlow)
+    assert llm.server.left.wait(5)  # type: ignore[attr-defined]
+
+
 async def test_only_what_a_server_did_not_work_on_is_asked_again(client: Callable[..., LLM]) -> None:
     busy = client(Status(503), Status(429), Text('{"summary": "fine"}'))
     assert (await structured(busy)).value.summary == "fine"
