@@ -48,16 +48,20 @@ def index(dataset: Path, store: Path | None, as_json: bool, embedding_model: str
     from agent import show
     from agent.progress import progress
     from agent.settings import Settings
-    from store.embedder import Embedder
     from store.index import index as run
     from store.place import default_store
 
-    folder = store or Settings.load().store or default_store(dataset)
+    settings = Settings.load(store=store, embedding_model=embedding_model)
+    if "@" in (database := options["database"] or "") and ":" in database.partition("://")[2].partition("@")[0]:
+        say(
+            "the database's password is kept in the store; leave it out and use ~/.pgpass or PGPASSWORD where others read it"
+        )
+    folder = settings.store or default_store(dataset)
     with progress("items indexed") as advance:
         done = run(
             dataset,
             folder,
-            embedder=Embedder(embedding_model) if embedding_model else None,
+            embedder=settings.embedder(),
             progress=advance,
             **options,
         )
@@ -133,6 +137,19 @@ def forget(store: Path | None, user: str, as_json: bool) -> None:
 
 
 @cli.command()
+@STORE
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Others than this machine need keys in evoke.toml."
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 for any free one.")
+def serve(store: Path | None, host: str, port: int) -> None:
+    """Serve chat (as OpenAI's API), recommendations, events and the chat page until stopped."""
+    from agent.serve import run
+
+    run(store, host, port)
+
+
+@cli.command()
 @AS_JSON
 def model(as_json: bool) -> None:
     """Say which model answers, where, and whether it does (exit 1 if not)."""
@@ -157,19 +174,20 @@ class _opened:  # noqa: N801  used as a `with` block, named as what it gives
         from store.errors import StoreError
         from store.place import last_store
 
-        folder = store or Settings.load().store
+        settings = Settings.load(store=store)
+        folder = settings.store
         if folder is None:
             folder = last_store()
             if folder is None:
                 raise StoreError("no store is named and none was indexed before; run `evoke index DIR` first")
             say(f"store {folder}")
-        self._folder = folder
+        self._folder, self._embedder = folder, settings.embedder()
 
     def __enter__(self) -> tuple[Catalog, History, Recommender]:
         from agent.blocking import Recommender
         from store import Catalog, History
 
-        self._catalog = Catalog.open(self._folder, create=False)
+        self._catalog = Catalog.open(self._folder, create=False, embedder=self._embedder)
         self._history = History.open(self._folder)
         self._recommender = Recommender(self._catalog, self._history)
         return self._catalog, self._history, self._recommender

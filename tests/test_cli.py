@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from store.embedder import Embedder
+
 ROOT = Path(__file__).parent.parent
 FILMS = ROOT / "eval" / "films"
 
@@ -162,3 +164,18 @@ def test_settings_come_from_evoke_toml_too(films_store: Path, tmp_path: Path) ->
     done = evoke("recommend", cwd=tmp_path)
     assert done.returncode == 1
     assert "nonsense" in done.stderr
+
+
+def test_an_embedding_model_in_a_folder_is_named_again_by_a_setting(tmp_path: Path) -> None:
+    (data := tmp_path / "shop").mkdir()
+    rows = [{"id": str(n), "title": f"Lamp {n}", "text": "", "metadata": {}} for n in range(3)]
+    (data / "items.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    folder = Embedder()._folder
+    printed(evoke("index", data, "--store", tmp_path / "s", "--embedding-model", folder, "--json"))
+    ask = ("recommend", "a lamp", "--store", tmp_path / "s", "-n", "2", "--json")
+    elsewhere = {"EVOKE_BASE_URL": "http://127.0.0.1:9/v1", "HF_HUB_OFFLINE": "1"}
+    without = evoke(*ask, **elsewhere)
+    assert without.returncode == 1
+    assert "EVOKE_EMBEDDING_MODEL" in without.stderr
+    assert without.stderr.count("\n") == 1
+    assert len(printed(evoke(*ask, EVOKE_EMBEDDING_MODEL=str(folder), **elsewhere))["items"]) == 2
