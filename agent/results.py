@@ -123,6 +123,7 @@ class Stage:
     notes: list[str] = field(default_factory=list)
     model: str | None = None
     prompt: str | None = None
+    began: float = field(default_factory=time.time)
 
     def as_json(self) -> dict[str, Any]:
         """One entry of `trace.stages` in the recommendation JSON."""

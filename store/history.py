@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from store import place as places
-from store import sessions, tables
+from store import once, sessions, tables
 from store.errors import StoreBusy, StoreError
 from store.positive import Scale, positive_events, positive_mask
 from store.records import Event, Kind, event_fault
@@ -128,6 +128,17 @@ class History:
             total += len(batch)
             future += sum(event.timestamp > now for event in batch)
         return Added(added, total - added, future)
+
+    def add_once(self, key: str, digest: str, events: Sequence[Event], answer: dict[str, Any]) -> dict[str, Any]:
+        """Add the events and keep `answer` under the key, together; or return what was kept there, adding nothing.
+
+        Raises OtherContent (see `store.once`) where the key was used with another `digest`.
+        """
+        with self._write() as db:
+            before = once.keep(db, key, digest, answer)
+            if before is None and events and tables.insert_new_events(db, [_row(event) for event in events]):
+                _touch(db)
+        return answer if before is None else before
 
     def of(self, user: str, limit: int | None = None) -> list[Event]:
         """The user's events, the oldest first, or the last `limit` of them."""

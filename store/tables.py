@@ -55,6 +55,15 @@ sessions = sa.Table(
     sa.Column("updated", sa.Double, nullable=False),
     sa.Index("evoke_session_of", "user_id"),
 )
+answers = sa.Table(
+    "evoke_answers",
+    _schema,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("answer", sa.Text, nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Index("evoke_answer_at", "at"),
+)
 meta = sa.Table("evoke_meta", _schema, sa.Column("id", sa.Integer, primary_key=True), sa.Column("value", sa.Text))
 
 OF_A_USER = (events, profiles, sessions)
@@ -94,7 +103,8 @@ def _sqlite(url: sa.URL) -> sa.Engine:
     @sa.event.listens_for(made, "connect")
     def prepare(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute("PRAGMA secure_delete=ON")
-        connection.execute("PRAGMA synchronous=NORMAL")
+        # What was acknowledged outlives a power cut too: a commit waits for the disk.
+        connection.execute("PRAGMA synchronous=FULL")
         _write_ahead(connection)
 
     @sa.event.listens_for(made, "begin")
@@ -165,6 +175,11 @@ def _insert(db: sa.Connection, table: sa.Table) -> Any:
 def insert_new_events(db: sa.Connection, rows: Sequence[dict[str, Any]]) -> int:
     """Insert the events that are not there yet; returns how many those were."""
     return len(db.execute(_insert(db, events).on_conflict_do_nothing().returning(events.c.id), rows).all())
+
+
+def inserted(db: sa.Connection, table: sa.Table, row: dict[str, Any]) -> bool:
+    """Insert the row; False where there is one of its key already."""
+    return bool(db.execute(_insert(db, table).values(**row).on_conflict_do_nothing()).rowcount)
 
 
 def count(db: sa.Connection, table: sa.Table) -> int:

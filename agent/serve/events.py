@@ -1,0 +1,92 @@
+"""POST /v1/events: what people did, kept before it is acknowledged. DELETE /v1/users/{id}: everything of one, forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Collection
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Header, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from agent.errors import EvokeError
+from agent.serve.asked import Whose
+from agent.serve.refusals import Refused
+from agent.serve.tenants import Tenant
+from store.errors import StoreBusy
+from store.once import OtherContent
+from store.records import Event, event_fault
+
+_FIELDS = ("user", "item", "timestamp", "rating", "kind")
+_KEY = Header(min_length=1, max_length=255, pattern=r"^[\x20-\x7e]+$")
+
+
+class Sent(BaseModel):
+    """The body. Each event is checked for itself: one that is wrong does not keep the others out."""
+
+    model_config = ConfigDict(extra="forbid")
+    events: list[dict[str, Any]] = Field(max_length=10_000)
+
+
+def install(app: FastAPI) -> None:
+    """Add the addresses to the app."""
+
+    @app.post("/v1/events")
+    async def events(
+        sent: Sent, request: Request, tenant: Whose, idempotency_key: Annotated[str | None, _KEY] = None
+    ) -> dict[str, Any]:
+        digest = hashlib.sha256(await request.body()).hexdigest()
+        return await asyncio.to_thread(_add, tenant, sent.events, idempotency_key, digest)
+
+    @app.delete("/v1/users/{user:path}")
+    async def forget(user: str, tenant: Whose) -> dict[str, Any]:
+        try:
+            forgotten = await tenant.recommender.forget(user)
+        except EvokeError:
+            raise Refused(404, "nothing is kept about this user", code="user_not_found") from None
+        except StoreBusy:
+            said = "the user's rows are deleted, but the log still holds traces; send this again in a moment"
+            raise Refused(503, said, code="store_busy", retry=2) from None
+        return {"user": user, "deleted": True, "rows": forgotten.rows}
+
+
+def _add(tenant: Tenant, sent: list[dict[str, Any]], key: str | None, digest: str) -> dict[str, Any]:
+    known = tenant.recommender.catalog.snapshot().rows
+    now = time.time()
+    kept: list[Event] = []
+    rejected = []
+    for index, row in enumerate(sent):
+        event, reason = _event(row, known, now)
+        if event:
+            kept.append(event)
+        else:
+            rejected.append({"index": index, "reason": reason})
+    answer: dict[str, Any] = {"accepted": len(kept), "rejected": rejected}
+    history = tenant.recommender.history
+    if key is None:
+        history.add(kept)
+    else:
+        try:
+            answer = history.add_once(key, digest, kept, answer)
+        except OtherContent as error:
+            raise Refused(409, str(error), code="idempotency_key_reused", param="Idempotency-Key") from None
+    tenant.metrics.events.labels("accepted").inc(answer["accepted"])
+    tenant.metrics.events.labels("rejected").inc(len(answer["rejected"]))
+    return answer
+
+
+def _event(row: dict[str, Any], known: Collection[str], now: float) -> tuple[Event | None, str]:
+    """The event, or why it is none. Without a timestamp it happened now."""
+    if unknown := next((name for name in row if name not in _FIELDS), None):
+        return None, f'there is no field "{unknown[:40]}": an event has {", ".join(_FIELDS)}'
+    if row.get("timestamp") is None:
+        row = row | {"timestamp": now}
+    if not isinstance(row.get("kind"), str | None):
+        return None, '"kind" is not text'
+    values: Any = [row.get(name) for name in _FIELDS]
+    event = Event(*values)
+    if fault := event_fault(event):
+        return None, fault
+    return (event, "") if event.item in known else (None, "there is no such item in the catalog")

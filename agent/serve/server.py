@@ -1,0 +1,125 @@
+"""The app put together, and the process around it: where it may listen, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from agent.errors import EvokeError
+from agent.serve import chat, events, health, page, recommendations, refusals, sessions
+from agent.serve.gate import Gate
+from agent.serve.tenants import Tenants
+from agent.serve.tracing import Tracing
+from agent.settings import Serving, Settings
+from store.errors import StoreError
+from store.place import last_store
+
+log = logging.getLogger("evoke")
+
+GRACE = 15
+"""Seconds that requests have to end when the service is stopped; streams end at once, whole."""
+
+
+class App:
+    """The service as an ASGI app; `stop` makes its streams end cleanly."""
+
+    def __init__(self, tenants: Tenants, serving: Serving) -> None:
+        self.stopping = asyncio.Event()
+        tracing = Tracing()
+
+        @asynccontextmanager
+        async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+            await asyncio.to_thread(_warm, tenants)
+            yield
+            await asyncio.gather(*app.state.ending, *(answer.end() for answer in app.state.writing))
+            await tenants.close()
+            tracing.close()
+
+        # The pages that describe an API come from other hosts; the description itself is at /openapi.json.
+        app = FastAPI(title="Evoke", lifespan=lifespan, docs_url=None, redoc_url=None)
+        app.state.tenants, app.state.serving, app.state.tracing = tenants, serving, tracing
+        app.state.stopping, app.state.writing, app.state.ending = self.stopping, set(), set()
+        self._state = app.state
+        refusals.install(app)
+        for part in (chat, sessions, recommendations, events, health, page):
+            part.install(app)
+        self._gate: Any = Gate(app, tenants, serving, tracing)
+        if serving.origins:
+            self._gate = CORSMiddleware(
+                self._gate, allow_origins=serving.origins, allow_methods=["*"], allow_headers=["*"]
+            )
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """One ASGI connection."""
+        await self._gate(scope, receive, send)
+
+    def stop(self) -> None:
+        """End the streams: each with a last chunk, and saved as far as it went."""
+        self.stopping.set()
+        for answer in self._state.writing:
+            answer.stop("the service is being stopped")
+
+
+class _Server(uvicorn.Server):
+    async def shutdown(self, sockets: Any = None) -> None:
+        self.config.app.stop()  # type: ignore[union-attr]
+        await super().shutdown(sockets)
+
+
+def serve(store: Path | None, host: str, port: int) -> None:
+    """Serve `store`, or the tenants of `evoke.toml`, until a signal ends it."""
+    settings = Settings.load()
+    if not settings.tenants:
+        if not _is_loopback(host):
+            raise EvokeError(
+                f"without API keys only this machine may be served, not {host}: name tenants with keys in evoke.toml, "
+                "or leave --host out"
+            )
+        store = store or settings.store or last_store()
+        if store is None:
+            raise StoreError("no store is named and none was indexed before; run `evoke index DIR` first")
+    tenants = Tenants.open(settings, store)
+    config = uvicorn.Config(
+        App(tenants, settings.serve),
+        host=host,
+        port=port,
+        log_config=None,  # requests are counted, not logged: addresses and ids of people are in them
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE,
+        timeout_keep_alive=30,
+        limit_concurrency=None,
+        lifespan="on",
+    )
+    try:
+        sockets = [config.bind_socket()]
+    except SystemExit:
+        raise EvokeError(f"{host}:{port} cannot be listened on; choose another --port") from None
+    at = sockets[0].getsockname()
+    log.warning("serving %s on http://%s:%s", ", ".join(t.name for t in tenants.all), host, at[1])
+    with suppress(KeyboardInterrupt):  # how a terminal ends it, once everything is closed
+        _Server(config).run(sockets)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _warm(tenants: Tenants) -> None:
+    """Load what the first request would else wait for."""
+    for tenant in tenants.all:
+        catalog = tenant.recommender.catalog
+        catalog.embedder.encode_queries(["warm"])
+        catalog.snapshot()
