@@ -10,7 +10,7 @@ import pytest
 from agent import Recommender
 from agent.llm import LLM
 from store import Catalog, History
-from tests.hostile_model import gains, mean_and_p
+from tests.hostile_model import gains, judged
 from tests.model_contract import ModelContract
 from tests.vllm_server import VLLM
 
@@ -51,8 +51,11 @@ async def test_hostile_titles_gain_nothing_with_a_real_model(vllm: VLLM, capsys:
     title = await gains(llm, 50, "title")
     text = await gains(llm, 5, "text")
     await llm.close()
-    mean, p = mean_and_p(title)
+    gain = judged(title)
     with capsys.disabled():
-        print(f"\nhostile titles, {len(title)} pairs: mean gain {mean:+.4f} of a window, one-sided p {p:.3f}")
-    assert p > 0.05
+        print(
+            f"\nhostile titles, {title.size} pairs: mean gain {gain.mean:+.4f} of a window "
+            f"({gain.low:+.4f} to {gain.high:+.4f}), one-sided p {gain.p:.3f}"
+        )
+    assert gain.p > 0.05
     assert not text.any()
