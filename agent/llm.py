@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -70,10 +70,12 @@ class LLM:
         concurrency: int = 16,
         place: str | None = None,
         constraint: Constraint | None = None,
+        extra: Mapping[str, Any] | None = None,
         http_client: Any = None,
     ) -> None:
         """`place` stands for the base URL in cache keys where that changes from run to run; `constraint` says in the server's
-        own terms what `response_format` says to all: hold the answer to this JSON schema."""
+        own terms what `response_format` says to all: hold the answer to this JSON schema. `extra` are further fields of every
+        request, left out once the server has refused them."""
         from openai import AsyncOpenAI
 
         # An explicit key always: the client would else send whatever key the environment holds to any server.
@@ -86,13 +88,15 @@ class LLM:
         self._model = model
         self._place = place or without_credentials(base_url)
         self._constraint = constraint or _response_format
+        self._extra = dict(extra or {})
         self._refused: set[str] = set()
         self._free = asyncio.Semaphore(concurrency)
 
     @classmethod
-    def embedded(cls, model: str | None = None) -> LLM:
+    def embedded(cls, model: str | None = None, *, shares: bool = True) -> LLM:
         """The model that runs in this process, started if need be (it blocks for a second or two).
 
+        Without `shares`, no prompt is read from, or kept in, the cache that all of this process's clients have in common.
         Raises EvokeError where the engine or the weights are missing.
         """
         from agent import embedded
@@ -104,6 +108,7 @@ class LLM:
             concurrency=embedded.SLOTS,
             place=f"embedded {engine.weights_hash}",  # the hash: weights changed in place must miss every cache
             constraint=embedded.grammar,
+            extra=None if shares else {"cache_prompt": False},
         )
 
     @property
@@ -225,15 +230,20 @@ class LLM:
 
         options |= {"model": model, "messages": list(messages)}
         options["timeout"] = deadline.remaining() + 1  # ours strikes first; this one frees the connection should it not
+        of_the_call = options.pop("extra_body", {})
         while True:
             wanted = {name: value for name, value in options.items() if name not in self._refused}
+            extra = {name: value for name, value in self._extra.items() if name not in self._refused}
             try:
-                return await self._client.chat.completions.create(**wanted)
-            except openai.BadRequestError as error:
-                # Some hosted models take no temperature or seed: they get none from then on.
-                if error.param not in OPTIONAL or error.param not in wanted:
+                return await self._client.chat.completions.create(**wanted, extra_body=of_the_call | extra)
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                # Some hosted models take no temperature or seed, some servers no field they do not know: from then on they
+                # get none. Which field it is that they do not know, some say in the message only.
+                refused = {error.param} & set(OPTIONAL) & wanted.keys()
+                refused |= {name for name in extra if name == error.param or name in str(error)}
+                if not refused:
                     raise
-                self._refused.add(error.param)
+                self._refused |= refused
 
 
 Connect = Callable[[], Awaitable[LLM]]

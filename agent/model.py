@@ -21,10 +21,16 @@ def connect(settings: Settings) -> LLM:
     Raises EvokeError where the embedded engine or its weights are missing.
     """
     if not settings.base_url:
-        return LLM.embedded(settings.model)
+        return LLM.embedded(settings.model, shares=settings.cache_salt is None)
     if not near(settings.base_url):
         _say_once(urlsplit(settings.base_url).hostname or settings.base_url)
-    return LLM(settings.base_url, settings.model, api_key=settings.api_key, concurrency=settings.concurrency)
+    return LLM(
+        settings.base_url,
+        settings.model,
+        api_key=settings.api_key,
+        concurrency=settings.concurrency,
+        extra={"cache_salt": settings.cache_salt} if settings.cache_salt else None,
+    )
 
 
 def near(base_url: str) -> bool:
@@ -51,12 +57,15 @@ async def check(settings: Settings) -> dict[str, Any]:
         "reason": None,
         "ms": None,
     }
+    llm = None
     try:
         llm = connect(settings)
         found["model"] = await llm.model_name()
         reply = await llm.labels([{"role": "user", "content": "A or B?"}], ["A", "B"], deadline=Deadline(20))
         found |= {"answers": True, "ms": round(reply.ms, 1)}
-        await llm.close()
     except EvokeError as error:
         found["reason"] = str(error)
+    finally:
+        if llm:
+            await llm.close()
     return found

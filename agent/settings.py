@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     deadline: float | None = Field(None, gt=0, description="seconds for all model stages of a request together")
     prompts: Path | None = Field(None, description="a folder of templates that override ours")
     concurrency: int = Field(16, ge=1, description="model calls in flight at once")
+    cache_salt: str | None = Field(
+        None, repr=False, description="the model server shares cached prompts only between requests of one salt (vLLM)"
+    )
 
     weights: dict[str, float] = Field(
         default_factory=lambda: {

@@ -90,14 +90,17 @@ class Tenants:
         named = settings.tenants or {}
         hashes = {name: _hashes(name, tenant.keys) for name, tenant in named.items()}
         _apart(named, hashes)
-        embedders: dict[str, Embedder] = {}
+        given = settings.embedder()
+        embedders = {given.name: given} if given else {}
         with ExitStack() as opened:
             if not named:
                 return cls(
                     [_tenant("default", store or Path(), (), {}, settings.serve, embedders, opened)], opened.pop_all()
                 )
             tenants = [
-                _tenant(name, t.store, hashes[name], _model(t, hashes[name]), settings.serve, embedders, opened)
+                _tenant(
+                    name, t.store, hashes[name], _model(t, hashes[name], settings), settings.serve, embedders, opened
+                )
                 for name, t in named.items()
             ]
             return cls(tenants, opened.pop_all())
@@ -147,8 +150,8 @@ def _tenant(
     opened: ExitStack,
 ) -> Tenant:
     # One encoder in memory for all tenants that use the same model; it keeps nothing that tells one from another.
-    known = places.about(store).get("model")
-    catalog = opened.enter_context(Catalog.open(store, create=False, embedder=embedders.get(known or "")))
+    known = str(places.about(store.expanduser()).get("model"))
+    catalog = opened.enter_context(Catalog.open(store, create=False, embedder=embedders.get(known)))
     embedders.setdefault(catalog.embedder.name, catalog.embedder)
     history = opened.enter_context(History.open(store))
     rates = {key: Rate(serving.rate) for key in keys or (b"",)}
@@ -167,8 +170,10 @@ def _hashes(name: str, keys: Sequence[str]) -> tuple[bytes, ...]:
     return tuple(found)
 
 
-def _model(tenant: TenantSettings, keys: tuple[bytes, ...]) -> dict[str, Any]:
+def _model(tenant: TenantSettings, keys: tuple[bytes, ...], settings: Settings) -> dict[str, Any]:
     """The tenant's own model server, if any, and the salt under which a server keeps its prompts apart from others'."""
+    if len(settings.tenants) == 1 and not (tenant.base_url or settings.base_url):
+        return {"model": tenant.model}  # the embedded model has nobody else's prompts
     own = {"base_url": tenant.base_url, "model": tenant.model, "api_key": tenant.api_key}
     if tenant.base_url and not tenant.api_key:
         own["api_key"] = "EMPTY"  # the common key belongs to the common server
