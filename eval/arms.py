@@ -1,4 +1,10 @@
-"""The arms of a comparison: ways to rank the catalog for a history, from one signal to everything fused."""
+"""The arms of a comparison: ways to rank the catalog for a history, from one signal to everything fused.
+
+dense, queries, ...   one channel, or one baseline
+base                  everything fused, no model call
+full, full-x          base with the model's channels that tuning left on; the same without channel x
+a+b                   fused by reciprocal ranks: equally, or beside base by the weights in force
+"""
 
 from __future__ import annotations
 
@@ -12,15 +18,31 @@ from agent.fusion import fuse
 from agent.learned import Learned
 from agent.signals import Signals, weighted
 from eval.errors import EvalError
+from eval.reduced import without
 from store import Hit
+from store.snapshot import Snapshot
+from store.sparse import highest
 
 CHANNELS = ("queries", "named", "dense", "collaborative", "lexical", "popular")
-BASELINES = ("last-item", "mean-history", "item-knn", "ease", "star")
-MODEL = frozenset({"queries", "named", "full"})
-"""Arms that call a language model."""
+BASELINES = ("last-item", "mean-history", "item-knn", "ease", "star", "dialogue", "mentioned")
+MODEL = ("queries", "named")
+"""What a language model writes; all else is ranked without one."""
 FUSED = ("dense", "collaborative", "lexical", "popular")
 """What `base` fuses by rank where learned fusion is off."""
-DEFAULT = ("base", "dense", "collaborative", "lexical", "popular", *BASELINES)
+DEFAULT = (
+    "base",
+    "dense",
+    "collaborative",
+    "lexical",
+    "popular",
+    "last-item",
+    "mean-history",
+    "item-knn",
+    "ease",
+    "star",
+)
+JOINING = 0.3
+"""Weight beside `base` of a model's channel that tuning switched off, where an arm asks for it all the same."""
 
 PARAMETERS: Mapping[str, Mapping[str, Sequence[float]]] = {
     "mean-history": {"decay": (1.0, 0.8, 0.6)},
@@ -32,71 +54,130 @@ PARAMETERS: Mapping[str, Mapping[str, Sequence[float]]] = {
 """What each arm can be tuned in, and the values that are tried; the first are the defaults."""
 
 Scores = Mapping[str, np.ndarray]
+Lists = list[list[int]]
+Parts = tuple[str, ...]
+Given = Mapping[tuple[str, Parts], Lists]
+"""Lists that are at hand: by what they are, and by the parts of the model's answer that were asked for together."""
+
+
+def parts(arm: str, on: Sequence[str] = MODEL) -> Parts:
+    """The single arms that an arm fuses, where the model's channels `on` are on; the arm alone where it fuses none.
+
+    "base-x" is base without channel x. Raises EvalError for an unknown arm.
+    """
+    found: list[str] = []
+    for part in arm.split("+"):
+        whole, _, out = part.partition("-")
+        if part == "full" or (whole == "full" and out in CHANNELS):
+            found += ["base" if out in ("", *MODEL) else f"base-{out}", *(c for c in on if c != out)]
+        elif part in {*CHANNELS, *BASELINES, "base"}:
+            found.append(part)
+        else:
+            known = ", ".join((*CHANNELS, *BASELINES, "base", "full"))
+            raise EvalError(
+                f'there is no arm "{part}"; there are {known}; a+b fuses two, and full-x leaves channel x out'
+            )
+    return tuple(dict.fromkeys(found))
+
+
+def asked_parts(singles: Sequence[str]) -> Parts:
+    """What a model is asked to write for these single arms, nothing where none of them needs one."""
+    return tuple(part for part in MODEL if part in singles)
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What model-free arms rank with: signals fitted before the cut, and what tuning found (its own fitting included)."""
+    """What arms rank with: signals fitted before the cut, and what tuning found (its own fitting included).
+
+    `on` are the model's channels that `full` uses; `without` holds learned fusion refitted without a channel.
+    """
 
     signals: Signals
     learned: Learned | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
     baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     repeats: bool = False
+    on: Sequence[str] = ()
+    without: Mapping[str, Learned] = field(default_factory=dict)
 
-    def rank(self, arms: Sequence[str], histories: Sequence[np.ndarray], k: int) -> dict[str, list[list[int]]]:
-        """For each model-free arm the k best snapshot rows of each history; the signals are computed once for all."""
-        wanted = {part for arm in arms for part in parts(arm)}
-        singles = wanted - {"base"} | (set() if self.learned or "base" not in wanted else set(FUSED))
+    @property
+    def snapshot(self) -> Snapshot:
+        """The catalog whose rows are ranked."""
+        return self.signals.snapshot
+
+    def rank(
+        self, arms: Sequence[str], histories: Sequence[np.ndarray], k: int, given: Given | None = None
+    ) -> dict[str, Lists]:
+        """For each arm the k best snapshot rows of each history; the signals are computed once for all.
+
+        `given` holds the lists of the model's channels, and those that take the place of others.
+        """
+        given = given or {}
+        plans = {arm: parts(arm, self.on) for arm in arms}
+        lists = {single: found for (single, asked), found in given.items() if not asked}
+        missing = {single for plan in plans.values() for single in plan} - lists.keys() - set(MODEL)
+        lists |= self._singles(missing, histories, k)
+        ranked = {}
+        for arm, plan in plans.items():
+            asked = asked_parts(plan)
+            own = {single: given[single, asked] if single in MODEL else lists[single] for single in plan}
+            ranked[arm] = self.joined(own, k) if len(own) > 1 else own[plan[0]]
+        return ranked
+
+    def _singles(self, wanted: set[str], histories: Sequence[np.ndarray], k: int) -> dict[str, Lists]:
+        bases = {single for single in wanted if single.startswith("base")}
+        singles = wanted - bases
+        if bases and self.learned is None:
+            singles = singles | set(FUSED)
         scores = self.signals.scores(histories) if singles & _FROM_SIGNALS else {}
         lists = {arm: self._top(self.arm_scores(arm, scores, histories), histories, k) for arm in singles}
-        if "base" in wanted:
-            lists["base"] = self._base(lists, histories, k)
-        return {arm: lists[arm] if arm in lists else self.fused(parts(arm), lists, k) for arm in arms}
+        for base in bases:
+            out = base.removeprefix("base").removeprefix("-")
+            if self.learned is None:
+                lists[base] = self.fused({c: lists[c] for c in FUSED if c != out}, self.weights, k)
+            else:
+                learned, signals = (
+                    (self.without[out], without(self.signals, out)) if out else (self.learned, self.signals)
+                )
+                ranked = learned.rank(signals, histories, k, repeats=self.repeats)
+                lists[base] = [[row for row, _ in best] for best in ranked]
+        return lists
 
     def arm_scores(self, arm: str, scores: Scores, histories: Sequence[np.ndarray]) -> np.ndarray:
         """(b, n) scores of one single arm."""
         return _ARMS[arm](self, scores, histories, self._parameters(arm))
 
-    def fused(self, arms: Sequence[str], lists: Mapping[str, list[list[int]]], k: int) -> list[list[int]]:
-        """Reciprocal ranks of these arms' lists, by the weights in force (1 where none is set)."""
-        weights = {arm: self.weights.get(arm, 1.0) for arm in arms}
+    def joined(self, lists: Mapping[str, Lists], k: int) -> Lists:
+        """What an arm `a+b` fuses: all equally, but beside base what joins it by its weight, as the recommender does."""
+        if not any(single.startswith("base") for single in lists):
+            return self.fused(lists, dict.fromkeys(lists, 1.0), k)
+        return self.fused(
+            lists, {s: 1.0 if s.startswith("base") else self.weights.get(s, 0.0) or JOINING for s in lists}, k
+        )
+
+    @staticmethod
+    def fused(lists: Mapping[str, Lists], weights: Mapping[str, float], k: int) -> Lists:
+        """Reciprocal ranks of these lists by these weights (1 where none is given)."""
+        by = {name: weights.get(name, 1.0) for name in lists}
         fused = []
         for row in range(len(next(iter(lists.values())))):
-            found = {arm: [Hit(str(item), 0.0) for item in lists[arm][row]] for arm in arms}
-            fused.append([int(c.id) for c in fuse(found, weights)[:k]])
+            found = {name: [Hit(str(item), 0.0) for item in own[row]] for name, own in lists.items()}
+            fused.append([int(c.id) for c in fuse(found, by)[:k]])
         return fused
-
-    def _base(self, lists: Mapping[str, list[list[int]]], histories: Sequence[np.ndarray], k: int) -> list[list[int]]:
-        if self.learned is None:
-            return self.fused(FUSED, lists, k)
-        ranked = self.learned.rank(self.signals, histories, k, repeats=self.repeats)
-        return [[row for row, _ in best] for best in ranked]
 
     def _parameters(self, arm: str) -> dict[str, float]:
         return {name: values[0] for name, values in PARAMETERS.get(arm, {}).items()} | dict(self.baselines.get(arm, {}))
 
-    def _top(self, scores: np.ndarray, histories: Sequence[np.ndarray], k: int) -> list[list[int]]:
-        scores = np.where(self.signals.snapshot.hidden, -np.inf, scores)
+    def _top(self, scores: np.ndarray, histories: Sequence[np.ndarray], k: int) -> Lists:
+        hidden = self.signals.snapshot.hidden
+        may = np.array(scores)  # an arm may hand out an array of the signals
+        if hidden.any():
+            may[:, hidden] = 0
         if not self.repeats:
             for row, history in enumerate(histories):
-                scores[row, history] = -np.inf
-        k = min(k, scores.shape[1])
-        best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-        values = np.take_along_axis(scores, best, 1)
-        order = np.take_along_axis(best, np.argsort(-values, axis=1, kind="stable"), 1)
+                may[row, history] = 0
         # What an arm says nothing of is not ranked: a list padded with the first rows of the catalog would measure those.
-        return [[int(item) for item in items if scores[row, item] > 0] for row, items in enumerate(order)]
-
-
-def parts(arm: str) -> tuple[str, ...]:
-    """The single arms that an arm fuses; the arm alone where it fuses none. Raises EvalError for an unknown one."""
-    found = tuple(arm.split("+"))
-    for part in found:
-        if part not in {*CHANNELS, *BASELINES, "base", "full"}:
-            known = ", ".join((*CHANNELS, *BASELINES, "base", "full"))
-            raise EvalError(f'there is no arm "{part}"; there are {known}, and a+b fuses two')
-    return found
+        return [items.tolist() for items in highest(may, k)]
 
 
 def _scaled(scores: np.ndarray) -> np.ndarray:
@@ -134,7 +215,7 @@ def _by_matrix(matrix: Callable[[Signals], Any]) -> Callable[..., np.ndarray]:
 
 
 def _ease(bench: Bench, _: Scores, histories: Sequence[np.ndarray], given: Mapping[str, float]) -> np.ndarray:
-    return bench.signals._linear(
+    return bench.signals.modelled(
         weighted(histories, len(bench.signals.snapshot), given["decay"], 50), bench.signals.linear.ease
     )
 
@@ -163,4 +244,5 @@ _ARMS: Mapping[str, Callable[..., np.ndarray]] = {
     "item-knn": _by_matrix(lambda signals: signals.counts.goes_with),
     "ease": _ease,
     "star": _star,
+    "mentioned": _dense,
 }

@@ -47,6 +47,13 @@ class Changes:
         inputs = {name: list(pair) for name, pair in self.inputs.items()}
         return {"inputs": inputs, "measures": measures, "arms_gone": self.arms_gone, "arms_new": self.arms_new}
 
+    @classmethod
+    def from_json(cls, changes: Mapping[str, Any]) -> Changes:
+        """The changes that `as_json` gave."""
+        inputs = {name: (before, after) for name, (before, after) in changes["inputs"].items()}
+        measures = [Delta(**delta) for delta in changes["measures"]]
+        return cls(inputs, measures, list(changes["arms_gone"]), list(changes["arms_new"]))
+
     def __str__(self) -> str:
         return in_text(self)
 

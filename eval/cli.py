@@ -13,7 +13,11 @@ from agent.cli import AS_JSON, STORE, cli, main, print_json, say
 @click.argument("dataset", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--arms", help="Comma-separated arms, the one to test against the others first; a+b fuses two.")
 @click.option("--on", type=click.Choice(["test", "valid"]), default="test", show_default=True)
-@click.option("--cases", type=click.IntRange(min=1), help="Draw users until there are so many cases.")
+@click.option(
+    "--cases",
+    type=click.IntRange(min=1),
+    help="Draw users until there are so many cases; default all, 1,000 where an arm calls a model.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
     "--split", "how", type=click.Choice(["temporal", "per-user", "last-out"]), help="Make cases from the events so."
@@ -39,56 +43,78 @@ def compare(
     as_json: bool,
 ) -> None:
     """Measure recall methods on DIR's held-out cases, and test their differences."""
-    from rich.console import Console
-
     from agent.progress import progress
     from agent.settings import Settings
     from eval.arms import DEFAULT
-    from eval.report import Run
     from eval.runner import compare as run_compare
 
-    earlier = Run.load(against) if against else None
-    chosen = [arm.strip() for arm in arms.split(",") if arm.strip()] if arms else list(DEFAULT)
-    with progress("cases ranked") as advance:
-        run = run_compare(
-            dataset,
-            chosen,
-            store=store or Settings.load().store,
-            on=on,
-            cases=cases,
-            seed=seed,
-            allow_repeats=allow_repeats,
-            how=how,
-            progress=advance,
-        )
+    run = run_compare(
+        dataset,
+        [arm.strip() for arm in arms.split(",") if arm.strip()] if arms else DEFAULT,
+        store=store or Settings.load().store,
+        on=on,
+        cases=cases,
+        seed=seed,
+        allow_repeats=allow_repeats,
+        how=how,
+        against=against,
+        progress=progress,
+    )
     if out:
         say(f"saved {run.save(out)}")
     if as_json:
         print_json(run.as_json())
-        return
-    console = Console()
-    console.print(run)
-    if earlier:
-        console.print(run.against(earlier))
+    else:
+        from rich.console import Console
+
+        Console().print(run)
 
 
 @cli.command()
 @click.argument("dataset", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--model-cases",
+    type=click.IntRange(min=0, max=500),
+    default=500,
+    show_default=True,
+    help="Validation cases to judge the stages on that call a model.",
+)
+@click.option("--minutes", type=float, default=20.0, show_default=True, help="Time for the model, at most.")
+@click.option("--no-model", is_flag=True, help="Do not judge the stages that call a model; they keep their defaults.")
 @STORE
 @AS_JSON
-def tune(dataset: Path, seed: int, store: Path | None, as_json: bool) -> None:
-    """Find weights and learned fusion for DIR's store on its validation cases, and write them there."""
+def tune(
+    dataset: Path,
+    seed: int,
+    model_cases: int,
+    minutes: float,
+    no_model: bool,
+    store: Path | None,
+    as_json: bool,
+) -> None:
+    """Find weights, learned fusion and which stages pay for DIR's store on its validation cases, and write them there."""
+    from agent.progress import progress
     from agent.settings import Settings
     from eval.tune import tune as run_tune
 
-    tuned = run_tune(dataset, store=store or Settings.load().store, seed=seed, say=say)
+    tuned = run_tune(
+        dataset,
+        store=store or Settings.load().store,
+        seed=seed,
+        model_cases=0 if no_model else model_cases,
+        minutes=minutes,
+        say=say,
+        progress=progress,
+    )
     if as_json:
         print_json({"settings": tuned.settings, "learned": tuned.learned, "evidence": tuned.evidence})
         return
     found = tuned.evidence["learned fusion" if tuned.learned else "weighted ranks"]
     figures = ", ".join(f"{measure} {value:.4f}" for measure, value in found.items())
     click.echo(f"{'learned fusion' if tuned.learned else 'weighted ranks'} on validation: {figures}")
+    for name, value in tuned.settings.items():
+        click.echo(f"{name}: {value}")
 
 
 __all__ = ["cli", "main"]

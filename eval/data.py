@@ -73,10 +73,11 @@ def data_hash(dataset: Path) -> str:
     files = [*find_dataset(Path(dataset)), *(case_file(dataset, part) for part in _PARTS)]
     whole = hashlib.blake2b(digest_size=12)
     for path in files:
-        whole.update(b"-" if path is None else _file_hash(path))
+        whole.update(b"-" if path is None else file_hash(path))
     return whole.hexdigest()
 
 
-def _file_hash(path: Path) -> bytes:
+def file_hash(path: Path) -> bytes:
+    """A hash of the file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "blake2b").digest()

@@ -24,10 +24,8 @@ def fit(cases: Cases, catalog: Catalog) -> Signals:
 
 
 def histories(cases: Cases, snapshot: Snapshot) -> list[np.ndarray]:
-    """Each case's history as snapshot rows, oldest first; what is not in the catalog is left out."""
-    return [
-        np.array([snapshot.rows[id] for id in c.history if id in snapshot.rows], dtype=np.int64) for c in cases.cases
-    ]
+    """Each case's known items as snapshot rows, oldest first; what is not in the catalog is left out."""
+    return [np.array([snapshot.rows[id] for id in c.known if id in snapshot.rows], dtype=np.int64) for c in cases.cases]
 
 
 def batches(n: int) -> Iterator[slice]:

@@ -35,6 +35,7 @@ def page(run: Run) -> str:
         cost=_table(run, COST, marked=False),
         shown=_table(run, SHOWN, marked=False),
         differences=_differences(run),
+        changes=_changes(run),
         ceiling=share(run.union_ceiling) if run.union_ceiling is not None else "",
         curves=Markup(plots.recall_curves(arms, KS)),  # noqa: S704 - plots escape every name
         costs=Markup(plots.quality_and_cost(arms, PRIMARY[0])),  # noqa: S704
@@ -108,6 +109,33 @@ def _differences(run: Run) -> dict[str, Any] | None:
         if any(arm in found for found in by_measure.values()):
             rows.append((arm, cells))
     return {"best": best, "head": [name_of(measure) for measure in by_measure], "rows": rows} if rows else None
+
+
+def _changes(run: Run) -> dict[str, Any] | None:
+    """What changed since an earlier run: rows of what went in, and of the measures that moved."""
+    if not run.changes:
+        return None
+    inputs = [
+        (name, *("–" if value is None else str(value) for value in pair))
+        for name, pair in run.changes["inputs"].items()
+    ]
+    moved = []
+    for delta in run.changes["measures"]:
+        if delta["before"] != delta["after"]:
+            p = "" if delta["p"] is None else probability(delta["p"])
+            moved.append(
+                (
+                    delta["arm"],
+                    name_of(delta["measure"]),
+                    written(delta["measure"], delta["before"]),
+                    written(delta["measure"], delta["after"]),
+                    signed(delta["after"] - delta["before"]),
+                    f"{bounds(delta['low'], delta['high'])} {p}".strip(),
+                    delta["p"] is not None and delta["p"] < ALPHA,
+                )
+            )
+    told = {"only before": run.changes["arms_gone"], "only after": run.changes["arms_new"]}
+    return {"inputs": inputs, "moved": moved, "arms": {word: ", ".join(arms) for word, arms in told.items() if arms}}
 
 
 def _details(run: Run) -> dict[str, dict[str, str]]:

@@ -25,6 +25,11 @@ class Case:
     dialogue: tuple[dict[str, str], ...] = ()
     mentioned: tuple[str, ...] = ()
 
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The items that say what the case is about: its history, or in a dialogue without one those mentioned."""
+        return self.history or self.mentioned
+
 
 @dataclass(frozen=True)
 class Cases:

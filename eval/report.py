@@ -46,7 +46,7 @@ class Run:
     "ms_p50", "ms_p90", "calls", "tokens_in", "tokens_out", "tokens". `intervals` are 95 % intervals by arm and measure.
     `strata` is what `metrics.within` gives, `overlap` what `metrics.overlap` gives. `values` are the per-case values of
     some measures by arm, (n_cases,), and `case_users` a code for each case's user: saved beside the JSON, so that a later run can
-    be compared case by case."""
+    be compared case by case. `changes` are those since an earlier run (see `eval.changes`), where one was given."""
 
     dataset: str
     on: str
@@ -67,6 +67,7 @@ class Run:
     strata: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     arms_not_run: dict[str, str] = field(default_factory=dict)
+    changes: dict[str, Any] | None = None
     values: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, repr=False, compare=False)
     case_users: np.ndarray | None = field(default=None, repr=False, compare=False)
 

@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from agent.errors import ModelError
+from agent.learned import Learned
+from agent.settings import Settings
 from agent.tuned import Tuned
-from eval import metrics, significance
-from eval.arms import CHANNELS, DEFAULT, MODEL, Bench, parts
+from eval.answers import Progress, quiet
+from eval.arms import DEFAULT, MODEL, Bench, Given, Parts, asked_parts, parts
 from eval.cases import data_hash, load_cases
+from eval.dialogue import talked
 from eval.errors import EvalError
 from eval.fitting import batches, fit, histories
+from eval.heard import Heard, heard, sliced
+from eval.measured import measured
 from eval.records import Cases
-from eval.report import PRIMARY, Run
+from eval.reduced import refitted
+from eval.report import Run
+from eval.trust import trusted
 from store import Catalog
 
 BUDGET = 100
 """Items that every arm may rank for a case."""
 TIMED = 200
 """Cases on which milliseconds a request are measured, one by one."""
-
-Advance = Callable[[int, int], None]
+MODEL_CASES = 1000
+"""Cases of a run in which an arm calls a model, unless told otherwise."""
+FITTED = frozenset({"collaborative", "popular", "item-knn", "ease", "star"})
+"""Arms that say nothing without events."""
 
 
 def compare(
@@ -37,100 +47,166 @@ def compare(
     seed: int = 0,
     allow_repeats: bool = False,
     how: str | None = None,
-    progress: Advance | None = None,
+    against: str | Path | None = None,
+    progress: Progress = quiet,
+    **settings: Any,
 ) -> Run:
     """Rank the catalog for every case with every arm, and say how well each does, what it adds and what it costs.
 
     Everything derived is fitted on events before the cut; what `evoke tune` found, on validation, is used. `cases` draws
-    users until there are so many. `allow_repeats` keeps history items among the candidates. Raises EvalError and StoreError
-    in one line that names the remedy.
+    users until there are so many (1,000 where an arm calls a model). `allow_repeats` keeps history items among the candidates.
+    `against` is a saved run to compare this one with. Further keywords override settings, such as `base_url`. An arm that cannot
+    run is listed with the reason. Raises EvalError and StoreError in one line that names the remedy.
     """
     from store.index import index
     from store.place import default_store
 
     dataset = Path(dataset)
-    for arm in arms:
-        if set(parts(arm)) & MODEL:
-            raise EvalError(f'the arm "{arm}" calls a model, which compare cannot do yet; leave it out')
+    earlier = Run.load(Path(against)) if against else None
+    arms = list(dict.fromkeys(arms))
+    calling = [arm for arm in arms if set(parts(arm)) & set(MODEL)]
     asked = load_cases(dataset, on, how)
-    asked = asked.sample(cases, seed) if cases else asked
     folder = Path(store) if store else default_store(dataset)
     index(dataset, folder)
     with Catalog.open(folder, create=False) as catalog:
-        tuned = Tuned.load(folder)
-        signals = fit(asked, catalog)
+        tuned, warnings = trusted(folder, dataset, on, how)
+        told = tuned.applied(Settings.load(**settings))
+        switched_on = [channel for channel in MODEL if told.weights.get(channel, 0.0) > 0]
+        calling = [arm for arm in calling if set(parts(arm, switched_on)) & set(MODEL)]
+        asked = asked.sample(cases or (MODEL_CASES if calling else len(asked)), seed)
         bench = Bench(
-            signals, tuned.fusion(folder), tuned.settings.get("weights", {}), tuned.baselines, repeats=allow_repeats
+            fit(asked, catalog),
+            tuned.fusion(folder),
+            told.weights,
+            tuned.baselines,
+            allow_repeats,
+            switched_on,
+            without=_without(arms, dataset, catalog, tuned, folder),
         )
-        ranked = _ranked(bench, arms, asked, progress)
-        run = measured(asked, ranked, catalog, bench)
-    run.data, run.seed = data_hash(dataset), seed
+        not_run = cannot_run(arms, bench, asked)
+        said = _heard(
+            [arm for arm in calling if arm not in not_run], bench, catalog, asked, told, folder, progress, not_run
+        )
+        arms = [arm for arm in arms if arm not in not_run]
+        if not arms:
+            raise EvalError("; ".join(f'"{arm}" cannot run: {reason}' for arm, reason in not_run.items()))
+        talk = talked(arms, bench, catalog, asked, BUDGET, progress)
+        given: dict[tuple[str, Parts], Any] = {(single, ()): lists for single, lists in talk.lists.items()}
+        given |= {(part, each): own.lists[part] for each, own in said.items() for part in each}
+        run = measured(asked, _ranked(bench, arms, asked, given, progress), catalog, bench)
+        for arm in arms:
+            plan = parts(arm, bench.on)
+            run.arms[arm] |= _cost(bench, arm, asked, given, said.get(asked_parts(plan)), talk.cost(plan))
+    run.data, run.seed, run.arms_not_run = data_hash(dataset), seed, not_run
+    run.warnings += [*warnings, *(f"{' and '.join(each)}: {own.note()}" for each, own in said.items())]
     run.settings = {"allow_repeats": allow_repeats, "budget": BUDGET, "tuned": tuned.settings, "learned": tuned.learned}
-    if not tuned.evidence:
-        run.warnings.append("nothing was tuned for this store: defaults are used; run `evoke tune` first")
+    _tell_model(run, said, told, arms, switched_on)
+    if earlier:
+        run.changes = run.against(earlier).as_json()
     return run
 
 
-def _ranked(bench: Bench, arms: Sequence[str], cases: Cases, progress: Advance | None) -> dict[str, list[list[str]]]:
+def _without(arms: Sequence[str], dataset: Path, catalog: Catalog, tuned: Tuned, folder: Path) -> dict[str, Learned]:
+    """Learned fusion refitted without each channel that an arm leaves out of base."""
+    out = {single.removeprefix("base-") for arm in arms for single in parts(arm) if single.startswith("base-")}
+    return {channel: refitted(dataset, catalog, tuned, folder, channel) for channel in sorted(out) if tuned.learned}
+
+
+def cannot_run(arms: Sequence[str], bench: Bench, cases: Cases) -> dict[str, str]:
+    """The arms that cannot run on these cases, each with the reason."""
+    reasons = {}
+    no_history = not any(case.known for case in cases.cases)
+    no_talk = not any(case.dialogue for case in cases.cases)
+    for arm in arms:
+        for single in parts(arm, bench.on):
+            if single in FITTED and not cases.events:
+                reasons[arm] = "there are no events to fit it on; add events.csv"
+            elif single == "dialogue" and no_talk:
+                reasons[arm] = "no case holds a dialogue"
+            elif single == "mentioned" and not any(case.mentioned for case in cases.cases):
+                reasons[arm] = "no dialogue of the cases mentions an item"
+            elif no_history and single not in ("base", "dialogue", "popular"):
+                reasons[arm] = "no case has a history"
+    return reasons
+
+
+def _heard(
+    arms: Sequence[str],
+    bench: Bench,
+    catalog: Catalog,
+    cases: Cases,
+    settings: Settings,
+    folder: Path,
+    progress: Progress,
+    not_run: dict[str, str],
+) -> dict[Parts, Heard]:
+    """What the model says for these arms, by what it is asked for; arms that have no model to call join `not_run`."""
+    said: dict[Parts, Heard] = {}
+    for arm in arms:
+        wanted = asked_parts(parts(arm, bench.on))
+        if wanted in said:
+            continue
+        try:
+            said[wanted] = heard(
+                cases.cases,
+                wanted,
+                bench,
+                catalog,
+                BUDGET,
+                settings=settings,
+                kept=folder / "measured" / "answers.db",
+                progress=progress,
+            )
+        except ModelError as error:
+            not_run[arm] = f"no model answers ({error.reason}); see `evoke model`"
+    return said
+
+
+def _ranked(
+    bench: Bench, arms: Sequence[str], cases: Cases, given: Given, progress: Progress
+) -> dict[str, list[list[str]]]:
     ids = bench.signals.snapshot.ids
     read = histories(cases, bench.signals.snapshot)
     found: dict[str, list[list[str]]] = {arm: [] for arm in arms}
-    for at in batches(len(read)):
-        for arm, lists in bench.rank(arms, read[at], BUDGET).items():
-            found[arm] += [[ids[row] for row in rows] for rows in lists]
-        if progress:
-            progress(at.stop, len(read))
+    with progress("cases ranked") as advance:
+        for at in batches(len(read)):
+            for arm, lists in bench.rank(arms, read[at], BUDGET, sliced(given, at)).items():
+                found[arm] += [[ids[row] for row in rows] for rows in lists]
+            advance(at.stop, len(read))
     return found
 
 
-def measured(cases: Cases, ranked: dict[str, list[list[str]]], catalog: Catalog, bench: Bench) -> Run:
-    """The run of these lists: measures and their intervals, comparisons with the first arm, channels, strata, cost."""
-    users = [case.user for case in cases.cases]
-    values = {arm: metrics.per_case(cases.cases, lists) for arm, lists in ranked.items()}
-    counts = bench.signals.counts.popularity
-    popularity = {id: float(n) for id, n in zip(bench.signals.snapshot.ids, counts, strict=True) if n}
-    channels = {arm: lists for arm, lists in ranked.items() if arm in CHANNELS}
-    exclusive = metrics.exclusive(cases.cases, channels) if channels else {}
-    arms: dict[str, dict[str, Any]] = {}
-    for arm, lists in ranked.items():
-        shown = metrics.beyond_accuracy(lists, len(catalog), popularity, catalog.vectors)
-        cost = {**_milliseconds(bench, arm, cases), "calls": 0.0, "tokens_in": 0.0, "tokens_out": 0.0, "tokens": 0.0}
-        arms[arm] = metrics.means(values[arm]) | shown | cost
-        if arm in exclusive:
-            arms[arm]["exclusive@100"] = exclusive[arm]
-    first, *others = list(ranked)
-    tests = [
-        test
-        for measure in PRIMARY
-        for test in significance.compare_all(
-            {arm: values[arm][measure] for arm in ranked}, users, measure=measure, pairs=[(first, o) for o in others]
-        )
-    ] if others else []  # fmt: skip
-    per_arm = {arm: {measure: values[arm][measure] for measure in PRIMARY} for arm in ranked}
-    codes = {user: code for code, user in enumerate(dict.fromkeys(users))}
-    return Run(
-        dataset=cases.dataset,
-        on=cases.on,
-        cases=len(cases),
-        users=cases.users,
-        arms=arms,
-        comparisons=significance.holm(tests),
-        union_ceiling=metrics.union_ceiling(cases.cases, channels) if channels else None,
-        intervals={arm: significance.intervals(own, users) for arm, own in per_arm.items()},
-        overlap=metrics.overlap(cases.cases, channels) if channels else {},
-        strata=metrics.within(metrics.strata(cases.cases, popularity, popularity.keys()), per_arm),
-        warnings=list(cases.warnings),
-        values=per_arm,
-        case_users=np.array([codes[user] for user in users]),
-    )
-
-
-def _milliseconds(bench: Bench, arm: str, cases: Cases) -> dict[str, float]:
-    """p50 and p90 of one request at a time."""
+def _cost(
+    bench: Bench, arm: str, cases: Cases, given: Given, said: Heard | None, talking: Sequence[float] | None
+) -> dict[str, float]:
+    """Milliseconds of one request at a time (p50 and p90), a model's answer included, and calls and tokens of a request."""
     taken = []
-    for history in histories(cases, bench.signals.snapshot)[:TIMED]:
+    for row, history in enumerate(histories(cases, bench.signals.snapshot)[:TIMED]):
+        before = (said.ms[row] if said else 0.0) + (talking[row] if talking else 0.0)
         started = time.perf_counter()
-        bench.rank([arm], [history], BUDGET)
-        taken.append((time.perf_counter() - started) * 1000)
+        bench.rank([arm], [history], BUDGET, sliced(given, slice(row, row + 1)))
+        taken.append(before + (time.perf_counter() - started) * 1000)
     p50, p90 = np.percentile(taken, [50, 90])
-    return {"ms_p50": round(float(p50), 2), "ms_p90": round(float(p90), 2)}
+    calls, read, written = (
+        (float(mean.mean()) for mean in (said.calls, said.tokens_in, said.tokens_out)) if said else (0.0, 0.0, 0.0)
+    )
+    cost = {"ms_p50": float(p50), "ms_p90": float(p90), "calls": calls, "tokens_in": read, "tokens_out": written}
+    return {name: round(value, 2) for name, value in (cost | {"tokens": read + written}).items()}
+
+
+def _tell_model(
+    run: Run, said: Mapping[Parts, Heard], settings: Settings, arms: Sequence[str], switched_on: Sequence[str]
+) -> None:
+    """Write into the run which model answered which prompts, and what `full` is."""
+    from prompts import Prompts
+
+    if said:
+        run.model = next(iter(said.values())).model
+        run.prompts = {"interests": Prompts(settings.prompts).fingerprint("interests")}
+        run.settings["model"] = {
+            " and ".join(each): own.said | {"requests at once": own.at_once} for each, own in said.items()
+        }
+    if any(part.startswith("full") for arm in arms for part in arm.split("+")):
+        run.settings["full"] = {"base": 1.0} | {channel: settings.weights[channel] for channel in switched_on}
+        if not switched_on:
+            run.warnings.append("tuning left no model channel on for this store: full is base, and calls no model")

@@ -34,6 +34,11 @@ def tables(run: Run) -> Iterator[Table | Text]:
             yield _measures(run, title, measures, marked=False)
     if differences := _differences(run):
         yield differences
+    if run.changes:
+        from eval.changes import Changes
+
+        yield Text("Since the earlier run", style="bold")
+        yield from changes_tables(Changes.from_json(run.changes))
     for name, reason in run.arms_not_run.items():
         yield Text(f"not run: {name}: {reason}", style="yellow")
     for warning in run.warnings:

@@ -1,0 +1,230 @@
+"""What a model writes of histories, for measuring: only the parts that are used, many at once, and kept.
+
+An answer is kept by what was asked of which model, to the letter, so that a run that was killed goes on where it stopped and
+the same run costs nothing again. Nothing is ever read from the store's own profiles: those may know more than a case does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from agent import bridge, embedded, model
+from agent.errors import BadAnswer, ModelError
+from agent.interests import FORMS, MAX_TOKENS, Written, asked, checked
+from agent.llm import LLM, Deadline
+from agent.results import NOTHING, Interests, Stage
+from agent.settings import Settings
+from agent.topup import topped_up
+from eval.errors import EvalError
+from prompts import Prompts
+from store import Item
+from store.catalog import Field
+
+DEADLINE = 120.0
+"""Seconds for one answer: what a slow machine does in time is another question than how good it is."""
+FAILURES = 8
+"""Calls in a row without any answer after which the model counts as gone."""
+
+Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+
+
+def quiet(_: str) -> AbstractContextManager[Callable[[int, int], None]]:
+    """No progress."""
+    return nullcontext(lambda *_: None)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One answer as it came: what was written (None: nothing that can be used), and what it cost."""
+
+    written: dict[str, Any] | None
+    tokens_in: int = 0
+    tokens_out: int = 0
+    ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One case's answer as the recommender would use it: `found`, topped up. Of the `queries` and `named` that the model
+    wrote, how many passed the checks; a case without history was not asked for (`calls` 0)."""
+
+    found: Interests
+    reply: Reply
+    calls: int = 0
+    queries: int = 0
+    queries_kept: int = 0
+    named: int = 0
+    named_kept: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The answers for the first cases asked about (all, unless time ran out), and which model gave them."""
+
+    answers: list[Answer]
+    model: str
+    at_once: int
+
+
+def answers(
+    histories: Sequence[Sequence[Item]],
+    parts: Sequence[str],
+    *,
+    settings: Settings,
+    schema: Mapping[str, Field],
+    kept: Path,
+    progress: Progress = quiet,
+    seconds: float | None = None,
+) -> Answers:
+    """What the model says in these parts (see `agent.interests.FORMS`) of each history, oldest item first.
+
+    `kept` is the file that answers are kept in. With `seconds` no further case is begun once that much time was spent; time
+    that kept answers took counts too, so that the same cases are used when it is run again. Raises ModelError where no model
+    can be had, EvalError where one stops answering.
+    """
+    return bridge.run(_answers(histories, tuple(parts), settings, schema, kept, progress, seconds))
+
+
+async def _answers(
+    histories: Sequence[Sequence[Item]],
+    parts: tuple[str, ...],
+    settings: Settings,
+    schema: Mapping[str, Field],
+    kept: Path,
+    progress: Progress,
+    seconds: float | None,
+) -> Answers:
+    llm = await asyncio.to_thread(model.connect, settings)
+    at_once = settings.concurrency if settings.base_url else embedded.SLOTS
+    try:
+        await llm.model_name()
+        prompts = Prompts(settings.prompts)
+        messages = [asked(history, prompts, parts) if history else [] for history in histories]
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with closing(_Kept(kept)) as store, progress(f"cases read by the model for {' and '.join(parts)}") as advance:
+            most_ms = float("inf") if seconds is None else 1000 * seconds * at_once
+            asking = _Asking(llm, parts, messages, store, advance, most_ms)
+            replies = await asking.all(at_once)
+    finally:
+        await llm.close()
+    used = [_used(reply, history, schema) for reply, history in zip(replies, histories, strict=False)]
+    return Answers(used, llm.key, at_once)
+
+
+class _Asking:
+    """Works through the messages in their order, a few at once."""
+
+    def __init__(
+        self,
+        llm: LLM,
+        parts: tuple[str, ...],
+        messages: Sequence[Any],
+        kept: _Kept,
+        advance: Callable[[int, int], None],
+        most_ms: float,
+    ) -> None:
+        self._llm, self._parts, self._messages, self._kept = llm, parts, messages, kept
+        self._advance, self._most_ms = advance, most_ms
+        self._replies: list[Reply | None] = [None] * len(messages)
+        self._keys = [kept.key(llm.key, parts, each) for each in messages]
+        for row, key in enumerate(self._keys):
+            self._replies[row] = kept.get(key) if messages[row] else Reply(None)
+        self._left = [row for row, reply in enumerate(self._replies) if reply is None]
+        self._done = self._failures = 0
+
+    async def all(self, at_once: int) -> list[Reply]:
+        """The replies to as many of the first messages as the time allows."""
+        todo = iter(self._left)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(at_once):
+                    group.create_task(self._work(todo))
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        used: list[Reply] = []
+        spent = 0.0
+        for reply in self._replies:
+            if reply is None or spent >= self._most_ms:
+                break
+            spent += reply.ms
+            used.append(reply)
+        return used
+
+    async def _work(self, todo: Any) -> None:
+        for row in todo:
+            if sum(reply.ms for reply in self._replies[:row] if reply) >= self._most_ms:
+                return
+            self._replies[row] = await self._ask(row)
+            self._done += 1
+            self._advance(self._done, len(self._left))
+
+    async def _ask(self, row: int) -> Reply:
+        try:
+            reply = await self._llm.structured(
+                self._messages[row], FORMS[self._parts], max_tokens=MAX_TOKENS, deadline=Deadline(DEADLINE)
+            )
+        except BadAnswer:
+            answered = Reply(None)
+        except ModelError as error:
+            self._failures += 1
+            if self._failures >= FAILURES:
+                raise EvalError(
+                    f"the model stopped answering ({error.reason}) after {self._done} of "
+                    f"{len(self._left)} cases; run the same command again to go on from there"
+                ) from error
+            return Reply(None)  # not kept: it may answer the next time
+        else:
+            usage = reply.usage
+            answered = Reply(reply.value.model_dump(), usage.tokens_in, usage.tokens_out, round(reply.ms, 1))
+        self._failures = 0
+        self._kept.put(self._keys[row], answered)
+        return answered
+
+
+class _Kept:
+    """Answers in an SQLite file, each written as it comes."""
+
+    def __init__(self, file: Path) -> None:
+        self._db = sqlite3.connect(file, timeout=60)
+        self._db.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, reply TEXT NOT NULL)")
+
+    @staticmethod
+    def key(model: str, parts: Sequence[str], messages: Any) -> str:
+        """A hash of what is asked of whom: the messages hold the history as the prompts put it."""
+        return hashlib.blake2b(json.dumps([model, parts, messages, MAX_TOKENS]).encode(), digest_size=16).hexdigest()
+
+    def get(self, key: str) -> Reply | None:
+        row = self._db.execute("SELECT reply FROM answers WHERE key = ?", (key,)).fetchone()
+        return Reply(**json.loads(row[0])) if row else None
+
+    def put(self, key: str, reply: Reply) -> None:
+        with self._db:
+            self._db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, json.dumps(asdict(reply))))
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def _used(reply: Reply, history: Sequence[Item], schema: Mapping[str, Field]) -> Answer:
+    if not history:
+        return Answer(NOTHING, reply)
+    stage = Stage("interests")
+    written = Written.model_validate(reply.written or {})
+    passed = checked(written, history, None, stage)
+    return Answer(
+        topped_up(passed, history, schema, stage),
+        reply,
+        calls=1,
+        queries=len(written.queries),
+        queries_kept=len(passed.queries),
+        named=len(written.named),
+        named_kept=len(passed.named),
+    )

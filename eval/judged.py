@@ -1,0 +1,150 @@
+"""Whether the stages that join `base` pay: the model's channels, diversity, ranking. Judged on some validation cases, whose `base`
+lists come from a fusion that has not seen their users.
+
+What costs something is switched on only where it gains more than its own standard error over users (Breiman et al.'s
+one-standard-error rule, 1984): the best of many tries is better than none by chance alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agent.fusion import Candidate, fuse, spread
+from agent.settings import Settings
+from eval.answers import Progress
+from eval.arms import MODEL, Bench, Lists
+from eval.heard import Heard, heard, retrieved_again
+from eval.records import Case
+from eval.runner import BUDGET
+from eval.search import Say, values
+from store import Catalog, Hit
+
+WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
+QUERIES = (8, 4, 2)
+DIVERSITIES = (0.05, 0.1, 0.2, 0.3)
+DEPTH = 30
+"""Places that are spread, as for a request of ten."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Cases with the lists that stages join, and the weights of those lists."""
+
+    cases: Sequence[Case]
+    lists: Mapping[str, Lists]
+    weights: Mapping[str, float]
+    bench: Bench
+    say: Say
+
+    def first(self, n: int) -> Judge:
+        """The same for the first n cases."""
+        return replace(self, cases=self.cases[:n], lists={name: own[:n] for name, own in self.lists.items()})
+
+    def joined(self, lists: Mapping[str, Lists], weights: Mapping[str, float]) -> Judge:
+        """The same with these lists among the fused ones."""
+        return replace(self, lists={**self.lists, **lists}, weights={**self.weights, **weights})
+
+    def fused(self) -> list[list[Candidate]]:
+        """Each case's fused candidates."""
+        ids = self.bench.snapshot.ids
+        fused = []
+        for row in range(len(self.cases)):
+            found = {name: [Hit(ids[item], 0.0) for item in own[row]] for name, own in self.lists.items()}
+            fused.append(fuse(found, self.weights)[:BUDGET])
+        return fused
+
+    def quality(self, fused: Sequence[Sequence[Candidate]] | None = None) -> dict[str, np.ndarray]:
+        """The measures of each case's list."""
+        rows = self.bench.snapshot.rows
+        lists = [[rows[candidate.id] for candidate in own] for own in (self.fused() if fused is None else fused)]
+        return values(self.cases, lists, self.bench.snapshot.ids)
+
+    def pays(self, gain: np.ndarray) -> bool:
+        """Whether a gain, (n_cases,), is more than its standard error; users are what varies."""
+        _, code = np.unique([case.user for case in self.cases], return_inverse=True)
+        mean = gain.mean()
+        off = np.bincount(code, weights=gain - mean)
+        return bool(mean > 0 and mean > np.sqrt((off**2).sum()) / len(gain))
+
+
+def model_channels(
+    judge: Judge, catalog: Catalog, settings: Settings, kept: Path, progress: Progress, seconds: float
+) -> tuple[dict[str, Any], dict[str, Any], Heard]:
+    """Settings for the model's channels, the evidence for them, and what the model said. Raises ModelError without a model.
+
+    The cases are asked about in their order until the time is up.
+    """
+    said = heard(
+        judge.cases, MODEL, judge.bench, catalog, BUDGET,
+        settings=settings, kept=kept, progress=progress, seconds=seconds,
+    )  # fmt: skip
+    judge = judge.first(len(said))
+    weights, tried = _weights(judge, said.lists)
+    evidence: dict[str, Any] = {
+        "model": said.model, "cases": len(said), "said": said.said, "tried": tried,
+        "seconds a case": float(np.mean(said.ms)) / 1000,
+        "tokens a case": float((said.tokens_in + said.tokens_out).mean()),
+        "without": _means(judge.quality()), "with": _means(judge.joined(said.lists, weights).quality()),
+    }  # fmt: skip
+    found: dict[str, Any] = {"weights": weights}
+    if weights["queries"]:
+        found["n_queries"], evidence["queries"] = _how_many(judge, said, weights, catalog, settings, progress)
+    told = ", ".join(f"{channel} {weight:g}" for channel, weight in weights.items())
+    judge.say(f"model channels on {len(said)} validation cases: weights {told}; {said.note()}")
+    return found, evidence, said
+
+
+def _weights(judge: Judge, lists: Mapping[str, Lists]) -> tuple[dict[str, float], list[dict[str, float]]]:
+    """Weights of the model's channels, each switched on where it pays beside what is on; and all that was tried."""
+    quality: dict[tuple[float, ...], dict[str, np.ndarray]] = {}
+    for pair in itertools.product(WEIGHTS, WEIGHTS):
+        quality[pair] = judge.joined(lists, dict(zip(MODEL, pair, strict=True))).quality()
+    goal = {pair: found["ndcg@10"] + found["recall@100"] for pair, found in quality.items()}
+    best = (0.0, 0.0)
+    for at in (0, 1, 0, 1):
+        off = (0.0, best[1]) if at == 0 else (best[0], 0.0)
+        others = [(weight, best[1]) if at == 0 else (best[0], weight) for weight in WEIGHTS]
+        top = max(others, key=lambda pair: goal[pair].mean())
+        best = top if judge.pays(goal[top] - goal[off]) else off
+    tried = [dict(zip(MODEL, pair, strict=True)) | _means(found) for pair, found in quality.items()]
+    return dict(zip(MODEL, best, strict=True)), tried
+
+
+def _how_many(
+    judge: Judge, said: Heard, weights: Mapping[str, float], catalog: Catalog, settings: Settings, progress: Progress
+) -> tuple[int, dict[str, dict[str, float]]]:
+    """How many of the queries to search with: the fewest that lose no more than a standard error, and what each gave."""
+    found = {}
+    for n in QUERIES:
+        lists = said.lists
+        if n != QUERIES[0]:
+            fewer = settings.model_copy(update={"n_queries": n})
+            lists = retrieved_again(said, judge.cases, MODEL, judge.bench, catalog, BUDGET, fewer, progress)
+        quality = judge.joined(lists, weights).quality()
+        found[n] = quality
+    goal = {n: own["ndcg@10"] + own["recall@100"] for n, own in found.items()}
+    best = QUERIES[0]
+    for n in QUERIES[1:]:
+        if goal[n].mean() >= goal[QUERIES[0]].mean():
+            best = n
+    return best, {str(n): _means(own) for n, own in found.items()}
+
+
+def diversity(judge: Judge) -> tuple[float, dict[str, dict[str, float]]]:
+    """The most diversity that costs no nDCG@10 on these cases, and what each gave."""
+    fused = judge.fused()
+    spreads = {d: [spread(own, judge.bench.snapshot, d, DEPTH) for own in fused] for d in (0.0, *DIVERSITIES)}
+    quality = {d: judge.quality(lists) for d, lists in spreads.items()}
+    means = {d: own["ndcg@10"].mean() for d, own in quality.items()}
+    best = max(d for d in means if means[d] >= means[0.0])
+    return best, {f"{d:g}": _means(own) for d, own in quality.items()}
+
+
+def _means(quality: Mapping[str, np.ndarray]) -> dict[str, float]:
+    return {measure: round(float(own.mean()), 5) for measure, own in quality.items()}

@@ -1,0 +1,65 @@
+"""Learned fusion without one channel: what `full-x` ranks with, refitted so that what is left can make up for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from agent.features import Candidates
+from agent.learned import Learned
+from agent.signals import CHANNEL_OF, Signals
+from agent.tuned import Tuned
+from eval.cases import load_cases
+from eval.fitting import fit, table
+from store import Catalog
+
+MOST_CASES = 6000
+"""Cases that learned fusion is trained on: memory grows with them, and more teach little."""
+
+OF_CHANNEL = {
+    "dense": ("cosine",),
+    "popular": ("popular", "recent", "trend", "late", "known", "neighbours", "history popular", "history last popular"),
+}
+"""How the names of features begin that a channel stands for, beside those of its signals."""
+
+
+def without(signals: Signals, channel: str) -> Signals:
+    """The signals, those of one channel silent."""
+    return cast("Signals", _Without(signals, channel))
+
+
+class _Without:
+    """Signals of which those of one channel say nothing of any item."""
+
+    def __init__(self, signals: Signals, channel: str) -> None:
+        self._signals, self._channel = signals, channel
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._signals, name)
+
+    def scores(self, histories: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """As `Signals.scores`, with zeros for the channel that is left out."""
+        scores = self._signals.scores(histories)
+        return {name: np.zeros_like(own) if CHANNEL_OF[name] == self._channel else own for name, own in scores.items()}
+
+
+def refitted(dataset: Path, catalog: Catalog, tuned: Tuned, folder: Path, channel: str) -> Learned:
+    """Learned fusion trained as tuning did, on the same validation cases, but without this channel; kept beside it."""
+    kept = folder / "tuned" / f"without-{channel}"
+    if not kept.is_dir():
+        cases = load_cases(dataset, "valid").sample(MOST_CASES, tuned.evidence["seed"])
+        signals = without(fit(cases, catalog), channel)
+        candidates, chosen = table(cases, signals, repeats=tuned.evidence["repeats"])
+        Learned.fit(blinded(candidates, channel), chosen, **tuned.evidence["trees"]).save(kept)
+    return Learned.load(kept)
+
+
+def blinded(table: Candidates, channel: str) -> Candidates:
+    """The candidates with the features that this channel stands for set to 0: trees then find nothing to split on."""
+    features = table.features.copy()
+    features[:, [name.startswith(OF_CHANNEL.get(channel, ())) for name in table.names]] = 0
+    return replace(table, features=features)

@@ -1,0 +1,132 @@
+"""Whether the model's ranking pays: it ranks some validation cases once, and every share of it in the score is tried."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from agent import bridge, model
+from agent.errors import ModelError
+from agent.fusion import Candidate
+from agent.llm import LLM, Deadline
+from agent.rank import rank
+from agent.results import Stage
+from agent.settings import Settings
+from eval.answers import DEADLINE
+from eval.judged import Judge
+from eval.records import Case
+from eval.steps import Steps
+from prompts import Prompts
+from store import Catalog
+
+CASES = 100
+AT_ONCE = 4
+SHARES = (0.1, 0.2, 0.3, 0.5)
+
+
+def ranking(
+    judge: Judge, catalog: Catalog, settings: Settings, steps: Steps, seconds: float
+) -> tuple[float, dict[str, Any]]:
+    """The share of the model's ranking in the score (0: off), and the evidence. Raises ModelError where no model answers.
+
+    At most 100 cases, a few at a time, until the time is up; each few are a step of their own.
+    """
+    fused = judge.first(CASES).fused()
+    places: list[dict[str, float]] = []
+    spent = 0.0
+    for start in range(0, len(fused), AT_ONCE):
+        if spent >= seconds:
+            break
+        few = partial(_ranked, judge.cases[start : start + AT_ONCE], fused[start : start + AT_ONCE], catalog, settings)
+        done = steps.step(f"ranking from {start}", few)
+        places += done["places"]
+        spent += done["seconds"]
+    judge, fused = judge.first(len(places)), fused[: len(places)]
+    if not places:
+        return 0.0, {"cases": 0}
+    before = judge.quality(fused)["ndcg@10"]
+    quality = {share: judge.quality(_blended(fused, places, share))["ndcg@10"] for share in SHARES}
+    best = max(quality, key=lambda share: quality[share].mean())
+    on = judge.pays(quality[best] - before)
+    tried = {"0": before, **{f"{share:g}": own for share, own in quality.items()}}
+    evidence = {
+        "cases": len(places),
+        "ndcg@10": {share: round(float(own.mean()), 5) for share, own in tried.items()},
+        "seconds a case": spent / len(places),
+        "unranked": float(np.mean([not own for own in places])),
+    }
+    judge.say(
+        f"ranking on {len(places)} validation cases: nDCG@10 {before.mean():.4f} without, at best "
+        f"{quality[best].mean():.4f} with a share of {best:g}: {'on' if on else 'off'}"
+    )
+    return best if on else 0.0, evidence
+
+
+def _ranked(
+    cases: Sequence[Case], fused: Sequence[Sequence[Candidate]], catalog: Catalog, settings: Settings
+) -> dict[str, Any]:
+    started = time.monotonic()
+    places = bridge.run(_all(cases, fused, catalog, settings))
+    return {"places": places, "seconds": time.monotonic() - started}
+
+
+async def _all(
+    cases: Sequence[Case], fused: Sequence[Sequence[Candidate]], catalog: Catalog, settings: Settings
+) -> list[dict[str, float]]:
+    llm = await asyncio.to_thread(model.connect, settings)
+    try:
+        await llm.model_name()
+        prompts = Prompts(settings.prompts)
+        return await asyncio.gather(
+            *(_one(case, own, catalog, settings, llm, prompts) for case, own in zip(cases, fused, strict=True))
+        )
+    finally:
+        await llm.close()
+
+
+async def _one(
+    case: Case, fused: Sequence[Candidate], catalog: Catalog, settings: Settings, llm: LLM, prompts: Prompts
+) -> dict[str, float]:
+    """The place (1 the first, 0 the last) that the model gives each candidate; none where its answers are bad."""
+    head = list(fused[: settings.rank_depth])
+    items = catalog.get([candidate.id for candidate in head])
+    known = catalog.get(list(case.known))
+    stage = Stage("rank")
+
+    async def connect() -> LLM:
+        return llm
+
+    ranked = await rank(
+        [replace(candidate, score=0.0) for candidate in head],
+        items,
+        history=[known[id] for id in case.known if id in known],
+        profile=None,
+        text=None,
+        weight=1.0,
+        depth=settings.rank_depth,
+        shuffles=settings.rank_shuffles,
+        connect=connect,
+        prompts=prompts,
+        deadline=Deadline(DEADLINE),
+        stage=stage,
+    )
+    if stage.degraded and not stage.tokens_in:
+        raise ModelError(stage.degraded)
+    return {} if stage.degraded else {candidate.id: candidate.score for candidate in ranked}
+
+
+def _blended(
+    fused: Sequence[Sequence[Candidate]], places: Sequence[dict[str, float]], share: float
+) -> list[list[Candidate]]:
+    """As `agent.rank` blends: what the model has not placed keeps its fused order."""
+    blended = []
+    for own, given in zip(fused, places, strict=True):
+        moved = [replace(c, score=(1 - share) * c.score + share * given.get(c.id, 0.0)) for c in own] if given else own
+        blended.append(sorted(moved, key=lambda candidate: -candidate.score))
+    return blended
