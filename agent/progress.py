@@ -54,5 +54,7 @@ def _lines(what: str) -> Advance:
     return advance
 
 
-def _rate(done: int, started: float) -> int:
-    return round(done / max(time.monotonic() - started, 1e-9))
+def _rate(done: int, started: float) -> float:
+    """Per second, to two digits or whole: what a slow model does in minutes is a rate too."""
+    rate = done / max(time.monotonic() - started, 1e-9)
+    return round(rate) if rate >= 10 else float(f"{rate:.2g}")
