@@ -37,6 +37,11 @@ class Recommender:
         """See `AsyncRecommender.forget`."""
         return bridge.run(self._core.forget(user))
 
+    @property
+    def trained(self) -> list[str]:
+        """See `AsyncRecommender.trained`."""
+        return self._core.trained
+
     def close(self) -> None:
         """See `AsyncRecommender.close`."""
         bridge.run(self._core.close())

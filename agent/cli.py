@@ -127,11 +127,13 @@ def forget(store: Path | None, user: str, as_json: bool) -> None:
     with _opened(store) as (_, history, recommender):
         rows = recommender.forget(user).rows
         if as_json:
-            print_json({"user": user, "rows": rows, "refitted": ["cooccurrence"], "trained": []})
+            print_json({"user": user, "rows": rows, "refitted": ["matrices"], "trained": recommender.trained})
         else:
             click.echo(
                 f"forgot {user}: " + ", ".join(f"{n} {table}" for table, n in rows.items()) + "; matrices refitted"
             )
+        for part in recommender.trained:
+            say(f"{part} was trained on histories that may have held {user}'s: train it anew with `evoke tune`")
         if not history.local:
             say("the database's WAL and backups may still hold this user: that is for its operator to clear")
 

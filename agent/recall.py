@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -58,14 +59,26 @@ class Sources:
     lexical: Lexical
     signals: Signals | None = None
     learned: Learned | None = None
+    versions: tuple[str, str] = ("", "")
 
     @classmethod
-    def of(cls, catalog: Catalog, history: History, learned: Learned | None = None) -> Sources:
-        """The sources for this catalog and history, refitted where they are stale; signals only for learned fusion."""
+    def of(
+        cls, catalog: Catalog, history: History, learned: Learned | None = None, former: Sources | None = None
+    ) -> Sources:
+        """The sources for this catalog and history, refitted where they are stale; signals only for learned fusion.
+
+        What `former` holds of the same catalog is used again. `versions` are the catalog's and the history's.
+        """
+        versions = (catalog.version, history.version)
         snapshot = Snapshot.of(catalog)
+        same = former is not None and former.snapshot is snapshot
         counts = Cooccurrence.of(history, snapshot, catalog.folder)
-        signals = Signals.of(catalog, history) if learned else None
-        return cls(catalog, snapshot, counts, Lexical.of(catalog, snapshot), signals, learned)
+        lexical = former.lexical if former and same else Lexical.of(catalog, snapshot)
+        if learned is None:
+            return cls(catalog, snapshot, counts, lexical, versions=versions)
+        signals = former.signals if former and same else None
+        signals = replace(signals, counts=counts) if signals else Signals.of(catalog, history, counts)
+        return cls(catalog, snapshot, counts, lexical, signals, learned, versions)
 
     def base(self, request: Request) -> list[Hit]:
         """The list of learned fusion for the request's history: everything fused, no model call. Empty without either."""
@@ -247,6 +260,16 @@ def evidence(sources: Sources, ids: Sequence[str], history: Sequence[str], most:
         order = np.argsort(-strength, kind="stable")[:most]
         found[id] = [known[j] for j in order if strength[j] > 0 and known[j] != id]
     return found
+
+
+def completed(candidates: Sequence[Candidate], sources: Sources, request: Request, n: int) -> list[Candidate]:
+    """The candidates and, where they are fewer than n, others that fulfil the request's conditions, though no channel found them."""
+    if len(candidates) >= n:
+        return list(candidates)
+    known = {c.id for c in candidates}
+    others = (sources.snapshot.ids[row] for row in np.flatnonzero(_allowed(sources, request)))
+    more = (Candidate(id, 0.0) for id in others if id not in known)
+    return [*candidates, *islice(more, n - len(candidates))]
 
 
 def pushed(

@@ -15,12 +15,13 @@ from agent.fusion import fuse, spread
 from agent.interests import interests, remembered
 from agent.llm import LLM, Deadline
 from agent.rank import rank
-from agent.recall import CHANNELS, Request, Said, Sources, evidence, pushed, recall
+from agent.recall import CHANNELS, Request, Said, Sources, completed, evidence, pushed, recall
 from agent.results import NOTHING, Explained, Interests, Recommendation, Result, Stage, Trace
 from agent.settings import Settings
 from agent.tuned import Tuned
 from prompts import Prompts
 from store import Catalog, History, Item
+from store.derived import drop
 from store.errors import MissingExtra
 from store.history import Forgotten
 
@@ -32,6 +33,8 @@ INTERESTS_SHARE = 0.6
 """Of the deadline, at most this much goes to interests, so that a slow model still has time to explain."""
 TEXT_BOOST = {"queries": 4.0, "lexical": 2.0, "popular": 0.0}
 """What a request's own words do to the channel weights: what was asked for goes before what is usually liked."""
+REFIT_PATIENCE = 0.3
+"""Seconds that a request waits for matrices to be refitted to events that came in since."""
 FILLING = 1e-6
 """The least weight of popular items: enough to fill up a short list, too little to change an order."""
 
@@ -73,6 +76,7 @@ class AsyncRecommender:
         self._llm: LLM | None = None
         self._connecting = asyncio.Lock()
         self._sources: Sources | None = None
+        self._refit: asyncio.Task[Sources] | None = None
         self._vocabulary: tuple[str, Vocabulary] | None = None
 
     async def recommend(self, text: str | None = None, **request: Any) -> Result:
@@ -113,7 +117,7 @@ class AsyncRecommender:
             spent = sum(stage.ms for stage in trace.stages if stage.name in MODEL_STAGES) / 1000
             return max(self._budget - spent, 0.0)
 
-        sources = await asyncio.to_thread(self._fresh_sources)
+        sources = await self._fresh_sources()
         schema = self.catalog.schema()
         known = self._known(sources, user, history)
         items = self.catalog.get(known.liked)
@@ -154,7 +158,8 @@ class AsyncRecommender:
             elif self._lacking:
                 stage.degraded = f"weighted ranks are used: {self._lacking}"
             candidates = fuse(lists, weights)
-            if said and (said.disliked or said.avoid):
+            if said:
+                candidates = completed(candidates, sources, request, n)
                 candidates = await asyncio.to_thread(pushed, candidates, sources, said.disliked, said.avoid)
             candidates = spread(candidates, sources.snapshot, settings.diversity, depth=max(3 * n, settings.rank_depth))
             stage.notes.append(
@@ -222,7 +227,7 @@ class AsyncRecommender:
 
     async def profile(self, user: str) -> Interests:
         """What the user's history says: profile, queries, named items. Raises EvokeError for a user without history."""
-        sources = await asyncio.to_thread(self._fresh_sources)
+        sources = await self._fresh_sources()
         known = self._known(sources, user, None)
         items = self.catalog.get(known.liked)
         liked = [items[id] for id in known.liked if id in items]
@@ -238,8 +243,18 @@ class AsyncRecommender:
         forgotten = await asyncio.to_thread(self.history.forget, user)
         if not any(forgotten.rows.values()):
             raise EvokeError(f"nothing is kept about user {user}; check the id")
-        await asyncio.to_thread(self._fresh_sources)
+        if self._refit:
+            await asyncio.wait({self._refit})
+        self._refit = self._sources = None
+        if self.catalog.folder:
+            drop(self.catalog.folder, "linear")
+        await self._fresh_sources()
         return forgotten
+
+    @property
+    def trained(self) -> list[str]:
+        """The parts of this store that were trained on people's histories: forgetting someone does not unlearn them there."""
+        return ["learned fusion"] if self.tuned.learned else []
 
     async def close(self) -> None:
         """Close the connection to the model."""
@@ -278,9 +293,25 @@ class AsyncRecommender:
             notes.append(f"{len(unknown)} history items are not in the catalog: {', '.join(unknown[:3])}")
         return Known(liked, {e.item for e in events} | set(liked), notes)
 
-    def _fresh_sources(self) -> Sources:
-        self._sources = Sources.of(self.catalog, self.history, self._learned)
-        return self._sources
+    async def _fresh_sources(self) -> Sources:
+        """The sources as of now. After new events they are refitted once for all who wait; where that takes longer than
+        REFIT_PATIENCE, those of just before serve until it is done: what one person did is read anew all the same."""
+        while True:
+            former = self._sources
+            now = await asyncio.to_thread(lambda: (self.catalog.version, self.history.version))
+            if former and former.versions == now:
+                return former
+            if self._refit is None:
+                self._refit = asyncio.create_task(
+                    asyncio.to_thread(Sources.of, self.catalog, self.history, self._learned, former)
+                )
+            refit = self._refit
+            usable = former is not None and former.versions[0] == now[0]
+            await asyncio.wait({refit}, timeout=REFIT_PATIENCE if usable else None)
+            if refit.done() and self._refit is refit:
+                self._refit, self._sources = None, refit.result()
+            if former and usable:
+                return self._sources or former
 
     def _names(self, sources: Sources) -> Vocabulary:
         if self._vocabulary is None or self._vocabulary[0] != self.catalog.version:

@@ -84,8 +84,8 @@ class Signals:
         )
 
     @classmethod
-    def of(cls, catalog: Catalog, history: History, *, refit: bool = False) -> Signals:
-        """The signals of all that a store holds, kept beside it.
+    def of(cls, catalog: Catalog, history: History, counts: Cooccurrence, *, refit: bool = False) -> Signals:
+        """The signals of all that a store holds, kept beside it, with `counts` of its events.
 
         Counts follow every event. The linear models take seconds to solve and change little by one event: they are those
         of the last fit, until the catalog changes or `refit` is asked for.
@@ -99,7 +99,7 @@ class Signals:
         if refit and catalog.folder:
             drop(catalog.folder, "linear")
         linear = kept(catalog.folder, "linear", snapshot.version, fit, Linear.save, Linear.load)
-        return cls(snapshot, content, Cooccurrence.of(history, snapshot, catalog.folder), linear)
+        return cls(snapshot, content, counts, linear)
 
     def scores(self, histories: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Each signal's (b, n) float32 for these histories (snapshot rows, oldest first); 0 says nothing of an item."""
