@@ -23,6 +23,7 @@ from store.writer import Upserted, new_version, writing
 
 COLLECTION = "evoke"
 _PAGE = 2000
+_AT_HAND = 5000
 # With a filter, a scan over the matching vectors is exact, and quicker than the index until so many match.
 _SCAN = 20_000
 _NO_CATALOG = "there is no catalog at {0}; run `evoke index DIR --store {0}` first"
@@ -37,6 +38,7 @@ class Catalog:
         self.embedder = embedder
         self._schema: tuple[str, dict[str, Field]] | None = None
         self._snapshot: Snapshot | None = None
+        self._items: tuple[str, dict[str, Item]] = "", {}
 
     @classmethod
     def open(
@@ -108,8 +110,17 @@ class Catalog:
     def get(self, ids: Sequence[str]) -> dict[str, Item]:
         """The items of these ids, in their order; ids that are not in the catalog are left out."""
         wanted = list(dict.fromkeys(ids))
-        found = self._chroma.records(wanted, texts=True)
-        return {an_id: item_of(an_id, *found[an_id]) for an_id in wanted if an_id in found}
+        version = self.version
+        if self._items[0] != version or len(self._items[1]) > _AT_HAND:
+            self._items = version, {}
+        at_hand = self._items[1]
+        missing = [an_id for an_id in wanted if an_id not in at_hand]
+        found = {an_id: item_of(an_id, *row) for an_id, row in self._chroma.records(missing, texts=True).items()}
+        # In the middle of a write the version says nothing about the content: keep nothing then.
+        if len(missing) <= _PAGE // 10 and self.settled and self.version == version:
+            at_hand |= found
+        found |= {an_id: at_hand[an_id] for an_id in wanted if an_id in at_hand}
+        return {an_id: found[an_id] for an_id in wanted if an_id in found}
 
     def items(self) -> Iterator[Item]:
         """All items, hidden ones too, a page at a time."""

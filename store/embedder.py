@@ -21,6 +21,8 @@ _HUB_NAME = f"sentence-transformers/{DEFAULT}"
 _WEIGHTS = ("**/*.safetensors", "**/pytorch_model*.bin")
 _HASHED_WHOLE = 128 << 20
 _SAMPLES, _SAMPLE = 512, 16 << 10
+_FEW = 64
+_REMEMBERED = 4096
 
 
 class Embedder:
@@ -35,6 +37,10 @@ class Embedder:
         self._device = device
         self._loading = threading.Lock()
         self._encoding = threading.Lock()
+        self._turn = threading.Lock()
+        self._recent_guard = threading.Lock()
+        self._recent: dict[str, np.ndarray] = {}
+        self._waiting: dict[str, None] = {}
 
     @property
     def remote(self) -> bool:
@@ -74,8 +80,34 @@ class Embedder:
         return self._encode("encode_document", texts)
 
     def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors of queries, with the model's query prompt where it has one: (n, dim) float32, rows of length 1."""
-        return self._encode("encode_query", texts)
+        """Vectors of queries, with the model's query prompt where it has one: (n, dim) float32, rows of length 1.
+
+        A few texts at a time are remembered; and those of threads that wait for each other are encoded together, at little
+        more than the cost of one.
+        """
+        if not texts or len(texts) > _FEW:
+            return self._encode("encode_query", texts)
+        found: dict[str, np.ndarray] = {}
+        while self._find(texts, found):
+            with self._turn:
+                with self._recent_guard:
+                    batch, self._waiting = list(self._waiting), {}
+                if not batch:
+                    continue  # whoever had the turn before encoded these too
+                vectors = self._encode("encode_query", batch)
+                with self._recent_guard:
+                    self._recent |= zip(batch, vectors, strict=True)
+                    for old in list(self._recent)[: max(0, len(self._recent) - _REMEMBERED)]:
+                        del self._recent[old]
+        return np.stack([found[text] for text in texts])
+
+    def _find(self, texts: Sequence[str], found: dict[str, np.ndarray]) -> bool:
+        """Put those that are remembered into `found`; the others, if any, wait for the next turn."""
+        with self._recent_guard:
+            found |= {text: self._recent[text] for text in texts if text in self._recent}
+            missing = [text for text in texts if text not in found]
+            self._waiting |= dict.fromkeys(missing)
+        return bool(missing)
 
     def truncated(self, texts: Sequence[str]) -> int:
         """How many of the texts are longer than the model reads (0 for a URL, which does not say)."""
