@@ -33,6 +33,8 @@ INTERESTS_SHARE = 0.6
 """Of the deadline, at most this much goes to interests, so that a slow model still has time to explain."""
 TEXT_BOOST = {"queries": 4.0, "lexical": 2.0, "popular": 0.0}
 """What a request's own words do to the channel weights: what was asked for goes before what is usually liked."""
+TEXT_LEAST = {"queries": 1.2, "lexical": 0.6}
+"""What they weigh at least where weights were tuned: tuning judges what a model adds to a history, not requests in words."""
 REFIT_PATIENCE = 0.3
 """Seconds that a request waits for matrices to be refitted to events that came in since."""
 FILLING = 1e-6
@@ -123,6 +125,7 @@ class AsyncRecommender:
         items = self.catalog.get(known.liked)
         liked = [items[id] for id in known.liked if id in items]
         weights = self._weights(text)
+        profiled = settings.weights.get("queries", 0.0) > 0
         # The encoder loads while the model writes.
         warm = asyncio.create_task(asyncio.to_thread(self.catalog.embedder.encode_queries, ["warm"]))
 
@@ -139,7 +142,7 @@ class AsyncRecommender:
             request = Request(
                 history=known.liked,
                 text=text,
-                queries=[*(said.queries if said else ()), *found.queries[: settings.n_queries]],
+                queries=[*(said.queries if said else ()), *(found.queries[: settings.n_queries] if profiled else ())],
                 named=found.named,
                 exclude=known.seen | set(exclude),
                 where=where,
@@ -266,6 +269,8 @@ class AsyncRecommender:
         """The weight of each channel that is on."""
         boost = TEXT_BOOST if text else {}
         weights = {c: self.settings.weights.get(c, 0.0) * boost.get(c, 1.0) for c in CHANNELS}
+        if text and self.settings.weights == self.tuned.settings.get("weights"):
+            weights |= {c: max(weights[c], least) for c, least in TEXT_LEAST.items()}
         weights["popular"] = max(weights["popular"], FILLING)
         return {c: w for c, w in weights.items() if w > 0}
 
