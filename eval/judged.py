@@ -119,30 +119,30 @@ def _weights(judge: Judge, lists: Mapping[str, Lists]) -> tuple[dict[str, float]
 def _how_many(
     judge: Judge, said: Heard, weights: Mapping[str, float], catalog: Catalog, settings: Settings, progress: Progress
 ) -> tuple[int, dict[str, dict[str, float]]]:
-    """How many of the queries to search with: the fewest that lose no more than a standard error, and what each gave."""
+    """How many of the queries to search with: the fewest that lose nothing, and what each gave."""
     found = {}
     for n in QUERIES:
         lists = said.lists
         if n != QUERIES[0]:
             fewer = settings.model_copy(update={"n_queries": n})
             lists = retrieved_again(said, judge.cases, MODEL, judge.bench, catalog, BUDGET, fewer, progress)
-        quality = judge.joined(lists, weights).quality()
-        found[n] = quality
+        found[n] = judge.joined(lists, weights).quality()
     goal = {n: own["ndcg@10"] + own["recall@100"] for n, own in found.items()}
-    best = QUERIES[0]
-    for n in QUERIES[1:]:
-        if goal[n].mean() >= goal[QUERIES[0]].mean():
-            best = n
-    return best, {str(n): _means(own) for n, own in found.items()}
+    return min(n for n in QUERIES if goal[n].mean() >= goal[QUERIES[0]].mean()), {
+        str(n): _means(own) for n, own in found.items()
+    }
 
 
 def diversity(judge: Judge) -> tuple[float, dict[str, dict[str, float]]]:
-    """The most diversity that costs no nDCG@10 on these cases, and what each gave."""
+    """The most diversity that costs neither nDCG@10 nor recall@10 on these cases, and what each gave."""
     fused = judge.fused()
     spreads = {d: [spread(own, judge.bench.snapshot, d, DEPTH) for own in fused] for d in (0.0, *DIVERSITIES)}
     quality = {d: judge.quality(lists) for d, lists in spreads.items()}
-    means = {d: own["ndcg@10"].mean() for d, own in quality.items()}
-    best = max(d for d in means if means[d] >= means[0.0])
+    first = quality[0.0]
+    costless = [
+        d for d, own in quality.items() if all(own[m].mean() >= first[m].mean() for m in ("ndcg@10", "recall@10"))
+    ]
+    best = max(costless)
     return best, {f"{d:g}": _means(own) for d, own in quality.items()}
 
 

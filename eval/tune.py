@@ -136,28 +136,29 @@ def _joining(
     seconds = 60 * minutes
     kept = folder / "measured" / "answers.db"
     asking = judge.first(min(model_cases, MODEL_CASES))
-    reading = asking if len(asking.cases) and seconds > 0 else None
+    reading = len(asking.cases) > 0 and seconds > 0
     if reading:
         try:
             found, evidence["model channels"], said = model_channels(
                 asking, catalog, settings, kept, progress, READING * seconds
             )
             weights = found["weights"]
-            reading = asking.first(len(said)).joined(said.lists, weights) if any(weights.values()) else asking
+            asking = asking.first(len(said)).joined(said.lists, weights)
         except ModelError as error:
             judge.say(
                 f"no model answers ({error.reason}): its channels and ranking keep their defaults; see `evoke model`"
             )
             evidence["model channels"] = {"not judged": error.reason}
-            reading = None
+            reading = False
     else:
         judge.say("stages that call a model were not judged, and keep their defaults")
-    found["diversity"], evidence["diversity"] = diversity(reading or judge)
+    joined = reading and any(found["weights"].values())
+    found["diversity"], evidence["diversity"] = diversity(asking if joined else judge)
     judge.say(f"diversity {found['diversity']:g}")
     if reading:
         try:
             found["rank_weight"], evidence["ranking"] = ranking(
-                reading, catalog, settings, steps, (1 - READING) * seconds
+                asking, catalog, settings, steps, (1 - READING) * seconds
             )
         except ModelError as error:
             evidence["ranking"] = {"not judged": error.reason}
