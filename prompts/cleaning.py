@@ -15,6 +15,8 @@ _LOOK_ALIKES = str.maketrans(
     }
 )  # fmt: skip
 _ROLES = re.compile(r"\b(system|user|assistant|human|model|developer|instruction|response)s?\s*:", re.IGNORECASE)
+# Marks of a template or a page tell nothing of an item, and what is left of one still draws a small model's eye.
+_MARKS = re.compile(r"<[^<>\s]{1,40}>|\[/?(?:INST|SYS|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]")
 _RUNS = re.compile(r"([#*=~_'\-])\1+")
 _INVISIBLE = frozenset(("Cc", "Cf", "Cs", "Co", "Cn"))
 
@@ -22,13 +24,14 @@ _INVISIBLE = frozenset(("Cc", "Cf", "Cs", "Co", "Cn"))
 def harmless(text: object, limit: int) -> str:
     """`text` on one line of at most `limit` characters, without anything that could end a quotation or open a role.
 
-    Control, zero-width, bidirectional and unassigned characters are removed; characters that special tokens, fences and
-    quotes consist of become look-alikes; the colon after the name of a chat role goes.
+    Control, zero-width, bidirectional and unassigned characters are removed, and marks (`<|im_end|>`, `<b>`, `[INST]`);
+    characters that special tokens, fences and quotes consist of become look-alikes; the colon after the name of a chat role
+    goes.
     """
     # Bounded before the work, too: a text of megabytes costs no more than one of a page.
     normal = unicodedata.normalize("NFKC", str(text)[: 8 * limit + 64])
     spaced = "".join(" " if char.isspace() else "" if _hidden(char) else char for char in normal)
-    plain = _RUNS.sub(r"\1", spaced.translate(_LOOK_ALIKES))
+    plain = _RUNS.sub(r"\1", _MARKS.sub(" ", spaced).translate(_LOOK_ALIKES))
     line = " ".join(_ROLES.sub(r"\1 -", plain).split())
     return line if len(line) <= limit else _cut(line, limit)
 
