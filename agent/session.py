@@ -1,19 +1,28 @@
-"""A conversation: each message is understood, acted on, and answered with items first and then words."""
+"""A conversation: each message is understood, acted on, and answered with items first and then words.
+
+The plain parser reads every message, and its conditions stand, so that items come at once whatever the model does. A model
+that is set to read along (see `agent.understanding`) is waited for only after the first items, and only for what it adds.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from agent.errors import EvokeError
-from agent.recall import Said
-from agent.results import Explained, Result
-from agent.state import State
-from agent.turns import Constraint, Done, Event, Items, Turn, Understanding, Understood, Words
+from agent.errors import EvokeError, SessionNotFound
+from agent.follow import follow, mark
+from agent.lexicon import Lexicon
+from agent.parser import Reading, parse
+from agent.reply import Reply, recommend, talk
+from agent.replay import replayed
+from agent.state import State, merged
+from agent.turns import Constraint, Done, Event, Turn, Understanding, Understood
+from store.records import Event as HistoryEvent
 
 if TYPE_CHECKING:
     from agent.recommender import AsyncRecommender
@@ -21,31 +30,45 @@ if TYPE_CHECKING:
 Kind = Literal["like", "dislike", "seen", "hide"]
 SHOWN = 5
 """Items of an answer."""
+TALK = ("ask", "compare", "why", "chat")
 
 
 class AsyncSession:
-    """One conversation. Made by `AsyncRecommender.session`; turns of one session wait for each other."""
+    """One conversation. Made by `AsyncRecommender.session`; turns of one session wait for each other.
 
-    def __init__(self, recommender: AsyncRecommender, user: str | None = None, id: str | None = None) -> None:
+    It is stored after every turn, before the turn's end is told. Several processes may go on with one session: what each adds
+    is joined. Raises EvokeError where `id` is another user's session.
+    """
+
+    def __init__(
+        self, recommender: AsyncRecommender, user: str | None = None, id: str | None = None, *, stored: bool = True
+    ) -> None:
         self._recommender = recommender
         self.user = user
         self.id = id or uuid.uuid4().hex
         self.n = SHOWN
         self.state = State()
+        self._version = 0
+        self._stored = stored
         self._turn = asyncio.Lock()
+        if id:
+            self._refresh()
 
     @classmethod
     async def load(cls, recommender: AsyncRecommender, id: str) -> Self:
         """The conversation kept under this id. Raises SessionNotFound where there is none."""
-        return cls(recommender, None, id)
+        session = await asyncio.to_thread(cls, recommender, None, id)
+        if not session._version:
+            raise SessionNotFound(f"there is no session {id}; begin a new one")
+        return session
 
     @classmethod
     def of_messages(
         cls, recommender: AsyncRecommender, messages: Sequence[Mapping[str, Any]], user: str | None = None
     ) -> Self:
         """The conversation as these chat messages (all but the last, which is to be sent) tell it; it is not stored."""
-        session = cls(recommender, user)
-        session.state.messages = [{"role": m["role"], "content": m["content"]} for m in messages[:-1]]
+        session = cls(recommender, user, stored=False)
+        session.state = replayed(messages[:-1], recommender.catalog)
         return session
 
     async def send(self, message: str) -> Turn:
@@ -59,46 +82,62 @@ class AsyncSession:
     async def stream(self, message: str) -> AsyncGenerator[Event, None]:
         """The answer as it comes about: see `agent.turns`. Closed early, it stops the model, and what was said is kept."""
         async with self._turn:
-            state = self.state
-            state.messages.append({"role": "user", "content": message})
-            understood = Understood("recommend", list(state.constraints), queries=[message])
-            yield Understanding(understood)
-            where = {"$and": [c.where for c in state.constraints]} if state.constraints else None
-            text, items, trace = "", [], None
-            events = self._recommender.stream(
-                message, user=self.user, n=self.n, where=where, exclude=state.shown, said=Said(disliked=state.disliked)
-            )
-            async with aclosing(events):
-                async for event in events:
-                    if isinstance(event, Result):
-                        items, trace = list(event.items), event.trace
-                        state.shown += [r.item.id for r in items]
-                        state.last = [r.item.id for r in items]
-                        yield Items(list(items))
-                    elif isinstance(event, Explained):
-                        one = items[event.rank - 1] = replace(items[event.rank - 1], explanation=event.text)
-                        piece = f"{one.rank}. {one.item.title}: {event.text}\n"
-                        text += piece
-                        yield Words(piece)
-            state.messages.append({"role": "assistant", "content": text, "items": state.last})
-            yield Done(Turn(text, items, understood.intent, list(state.constraints), None, [], trace, session=self.id))
+            await asyncio.to_thread(self._refresh)
+            before, reply = self.state.copy(), Reply()
+            with reply.trace.stage("understanding"):
+                lexicon = await asyncio.to_thread(Lexicon.of, self._recommender.catalog)
+                said = parse(message, self.state, lexicon, self._metadata)
+                understood = follow(self.state, said, lexicon)
+            self.state.messages.append({"role": "user", "content": message})
+            try:
+                yield Understanding(understood)
+                if said.intent in TALK:
+                    events = talk(reply, message, said, understood, self.state, lexicon, self._recommender)
+                else:
+                    await asyncio.to_thread(self._tell_history, said)
+                    n = said.n or self.n
+                    events = recommend(reply, said, understood, self.state, lexicon, self._recommender, self.user, n)
+                async with aclosing(events):
+                    async for event in events:
+                        yield event
+            finally:
+                shown = {"items": [r.item.id for r in reply.items]} if reply.items else {}
+                self.state.messages.append({"role": "assistant", "content": reply.text, **shown})
+                await self._keep(before)
+            yield Done(self._done(reply, understood))
 
     async def feedback(self, item: str, kind: Kind) -> None:
-        """Say of an item that it is liked, disliked, seen or to be hidden. Raises EvokeError for an unknown item."""
+        """Say of an item that it is liked, disliked, seen or to be hidden; the next answer heeds it, and so does the user's history.
+
+        Raises EvokeError for an unknown item.
+        """
         if item not in self._recommender.catalog:
             raise EvokeError(f"there is no item {item} in the catalog; give the id of one that was shown")
-        {"like": self.state.liked, "dislike": self.state.disliked}.get(kind, self.state.seen).append(item)
+        async with self._turn:
+            await asyncio.to_thread(self._refresh)
+            before = self.state.copy()
+            mark(self.state, item, "seen" if kind == "hide" else kind)
+            await asyncio.to_thread(self._record, [(item, kind)])
+            await self._keep(before)
 
     async def relax(self, constraint: Constraint | int) -> None:
-        """Take a constraint back."""
-        at = constraint if isinstance(constraint, int) else self.state.constraints.index(constraint)
-        del self.state.constraints[at]
+        """Take a constraint (or the one at this place) back. Raises EvokeError where it is not in force."""
+        async with self._turn:
+            await asyncio.to_thread(self._refresh)
+            before, known = self.state.copy(), self.state.constraints
+            at = constraint if isinstance(constraint, int) else known.index(constraint) if constraint in known else -1
+            if not 0 <= at < len(known):
+                raise EvokeError("no such constraint is in force; see the session's constraints")
+            del known[at]
+            await self._keep(before)
 
     async def save(self) -> None:
-        """Store the conversation; every turn does."""
+        """Store the conversation as it is. Every turn does so by itself."""
+        async with self._turn:
+            await self._keep(self.state.copy())
 
     def as_json(self) -> dict[str, Any]:
-        """The conversation as plain dicts and lists."""
+        """The conversation as plain dicts and lists: what was said last, and what it came to."""
         state = self.state
         return {
             "session": self.id,
@@ -108,3 +147,61 @@ class AsyncSession:
             "liked": state.liked,
             "disliked": state.disliked,
         }
+
+    def _done(self, reply: Reply, understood: Understood) -> Turn:
+        stages = reply.trace.stages
+        return Turn(
+            reply.text,
+            reply.items,
+            understood.intent,
+            list(self.state.constraints),
+            reply.question,
+            reply.trace.degraded,
+            reply.trace,
+            sum(stage.tokens_in for stage in stages),
+            sum(stage.tokens_out for stage in stages),
+            self.id if self._stored else None,
+        )
+
+    def _metadata(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        return [dict(item.metadata) for item in self._recommender.catalog.get(list(ids)).values()]
+
+    def _tell_history(self, said: Reading) -> None:
+        """What the message says of items, for the user's long-term profile."""
+        kinds: dict[str, Kind] = {"like": "like", "dislike": "dislike", "seen": "seen"}
+        self._record([(m.id, kinds[m.stance]) for m in said.mentions if m.stance in kinds])
+
+    def _record(self, signals: Sequence[tuple[str, Kind]]) -> None:
+        if self.user is not None and self._stored and signals:
+            now = time.time()
+            self._recommender.history.add([HistoryEvent(self.user, item, now, kind=kind) for item, kind in signals])
+
+    def _refresh(self) -> None:
+        """Take up what another process has added to the conversation."""
+        if not self._stored:
+            return
+        kept = self._recommender.history.session(self.id, self._version)
+        if kept is None:
+            return
+        if self.user is not None and kept.user is not None and kept.user != self.user:
+            raise EvokeError(f"session {self.id} is another user's; begin a new one")
+        self.user = self.user if self.user is not None else kept.user
+        self.state, self._version = State.from_json(json.loads(kept.state)), kept.version
+
+    async def _keep(self, before: State) -> None:
+        """Store the state; where another process wrote since `before`, join the two first."""
+        if self._stored:
+            await asyncio.to_thread(self._write, before)
+
+    def _write(self, before: State) -> None:
+        history = self._recommender.history
+        while True:
+            row = json.dumps(self.state.as_json(), ensure_ascii=False)
+            if version := history.save_session(self.id, self.user, row, self._version):
+                self._version = version
+                return
+            theirs = history.session(self.id)
+            if theirs is None:
+                raise SessionNotFound(f"session {self.id} was forgotten meanwhile; begin a new one")
+            joined = State.from_json(json.loads(theirs.state))
+            self.state, before, self._version = merged(before, self.state, joined), joined, theirs.version

@@ -10,13 +10,18 @@ from typing import Any
 from agent.turns import Constraint
 
 
+KEPT = 200
+"""Messages that are kept word by word, and items whose reasons are; what they came to is kept whole."""
+
+
 @dataclass(slots=True)
 class State:
     """What was said, asked for, liked and shown. Ids are the catalog's; lists are oldest first.
 
     `topic`, `avoid` and `seeds` are what is looked for now: phrases, phrases to steer away from, items to be like.
     `last` is the list shown last, which "the second" speaks of; `focus` is the item spoken of last; `asked` is the open question:
-    the name of the field asked about, or "relax" where an answer offered to drop the constraint `offered`.
+    the name of the field asked about, or "relax" where an answer offered to drop the constraint `offered`. `reasons` tells how each
+    item that was shown lately came to be.
     """
 
     messages: list[dict[str, Any]] = field(default_factory=list)
@@ -32,10 +37,13 @@ class State:
     focus: str | None = None
     asked: str | None = None
     offered: Constraint | None = None
+    reasons: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """The state as it is stored; `from_json` reads it back."""
+        """The state as it is stored, long dialogues condensed; `from_json` reads it back."""
         row = {f.name: getattr(self, f.name) for f in fields(self)}
+        row["messages"] = self.messages[-KEPT:]
+        row["reasons"] = dict(list(self.reasons.items())[-KEPT:])
         row["constraints"] = [c.as_json() for c in self.constraints]
         row["offered"] = self.offered.as_json() if self.offered else None
         return row
@@ -60,6 +68,8 @@ def merged(before: State, mine: State, theirs: State) -> State:
         if isinstance(now, list) and part.name != "last":
             kept = [one for one in other if one in now or one not in was]
             setattr(joined, part.name, kept + [one for one in now if one not in was and one not in kept])
+        elif isinstance(now, dict):
+            setattr(joined, part.name, {**other, **now})
         elif now == was:
             setattr(joined, part.name, other)
     # The same words said twice are two messages.

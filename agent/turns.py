@@ -17,7 +17,9 @@ Intent = Literal["recommend", "refine", "critique", "ask", "compare", "why", "fe
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """A hard condition on one metadata field. `op` is one of the filter operators, `$between` or `$outside` (two bounds).
+    """A hard condition on one metadata field.
+
+    `op` is a filter operator of `store.where`, `$between` or `$outside` (two bounds), or `$ranges` (any of several pairs).
 
     `words` says it for people: "from 1990 on", "no Horror".
     """
@@ -34,6 +36,8 @@ class Constraint:
             return {self.field: {"$gte": self.value[0], "$lte": self.value[1]}}
         if self.op == "$outside":
             return {"$or": [{self.field: {"$lt": self.value[0]}}, {self.field: {"$gt": self.value[1]}}]}
+        if self.op == "$ranges":
+            return {"$or": [{self.field: {"$gte": low, "$lte": high}} for low, high in self.value]}
         return {self.field: {self.op: self.value}}
 
     def as_json(self) -> dict[str, Any]:

@@ -1,0 +1,114 @@
+"""Field values named in a message (genres, languages, people, brands) as conditions: wanted, either-or, or unwanted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from agent.lexicon import MAKERS, PLAYERS, Lexicon, Value
+from agent.scan import STRUCK, Text, cue
+from agent.turns import Constraint
+from agent.wording import worded
+
+LONGEST = 5
+"""Words of a value that is looked for."""
+_TOLD = re.compile(
+    r"\b(?:about|my|our|his|her|their|whole|based on|involving|set (?:in|during)|during|who|story of|subtitles?)\s+(?:the |a |an )?$"
+)
+"""Before these a value tells what a thing is about, not what kind it is."""
+_MAKER = cue(
+    r"\b(?:by|from|directed by|written by|made by|director|directors|author|writer|artist|brand|maker)",
+    "the|a|any|or|and|no|not",
+)
+_PLAYER = cue(r"\b(?:with|starring|featuring|stars|actor|actors|actress|cast|have|has)", "the|a|any|or|and|no|not")
+_UNKNOWN = re.compile(
+    r"\b(?:(?:directed|written|made) by|by|starring|featuring|with)\s+((?:[A-Z][\w.'-]+)(?:\s+[A-Z][\w.'-]+){0,3})"
+)
+
+
+def facets(text: Text, lexicon: Lexicon) -> tuple[list[Constraint], list[str]]:
+    """The conditions on values that the message states, each struck out of it; and names after "by" or "with" that are not there."""
+    found: list[tuple[Value, bool, int]] = []
+    people: list[tuple[list[Value], bool]] = []
+    words = [(m.group(), m.start(), m.end()) for m in re.finditer(r"[^\W_]+(?:[-.'][^\W_]+)*\.?(?=\W|$)", text.lower)]
+    used: set[int] = set()
+    for n in range(LONGEST, 0, -1):
+        for i in range(len(words) - n + 1):
+            start, end = words[i][1], words[i + n - 1][2]
+            if used & set(range(i, i + n)) or not re.fullmatch(r"[^,;:!?()]+", text.lower[start:end]):
+                continue
+            if _TOLD.search(text.lower[:start]):
+                continue
+            values = lexicon.find([word.rstrip(".") for word, _, _ in words[i : i + n]])
+            if values and (value := _meant(values, text, start, lexicon)):
+                found.append((value, text.negated(start), start))
+            elif n == 1 and (named := _by_last_name(words[i][0], text, start, lexicon)):
+                people.append((named, text.negated(start)))
+            else:
+                continue
+            text.strike(start, end)
+            used |= set(range(i, i + n))
+    found.sort(key=lambda one: one[2])
+    missing = []
+    for match in _UNKNOWN.finditer(text.original):
+        if STRUCK not in text.lower[match.start(1) : match.end(1)] and lexicon.role((*MAKERS, *PLAYERS)):
+            missing.append(match.group(1))
+            text.strike(*match.span(1))
+    return _joined(found, text, lexicon) + [_anyone(values, unwanted, lexicon) for values, unwanted in people], missing
+
+
+def _meant(values: Sequence[Value], text: Text, start: int, lexicon: Lexicon) -> Value | None:
+    """Of values of one name in several fields, that of the field which the words before it speak of."""
+    for cued, roles in ((_MAKER, MAKERS), (_PLAYER, PLAYERS)):
+        fields = lexicon.role(roles)
+        if fields and text.cued(start, cued):
+            fitting = [value for value in values if value.field in fields]
+            if fitting:
+                return fitting[0]
+    return values[0]
+
+
+def _by_last_name(word: str, text: Text, start: int, lexicon: Lexicon) -> list[Value]:
+    """The people of this last name, where the words before it, or its capital, say that it is a name."""
+    capital = text.original[start].isupper() and bool(text.original[:start].strip()) and not text.original.isupper()
+    # After another capital it is a part of a longer name, which is not in the catalog.
+    capital = capital and not re.search(r"[A-Z][\w.'-]*\s+$", text.original[:start])
+    maker, player = text.cued(start, _MAKER), text.cued(start, _PLAYER)
+    if len(word) < 3 or not (capital or maker or player):
+        return []
+    values = lexicon.named(word)
+    fields = lexicon.role(MAKERS) if maker else lexicon.role(PLAYERS) if player else set()
+    values = [value for value in values if value.field in fields] or (values if capital else [])
+    values = [value for value in values if value.field == values[0].field]
+    return values if len(values) <= 4 else []
+
+
+def _anyone(values: Sequence[Value], unwanted: bool, lexicon: Lexicon) -> Constraint:
+    if len(values) == 1:
+        return condition(values[0], unwanted, lexicon)
+    names = [value.value for value in values]
+    op = "$nin" if unwanted else "$in"
+    return Constraint(values[0].field, op, names, worded(values[0].field, op, names))
+
+
+def condition(value: Value, unwanted: bool, lexicon: Lexicon) -> Constraint:
+    """The condition that an item has this value, or has it not."""
+    listed = lexicon.schema[value.field].type == "list"
+    op = ("$not_contains" if listed else "$ne") if unwanted else ("$contains" if listed else "$eq")
+    return Constraint(value.field, op, value.value, worded(value.field, op, value.value))
+
+
+def _joined(found: Sequence[tuple[Value, bool, int]], text: Text, lexicon: Lexicon) -> list[Constraint]:
+    """One condition a value; wanted values of a field that are joined by "or", or that no item could have at once, are any of."""
+    conditions = []
+    fields = dict.fromkeys(value.field for value, unwanted, _ in found if not unwanted)
+    for name in fields:
+        wanted = [(value, start) for value, unwanted, start in found if not unwanted and value.field == name]
+        values = list(dict.fromkeys(value.value for value, _ in wanted))
+        between = text.lower[wanted[0][1] : wanted[-1][1]]
+        either = re.search(r"\b(?:or|either)\b", between) or lexicon.schema[name].type != "list"
+        if len(values) > 1 and either:
+            conditions.append(Constraint(name, "$in", values, worded(name, "$in", values)))
+        else:
+            conditions += [condition(one, False, lexicon) for one in {v.value: v for v, _ in wanted}.values()]
+    return conditions + [condition(value, True, lexicon) for value, unwanted, _ in found if unwanted]

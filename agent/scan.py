@@ -1,0 +1,84 @@
+"""A message being read: what a reader has understood is struck out, so that no later reader takes it for something else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+STRUCK = "¤"
+"""Stands for each character that was understood: phrases do not join over it, cues before it still reach across it."""
+
+FILLERS = (
+    "a|an|the|any|some|more|too|so|very|really|that|those|this|these|all|of|in|from|by|with|to|for|or|and|nor|want|see|watch|read|"
+    "like|liked|it|is|be|are|was|were|things?|stuff|anything|something|ones?|movies?|films?|books?|songs?|games?|shows?|please|"
+    "much|kind|sort|type|other|no|not|me|give|show|you|have|has|had|been|being|made|set"
+)
+"""Words that may stand between a cue and what it governs."""
+NO = (
+    r"no|not|without|except|excluding|minus|never|avoid|skip|nothing|none|neither|nor|isn't|aren't|wasn't|don't|doesn't|didn't|"
+    r"dont|didnt|isnt|no more|anything but|other than|hate|hates|hated|dislike|disliked|can't stand|cannot stand|sick of|tired of|"
+    r"fed up with|enough"
+)
+_NEGATED = re.compile(rf"\b(?:{NO})\b(?:[\s,/&{STRUCK}'-]|\b(?:{FILLERS})\b)*$")
+_ENDS = re.compile(r"[.;:!?\n]|\b(?:but|instead|rather|just|only|prefer|then|though|because)\b")
+_NOT_ONLY = re.compile(r"\bnot (?:only|just|necessarily)\b")
+_ALL_BUT = re.compile(r"\b(?:anything|everything|all) but\b")
+
+
+class Text:
+    """A message. `lower` is in lower case, one character for each of `original`, with what was understood struck out."""
+
+    def __init__(self, message: str) -> None:
+        self.original = message.replace("’", "'")
+        self.lower = "".join(c.lower() if len(c.lower()) == 1 else c for c in self.original)
+
+    def find(self, pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:
+        """The matches of a pattern one after the other; each may be struck out before the next is looked for."""
+        at = 0
+        while found := pattern.search(self.lower, at):
+            yield found
+            at = max(found.end(), at + 1)
+
+    def strike(self, start: int, end: int) -> None:
+        """This stretch is understood."""
+        self.lower = self.lower[:start] + STRUCK * (end - start) + self.lower[end:]
+
+    def take(self, pattern: re.Pattern[str]) -> bool:
+        """Whether the pattern is there; all its matches are struck out."""
+        found = list(self.find(pattern))
+        for one in found:
+            self.strike(*one.span())
+        return bool(found)
+
+    def before(self, start: int) -> str:
+        """What stands before a place, back to the last break of the sentence."""
+        clause = _NOT_ONLY.sub(lambda found: " " * len(found.group()), self.lower[:start])
+        clause = _ALL_BUT.sub(lambda found: "not".ljust(len(found.group())), clause)
+        ends = [end.end() for end in _ENDS.finditer(clause)]
+        return clause[ends[-1] :] if ends else clause
+
+    def negated(self, start: int) -> bool:
+        """Whether what stands at this place is said to be unwanted.
+
+        Over a comma only where a list goes on: "no war, horror or crime", but not "no war, something funny".
+        """
+        found = _NEGATED.search(self.before(start))
+        if not found or "," not in found.group():
+            return bool(found)
+        rest = _ENDS.split(self.lower[start:], maxsplit=1)[0]
+        return bool(re.search(r"\b(?:or|nor|and)\b", found.group() + rest))
+
+    def cued(self, start: int, cue: re.Pattern[str]) -> tuple[int, int] | None:
+        """Where the cue (a pattern that ends in `$`) that governs this place stands, if there is one.
+
+        Fillers and what was understood may stand between.
+        """
+        clause = self.before(start)
+        found = cue.search(clause)
+        offset = start - len(clause)
+        return (offset + found.start(), offset + found.end()) if found else None
+
+
+def cue(words: str, fillers: str = FILLERS) -> re.Pattern[str]:
+    """The pattern of a cue, for `Text.cued`."""
+    return re.compile(rf"(?:{words})(?:[\s,/&{STRUCK}'\"-]|\b(?:{fillers})\b)*$")
