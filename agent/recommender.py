@@ -210,7 +210,7 @@ class AsyncRecommender:
                         shown,
                         history=liked,
                         profile=found.profile,
-                        text=text,
+                        text=text or (", ".join(said.queries) if said else None),
                         vocabulary=self._names(sources),
                         schema=schema,
                         connect=self._connect,
