@@ -244,5 +244,5 @@ _ARMS: Mapping[str, Callable[..., np.ndarray]] = {
     "item-knn": _by_matrix(lambda signals: signals.counts.goes_with),
     "ease": _ease,
     "star": _star,
-    "mentioned": _dense,
+    "mentioned": lambda bench, scores, histories, _: _dense(bench, scores, histories, {"decay": 1.0}),
 }
