@@ -10,23 +10,23 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from agent import bridge
-from agent.facets import facets
 from agent.fusion import fuse
-from agent.lexicon import Lexicon
 from agent.recall import CHANNELS, Request, Sources, recall
 from agent.recommender import FILLING, TEXT_BOOST
 from agent.results import Stage
-from agent.scan import Text
-from agent.settings import Settings
 from eval.answers import Progress
 from eval.arms import Bench, Lists, parts
 from eval.records import Case, Cases
 from store import Catalog, Hit
 from store.lexical import Lexical
+
+if TYPE_CHECKING:
+    from agent.lexicon import Lexicon
 
 TEXT = 1000
 """Characters of a dialogue that are encoded, the last ones: encoders read a few hundred words, from the start."""
@@ -74,6 +74,8 @@ class _Reader:
     """Ranks the catalog for dialogues; `k` items each."""
 
     def __init__(self, bench: Bench, catalog: Catalog, k: int) -> None:
+        from agent.lexicon import Lexicon
+
         self._bench, self._k = bench, k
         lexical = Lexical.of(catalog, bench.snapshot)
         self._sources = Sources(catalog, bench.snapshot, bench.signals.counts, lexical, bench.signals, bench.learned)
@@ -134,22 +136,23 @@ class _Reader:
         rows = [self._bench.snapshot.rows[id] for id in case.known]
         if rows:
             fields = self._bench.signals.content.fields
-            shared = np.asarray((fields[rows].sum(axis=0) @ fields.T)).ravel()
+            shared = np.asarray(fields[rows].sum(axis=0) @ fields.T).ravel()
         return asked / max(np.abs(asked).max(), 1e-9) + shared / max(shared.max(), 1e-9)
 
     def _left_out(self, case: Case) -> frozenset[str]:
         return frozenset() if self._bench.repeats else frozenset(case.known)
 
     def _weights(self, in_words: bool) -> dict[str, float]:
-        weights = dict(self._bench.weights or Settings.model_fields["weights"].get_default(call_default_factory=True))
-        found = {
-            c: weights.get(c, 0.0) * (TEXT_BOOST.get(c, 1.0) if in_words else 1.0) for c in CHANNELS if c != "named"
-        }
+        boost = TEXT_BOOST if in_words else {}
+        found = {c: self._bench.weights.get(c, 0.0) * boost.get(c, 1.0) for c in CHANNELS if c != "named"}
         return {c: weight for c, weight in found.items() if weight > 0} | {"popular": max(found["popular"], FILLING)}
 
 
 def _values(turn: str, lexicon: Lexicon) -> Iterator[tuple[str, str, bool]]:
     """The field values that a turn asks for (True) or does not want."""
+    from agent.facets import facets
+    from agent.scan import Text
+
     conditions, _ = facets(Text(turn), lexicon)
     for condition in conditions:
         values = condition.value if isinstance(condition.value, list) else [condition.value]
