@@ -32,13 +32,13 @@ def Line(most: int) -> Any:  # noqa: N802  reads as the type it returns
 
 
 # A default serves an answer that broke off; the model is asked for every field all the same.
-_ASKED = ConfigDict(extra="forbid", json_schema_serialization_defaults_required=True)
+ASKED = ConfigDict(extra="forbid", json_schema_serialization_defaults_required=True)
 
 
 class WrittenInterest(BaseModel):
     """One interest as the model writes it; `evidence` are labels of history lines."""
 
-    model_config = _ASKED
+    model_config = ASKED
     name: Line(60)  # type: ignore[valid-type]
     weight: float = Field(0.5, ge=0, le=1)
     evidence: list[int] = Field(default_factory=list, max_length=5)
@@ -47,7 +47,7 @@ class WrittenInterest(BaseModel):
 class WrittenName(BaseModel):
     """One item the model believes fits."""
 
-    model_config = _ASKED
+    model_config = ASKED
     title: Line(80)  # type: ignore[valid-type]
     year: int | None = None
 
@@ -60,7 +60,7 @@ def Lines(least: int, most: int) -> Any:  # noqa: N802  reads as the type's own 
 class WrittenProfile(BaseModel):
     """The part of the answer that describes the person."""
 
-    model_config = _ASKED
+    model_config = ASKED
     summary: Line(300) = ""  # type: ignore[valid-type]
     interests: list[WrittenInterest] = Lines(1, 5)
     avoid: list[Line(60)] = Lines(0, 3)  # type: ignore[valid-type]
@@ -69,14 +69,14 @@ class WrittenProfile(BaseModel):
 class WrittenQueries(BaseModel):
     """The part of the answer that searches the catalog."""
 
-    model_config = _ASKED
+    model_config = ASKED
     queries: list[Line(100)] = Lines(MIN_QUERIES, N_QUERIES)  # type: ignore[valid-type]
 
 
 class WrittenNamed(BaseModel):
     """The part of the answer that names items outright."""
 
-    model_config = _ASKED
+    model_config = ASKED
     named: list[WrittenName] = Lines(0, N_NAMED)
 
 

@@ -275,6 +275,12 @@ class AsyncRecommender:
         return {c: w for c, w in weights.items() if w > 0}
 
     @property
+    def reading(self) -> float:
+        """Seconds that the model may read a message along; the embedded one is too weak to better the parser."""
+        given = self.settings.reading
+        return min(self._budget, (2.0 if self.settings.base_url else 0.0) if given is None else given)
+
+    @property
     def _budget(self) -> float:
         return self.settings.deadline or (20.0 if self.settings.base_url else 60.0)
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from agent import answering
+from agent.follow import follow
 from agent.lexicon import Lexicon
 from agent.parser import Reading
 from agent.recall import Said
 from agent.results import Explained, Recommendation, Result, Trace
 from agent.state import State
-from agent.turns import Items, Understood, Words
+from agent.turns import Items, Understanding, Understood, Words
 
 if TYPE_CHECKING:
     from agent.recommender import AsyncRecommender
@@ -24,12 +26,20 @@ LIKED = 5
 
 @dataclass(slots=True)
 class Reply:
-    """The answer of one turn as far as it has come: its words, its items, and the question it ends with."""
+    """The answer of one turn: what it answers, and how far it has come."""
 
+    message: str
+    said: Reading
+    understood: Understood
+    state: State
+    lexicon: Lexicon
+    recommender: AsyncRecommender
+    user: str | None
+    n: int
+    trace: Trace
     text: str = ""
     items: list[Recommendation] = field(default_factory=list)
     question: str | None = None
-    trace: Trace = field(default_factory=Trace)
 
     def say(self, words: str) -> Words:
         """Add words to the answer; returns them as the event that tells of them."""
@@ -37,91 +47,95 @@ class Reply:
         return Words(words)
 
 
-async def talk(
-    reply: Reply,
-    message: str,
-    said: Reading,
-    understood: Understood,
-    state: State,
-    lexicon: Lexicon,
-    recommender: AsyncRecommender,
-) -> AsyncGenerator[Items | Words, None]:
+async def talk(reply: Reply) -> AsyncGenerator[Items | Words, None]:
     """The answer to a question about items, or to a courtesy: from fields and trace alone."""
-    catalog = recommender.catalog
+    catalog, state, understood, intent = reply.recommender.catalog, reply.state, reply.understood, reply.said.intent
     yield Items([])
-    if said.intent == "chat":
-        yield reply.say(answering.CHAT[said.chat or "no"])
+    if intent == "chat":
+        yield reply.say(answering.CHAT[reply.said.chat or "no"])
         return
     ids = understood.mentioned or ([state.focus] if state.focus else state.last)
-    if said.intent == "compare" and len(ids) < 2:
+    if intent == "compare" and len(ids) < 2:
         ids = state.last
     items = list(catalog.get(ids).values())
     if not items:
         yield reply.say("I do not know which one you mean; give its title, or its number in the list.")
-    elif said.intent == "why":
+    elif intent == "why":
         row = state.reasons.get(items[0].id)
         evidence = list(catalog.get(row["evidence"]).values()) if row else []
         yield reply.say(answering.why(items[0], row, evidence, understood))
-    elif said.intent == "compare":
-        yield reply.say(answering.compared(message, items, lexicon))
+    elif intent == "compare":
+        yield reply.say(answering.compared(reply.message, items, reply.lexicon))
     else:
-        yield reply.say("\n".join(answering.about(message, item, lexicon) for item in items[:3]))
+        yield reply.say("\n".join(answering.about(reply.message, item, reply.lexicon) for item in items[:3]))
 
 
 async def recommend(
-    reply: Reply,
-    said: Reading,
-    understood: Understood,
-    state: State,
-    lexicon: Lexicon,
-    recommender: AsyncRecommender,
-    user: str | None,
-    n: int,
-) -> AsyncGenerator[Items | Words, None]:
-    """Items that fulfil every condition and were not shown before, then why each; a question where one is due."""
-    if said.again:
-        async for event in _again(reply, state, recommender):
+    reply: Reply, reading: asyncio.Task[Reading | None] | None
+) -> AsyncGenerator[Understanding | Items | Words, None]:
+    """Items that fulfil every condition and were not shown before, then why each; a question where one is due.
+
+    `reading` is the model's: what it adds to the parser's is acted on before the first word.
+    """
+    state, user = reply.state, reply.user
+    if reply.said.again:
+        async for event in _again(reply):
             yield event
         return
     asked, state.asked, state.offered = state.asked, None, None
-    # A profile that is nobody's costs a request of its own and tells nothing: only a known user has one.
-    history = [*state.liked[-LIKED:], *state.seeds] if state.seeds else None if user else state.liked
-    excluded = {*state.shown, *state.seen, *state.disliked, *state.liked, *state.seeds}
-    events = recommender.stream(
+    while True:
+        excluded = {*state.shown, *state.seen, *state.disliked, *state.liked, *state.seeds}
+        async with aclosing(_retrieved(reply, excluded)) as events:
+            result = await anext(events)
+            assert isinstance(result, Result)  # noqa: S101  a stream begins with it
+            reply.items = list(result.items)
+            yield Items(list(reply.items))
+            more, reading = (await reading if reading else None), None
+            if more:
+                reply.understood = follow(state, more, reply.lexicon)
+                yield Understanding(reply.understood)
+                continue
+            reply.trace.stages += result.trace.stages
+            _remember(reply)
+            if not reply.items:
+                yield reply.say(_nothing(reply, excluded))
+                return
+            titles = {id: item.title for id, item in reply.recommender.catalog.get(state.seeds).items()}
+            yield reply.say(answering.intro(len(reply.items), state, reply.understood, titles))
+            async for piece in _explained(reply, events):
+                yield piece
+            break
+    if _wide_open(state, reply.recommender, user) and not asked and (best := answering.question(reply.lexicon)):
+        state.asked, reply.question = best
+        yield reply.say(f"\n{reply.question}")
+
+
+def _retrieved(reply: Reply, excluded: Collection[str]) -> AsyncGenerator[Result | Explained, None]:
+    """The recommender's own stream for what the conversation has come to."""
+    state = reply.state
+    # Items to be like stand in for the whole history; nobody's history is what was liked here.
+    history = [*state.liked[-LIKED:], *state.seeds] if state.seeds else None if reply.user else state.liked
+    return reply.recommender.stream(
         ", ".join(state.topic) or None,
-        user=user,
+        user=reply.user,
         history=history,
-        n=n,
+        n=reply.n,
         where=filters(state),
         exclude=excluded,
         said=Said(_wanted(state), state.disliked, state.avoid),
     )
-    async with aclosing(events):
-        result = await anext(events)
-        assert isinstance(result, Result)  # noqa: S101  a stream begins with it
-        reply.items = list(result.items)
-        reply.trace.stages += result.trace.stages
-        yield Items(list(reply.items))
-        # Only now: who stops before this has seen nothing.
-        state.last = [r.item.id for r in reply.items] or state.last
-        state.shown += [r.item.id for r in reply.items if r.item.id not in state.shown]
-        state.focus = reply.items[0].item.id if len(reply.items) == 1 else None
-        state.reasons |= {r.item.id: _reason(r) for r in reply.items}
-        if not reply.items:
-            yield reply.say(_nothing(reply, state, recommender, excluded))
-            return
-        titles = {id: item.title for id, item in recommender.catalog.get(state.seeds).items()}
-        yield reply.say(answering.intro(len(reply.items), state, understood, titles))
-        async for piece in _explained(reply, events, state):
-            yield piece
-    if _wide_open(state, recommender, user) and not asked and (open_question := answering.question(lexicon)):
-        state.asked, reply.question = open_question
-        yield reply.say(f"\n{reply.question}")
 
 
-async def _explained(
-    reply: Reply, events: AsyncGenerator[Result | Explained, None], state: State
-) -> AsyncGenerator[Words, None]:
+def _remember(reply: Reply) -> None:
+    """What is shown now will not be shown again, and "the second" speaks of it."""
+    state, ids = reply.state, [r.item.id for r in reply.items]
+    state.last = ids or state.last
+    state.shown += [id for id in ids if id not in state.shown]
+    state.focus = ids[0] if len(ids) == 1 else None
+    state.reasons |= {r.item.id: _reason(r) for r in reply.items}
+
+
+async def _explained(reply: Reply, events: AsyncGenerator[Result | Explained, None]) -> AsyncGenerator[Words, None]:
     """One line an item, in their order, each as soon as its explanation and those before it are there."""
     told = 0
     async for event in events:
@@ -130,14 +144,15 @@ async def _explained(
         reply.items[event.rank - 1] = replace(reply.items[event.rank - 1], explanation=event.text)
         while told < len(reply.items) and reply.items[told].explanation:
             yield reply.say(_line(reply.items[told]))
-            state.reasons[reply.items[told].item.id] = _reason(reply.items[told])
+            reply.state.reasons[reply.items[told].item.id] = _reason(reply.items[told])
             told += 1
     for one in reply.items[told:]:
         yield reply.say(_line(one))
 
 
-async def _again(reply: Reply, state: State, recommender: AsyncRecommender) -> AsyncGenerator[Items | Words, None]:
+async def _again(reply: Reply) -> AsyncGenerator[Items | Words, None]:
     """The list shown last once more, without what has since been ruled out."""
+    state, recommender = reply.state, reply.recommender
     allowed = recommender.catalog.matching(filters(state))
     ids = [id for id in state.last if (allowed is None or id in allowed) and id not in state.disliked]
     items = recommender.catalog.get(ids)
@@ -174,9 +189,9 @@ def _wide_open(state: State, recommender: AsyncRecommender, user: str | None) ->
     return user is None or not recommender.history.positive(recommender.history.of(user))
 
 
-def _nothing(reply: Reply, state: State, recommender: AsyncRecommender, excluded: Sequence[str] | set[str]) -> str:
+def _nothing(reply: Reply, excluded: Collection[str]) -> str:
     """Says that nothing (new) fulfils the conditions, and which one to drop."""
-    catalog = recommender.catalog
+    state, catalog = reply.state, reply.recommender.catalog
     under = ", ".join(c.words for c in state.constraints)
     passing = catalog.matching(filters(state))
     if passing is None:

@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from agent.errors import EvokeError, SessionNotFound
 from agent.follow import follow, mark
 from agent.lexicon import Lexicon
+from agent.llm import Deadline
 from agent.parser import Reading, parse
-from agent.reply import Reply, recommend, talk
 from agent.replay import replayed
+from agent.reply import Reply, recommend, talk
+from agent.results import Stage, Trace
 from agent.state import State, merged
-from agent.turns import Constraint, Done, Event, Turn, Understanding, Understood
+from agent.turns import Constraint, Done, Event, Turn, Understanding
+from agent.understanding import read, worth_reading
 from store.records import Event as HistoryEvent
 
 if TYPE_CHECKING:
@@ -83,28 +86,28 @@ class AsyncSession:
         """The answer as it comes about: see `agent.turns`. Closed early, it stops the model, and what was said is kept."""
         async with self._turn:
             await asyncio.to_thread(self._refresh)
-            before, reply = self.state.copy(), Reply()
-            with reply.trace.stage("understanding"):
+            before, trace = self.state.copy(), Trace()
+            with trace.stage("understanding") as stage:
                 lexicon = await asyncio.to_thread(Lexicon.of, self._recommender.catalog)
                 said = parse(message, self.state, lexicon, self._metadata)
                 understood = follow(self.state, said, lexicon)
             self.state.messages.append({"role": "user", "content": message})
+            n = said.n or self.n
+            reply = Reply(message, said, understood, self.state, lexicon, self._recommender, self.user, n, trace)
+            reading = self._reading(reply, stage)
             try:
                 yield Understanding(understood)
-                if said.intent in TALK:
-                    events = talk(reply, message, said, understood, self.state, lexicon, self._recommender)
-                else:
-                    await asyncio.to_thread(self._tell_history, said)
-                    n = said.n or self.n
-                    events = recommend(reply, said, understood, self.state, lexicon, self._recommender, self.user, n)
-                async with aclosing(events):
+                await asyncio.to_thread(self._tell_history, said)
+                async with aclosing(talk(reply) if said.intent in TALK else recommend(reply, reading)) as events:
                     async for event in events:
                         yield event
             finally:
+                if reading:
+                    reading.cancel()
                 shown = {"items": [r.item.id for r in reply.items]} if reply.items else {}
                 self.state.messages.append({"role": "assistant", "content": reply.text, **shown})
                 await self._keep(before)
-            yield Done(self._done(reply, understood))
+            yield Done(self._done(reply))
 
     async def feedback(self, item: str, kind: Kind) -> None:
         """Say of an item that it is liked, disliked, seen or to be hidden; the next answer heeds it, and so does the user's history.
@@ -148,12 +151,31 @@ class AsyncSession:
             "disliked": state.disliked,
         }
 
-    def _done(self, reply: Reply, understood: Understood) -> Turn:
+    def _reading(self, reply: Reply, stage: Stage) -> asyncio.Task[Reading | None] | None:
+        """The model reading along, where it is to and the parser left it something."""
+        seconds = self._recommender.reading
+        if not seconds or not worth_reading(reply.said):
+            return None
+        return asyncio.create_task(
+            read(
+                reply.message,
+                reply.said,
+                reply.state,
+                self._recommender.catalog,
+                reply.lexicon,
+                connect=self._recommender._connect,
+                prompts=self._recommender.prompts,
+                deadline=Deadline(seconds),
+                stage=stage,
+            )
+        )
+
+    def _done(self, reply: Reply) -> Turn:
         stages = reply.trace.stages
         return Turn(
             reply.text,
             reply.items,
-            understood.intent,
+            reply.understood.intent,
             list(self.state.constraints),
             reply.question,
             reply.trace.degraded,

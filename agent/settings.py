@@ -81,6 +81,9 @@ class Settings(BaseSettings):
     rank_depth: int = Field(20, ge=2, description="how many candidates the model ranks")
     rank_shuffles: int = Field(1, ge=1, description="shufflings the model's ranking is averaged over")
     explain: bool = True
+    reading: float | None = Field(
+        None, ge=0, description="seconds that the model may read a message of a conversation along; 0: the parser alone"
+    )
 
     serve: Serving = Serving()
     tenants: dict[str, TenantSettings] = Field(default_factory=dict, repr=False)

@@ -23,6 +23,7 @@ VARIABLES: dict[str, frozenset[str]] = {
     "refresh": frozenset({"profile", "history", "parts", "n_queries", "n_named"}),
     "rank": frozenset({"profile", "history", "request", "candidates"}),
     "explain": frozenset({"profile", "history", "request", "items"}),
+    "request": frozenset({"fields", "turns", "conditions", "liked", "message", "draft"}),
 }
 SHARED = ("_data", "_person", "_answer")
 BLOCKS = ("system", "user")
