@@ -39,7 +39,7 @@ _SUPERLATIVE = {
 def about(message: str, item: Item, lexicon: Lexicon) -> str:
     """The answer to a question about an item, from its fields; where they do not tell, that is said."""
     lower = message.lower()
-    fields = _fields_asked(lower, item, lexicon)
+    fields = _fields_asked(lower, lexicon)
     if fields:
         said = [f"{name.replace('_', ' ')}: {shown(item.metadata[name])}" for name in fields if name in item.metadata]
         lacking = [name for name in fields if name not in item.metadata]
@@ -58,7 +58,7 @@ def about(message: str, item: Item, lexicon: Lexicon) -> str:
     return f"The catalog does not tell that of {titled(item)}. It knows: {known}."
 
 
-def _fields_asked(lower: str, item: Item, lexicon: Lexicon) -> list[str]:
+def _fields_asked(lower: str, lexicon: Lexicon) -> list[str]:
     found = [
         lexicon.fields[kind] for kind, words in _ASKED.items() if kind in lexicon.fields and re.search(words, lower)
     ]
@@ -102,11 +102,11 @@ def compared(message: str, items: Sequence[Item], lexicon: Lexicon) -> str:
     for kind, patterns in _SUPERLATIVE.items():
         name = lexicon.fields.get(kind)
         for pattern, sign in zip(patterns, (-1, 1), strict=True):
-            having = [i for i in items if name and isinstance(i.metadata.get(name), int | float)]
+            having = [(v, i.title) for i in items if isinstance(v := i.metadata.get(name or ""), int | float)]
             if name and having and re.search(pattern, lower):
-                ranked = sorted(having, key=lambda item: sign * float(item.metadata[name]))  # type: ignore[arg-type]
-                listed = ", ".join(f"{i.title} {shown(i.metadata[name])}" for i in ranked)
-                return f"{ranked[0].title}. By {name.replace('_', ' ')}: {listed}."
+                ranked = sorted(having, key=lambda entry: sign * entry[0])
+                listed = ", ".join(f"{title} {shown(value)}" for value, title in ranked)
+                return f"{ranked[0][1]}. By {name.replace('_', ' ')}: {listed}."
     if len(items) < 2:
         return "Name two items to compare, or say their numbers: “compare 1 and 2”."
     one, other = items[0], items[1]

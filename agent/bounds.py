@@ -27,7 +27,10 @@ ABOUT = 0.1
 """How far "about 90 minutes" reaches, as a share; of years, two to either side."""
 
 _N = r"(?:\d+(?:[.,]\d+)?|" + "|".join(sorted(SMALL, key=len, reverse=True)) + r")"
-_MONEY = r"[$€£] ?(?P<{0}money>\d+(?:\.\d+)?)|(?P<{0}money2>\d+(?:\.\d+)?) ?(?:[€£$]|(?:dollars?|euros?|bucks|pounds|usd|eur)\b)"
+_MONEY = (
+    r"[$€£] ?(?P<{0}money>\d+(?:\.\d+)?)|(?P<{0}money2>\d+(?:\.\d+)?) ?(?:[€£$]|(?:dollars?|euros?|bucks|pounds|"
+    r"usd|eur)\b)"
+)
 _TIME = (
     rf"(?P<{{0}}hours>{_N}(?P<{{0}}half> and a half)?)[ -]?(?:hours?\b|hrs?\b|h(?![a-z]))(?P<{{0}}half2> and a half)?"
     r"(?:(?: and)? ?(?P<{0}more>\d+) ?(?:minutes?|mins?|m)?\b)?|"
@@ -37,14 +40,18 @@ _YEAR = r"(?P<{0}year>(?:1[5-9]|20|21)\d\d)\b(?![.,]\d)"
 _PLAIN = r"(?P<{0}plain>\d+(?:\.\d+)?)(?: ?(?P<{0}unit>[a-z]+)\b)?"
 _QUANTITY = rf"(?:{_MONEY}|{_TIME}|{_YEAR}|{_PLAIN})"
 _AFTER = (
-    r"(?P<down>(?: or|,| and)? (?:less|shorter|under|older|earlier|before|fewer|cheaper|lower|below|max(?:imum)?|tops|at most)\b)|"
-    r"(?P<up> ?\+|(?: or|,| and)? (?:more|longer|over|newer|later|after|above|up|higher|onwards?|on|minimum|at least)\b)"
+    r"(?P<down>(?: or|,| and)? (?:less|shorter|under|older|earlier|before|fewer|cheaper|lower|below|max(?:imum)?|"
+    r"tops|at most)\b)|"
+    r"(?P<up> ?\+|(?: or|,| and)? (?:more|longer|over|newer|later|after|above|up|higher|onwards?|on|minimum|at "
+    r"least)\b)"
 )
 _RANGE = re.compile(
-    rf"(?:\bbetween |\bfrom )?(?<![\w.]){_QUANTITY.format('a_')} ?(?:-|–|—|\b(?:to|and|through|until|till)\b) ?{_QUANTITY.format('b_')}"
+    rf"(?:\bbetween |\bfrom )?(?<![\w.]){_QUANTITY.format('a_')} ?(?:-|–|—|\b(?:to|and|through|until|till)\b) "
+    rf"?{_QUANTITY.format('b_')}"
 )
 _SINGLE = re.compile(
-    rf"(?:\b(?P<op>{MOST}|{LEAST}|{LESS}|{MORE}|{EXACTLY}|{ROUGHLY})\s*(?:the )?(?:year )?)?(?<![\w.]){_QUANTITY.format('q_')}(?:{_AFTER})?"
+    rf"(?:\b(?P<op>{MOST}|{LEAST}|{LESS}|{MORE}|{EXACTLY}|{ROUGHLY})\s*(?:the )?(?:year "
+    rf")?)?(?<![\w.]){_QUANTITY.format('q_')}(?:{_AFTER})?"
 )
 _NAME = re.compile(r"\b(?P<name>[a-z]+) (?:is |of |was |in )?$")
 

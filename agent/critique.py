@@ -11,7 +11,7 @@ from typing import Any
 
 from agent.comparators import made
 from agent.lexicon import Lexicon
-from agent.scan import STRUCK, Text
+from agent.scan import Text
 from agent.turns import Constraint
 
 THING = r"(?:something|anything|one|ones|stuff|things?|films?|movies?|books?|songs?|games?|shows?|items?|it|them|\w+s)"
@@ -46,52 +46,49 @@ _GOOD = {
 """What is high and what is low on the field's own scale: its upper and its lower third."""
 
 
+_MUCH = "(?:much|a bit|a little|even|slightly|somewhat)"
+_NOT = "(?:not|nothing|isn't|don't want(?: anything)?)"
+_VERY = "(?:really|very|pretty|fairly|quite|kinda)"
+
+
 def comparatives(text: Text, lexicon: Lexicon, reference: Sequence[dict[str, Any]]) -> list[Constraint]:
     """The conditions that comparisons state, each struck out. `reference`: the metadata of what is compared with."""
     found = []
     for kind, name in lexicon.fields.items():
+        middle = _middle(name, reference, lexicon)
+        low_third, _, high_third = lexicon.values.quantiles[name]
         for words, op in ((_MORE.get(kind), "$gt"), (_LESS.get(kind), "$lt")):
-            if words and (
-                match := re.search(
-                    rf"\b(?:(?:much|a bit|a little|even|slightly|somewhat) )?(?P<w>{words})\b(?: than\b)?", text.lower
-                )
-            ):
-                found.append(made(kind, (op, _middle(name, reference, lexicon)), lexicon))
+            if words and (match := re.search(rf"\b(?:{_MUCH} )?(?:{words})\b(?: than\b)?", text.lower)):
+                found.append(made(kind, (op, middle), lexicon))
                 text.strike(*match.span())
         little, much = _TOO.get(kind, (None, None))
         for words, op in ((little, "$gt"), (much, "$lt")):
-            if words and (
-                match := re.search(
-                    rf"\b(?P<not>not |nothing |isn't |don't want (?:anything )?)?(?:too|so|that|very) (?:{words})\b",
-                    text.lower,
-                )
-            ):
-                relative = not match["not"]
-                value = _middle(name, reference, lexicon) if relative or reference else _third(name, op, lexicon)
-                found.append(made(kind, (op, value), lexicon))
+            if words and (match := re.search(rf"\b(?P<not>{_NOT} )?(?:too|so|that|very) (?:{words})\b", text.lower)):
+                # "Not too long" with nothing to compare with is meant of the catalog's own scale.
+                third = low_third if op == "$gt" else high_third
+                found.append(made(kind, (op, middle if reference or not match["not"] else third), lexicon))
                 text.strike(*match.span())
         high, low = _GOOD.get(kind, (None, None))
         for words, op in ((high, "$gte"), (low, "$lte")):
-            pattern = rf"\b(?:{THING} (?:that is |that's |really |very |pretty |fairly |quite |kinda )*(?:{words})\b(?! \w*[a-z]{{3}}ing)|(?:{words}) {THING}\b|keep it (?:{words})\b|(?:{words})(?=\W*$))"
-            if (
-                words
-                and (match := re.search(pattern, text.lower))
-                and STRUCK not in match.group()
-                and not text.negated(match.start())
-            ):
-                low_third, _, high_third = lexicon.values.quantiles[name]
+            if words and (match := re.search(_scaled(words), text.lower)) and not text.negated(match.start()):
                 found.append(made(kind, (op, high_third if op == "$gte" else low_third), lexicon))
-                at = re.search(rf"\b(?:{words})\b", match.group())
-                if at:
-                    text.strike(match.start() + at.start(), match.start() + at.end())
+                at = next(place for name, place in _groups(match) if name.startswith("word"))
+                text.strike(*at)
     return found
+
+
+def _scaled(words: str) -> str:
+    """The pattern of an adjective that stands for a third of a scale: with a thing beside it, or by itself at the end."""
+    return (
+        rf"\b(?:{THING} (?:that is |that's |{_VERY} )*(?P<word1>{words})\b|(?P<word2>{words}) {THING}\b|"
+        rf"keep it (?P<word3>{words})\b|(?P<word4>{words})(?=\W*$))"
+    )
+
+
+def _groups(match: re.Match[str]) -> list[tuple[str, tuple[int, int]]]:
+    return [(name, match.span(name)) for name, value in match.groupdict().items() if value]
 
 
 def _middle(name: str, reference: Sequence[dict[str, Any]], lexicon: Lexicon) -> float:
     values = sorted(v for row in reference if isinstance(v := row.get(name), int | float) and not isinstance(v, bool))
     return float(values[len(values) // 2]) if values else lexicon.values.quantiles[name][1]
-
-
-def _third(name: str, op: str, lexicon: Lexicon) -> float:
-    low, _, high = lexicon.values.quantiles[name]
-    return low if op == "$gt" else high

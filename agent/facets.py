@@ -13,7 +13,8 @@ from agent.wording import worded
 LONGEST = 5
 """Words of a value that is looked for."""
 _TOLD = re.compile(
-    r"\b(?:about|my|our|his|her|their|whole|based on|involving|set (?:in|during)|during|who|story of|subtitles?)\s+(?:the |a |an )?$"
+    r"\b(?:about|my|our|his|her|their|whole|based on|involving|set (?:in|during)|during|who|story of|"
+    r"subtitles?)\s+(?:the |a |an )?$"
 )
 """Before these a value tells what a thing is about, not what kind it is."""
 _MAKER = cue(
@@ -27,7 +28,7 @@ _UNKNOWN = re.compile(
 
 
 def facets(text: Text, lexicon: Lexicon) -> tuple[list[Constraint], list[str]]:
-    """The conditions on values that the message states, each struck out of it; and names after "by" or "with" that are not there."""
+    """The conditions on values that the message states, each struck out of it; and names after "by" that are not there."""
     found: list[tuple[Value, bool, int]] = []
     people: list[tuple[list[Value], bool]] = []
     words = [(m.group(), m.start(), m.end()) for m in re.finditer(r"[^\W_]+(?:[-.'][^\W_]+)*\.?(?=\W|$)", text.lower)]

@@ -29,18 +29,22 @@ _ORDINAL = re.compile(
     r"(?:#|\b(?:number|no\.?|nr\.?|item|option|pick) ?)(?P<digit>\d{1,2})\b|"
     rf"\b(?:number|item|option|pick) (?P<count>{'|'.join(COUNTS)})\b|"
     rf"\b(?:the )?(?P<nth>\d{{1,2}})(?:st|nd|rd|th)\b(?! century)(?: (?:one|film|movie|item|book|pick))?|"
-    rf"\b(?:the )?(?P<word>{'|'.join(ORDINALS)}|last)\b(?! (?:\d+|few|years?|decades?|time|century|two|three|five|ten|twenty))(?: (?:one|film|movie|item|book|pick))?"
+    rf"\b(?:the )?(?P<word>{'|'.join(ORDINALS)}|last)\b(?! (?:\d+|few|years?|decades?|time|century|two|three|"
+    rf"five|ten|twenty))(?: (?:one|film|movie|item|book|pick))?"
 )
 _BARE = re.compile(
-    r"(?<![\w$€£.,])(?P<digit>\d{1,2})(?![\w.]*\w)(?! ?-?(?:and a half )?(?:hours?|hrs?|h|minutes?|mins?|dollars?|euros?|bucks|years?|decades?|films?|movies?|stars?|pages?)\b)"
+    r"(?<![\w$€£.,])(?P<digit>\d{1,2})(?![\w.]*\w)(?! ?-?(?:and a half )?(?:hours?|hrs?|h|minutes?|mins?|"
+    r"dollars?|euros?|bucks|years?|decades?|films?|movies?|stars?|pages?)\b)"
 )
 _BARE_AFTER = cue(
     r"\b(?:compare|why|like|liked|loved|seen|watched|hated?|dislike|about|between|versus|vs\.?|is|show me|explain)"
 )
 _PRONOUN = re.compile(
-    r"(?:\b(?:it|this)|(?:(?<=\bseen )|(?<=\bwatched )|(?<=\bliked )|(?<=\blike )|(?<=\bloved )|(?<=\blove )|(?<=\bhated )|(?<=\bhate )|(?<=\bwhy )|(?<=\babout )|(?<=\bis )|"
+    r"(?:\b(?:it|this)|(?:(?<=\bseen )|(?<=\bwatched )|(?<=\bliked )|(?<=\blike )|(?<=\bloved )|(?<=\blove )|"
+    r"(?<=\bhated )|(?<=\bhate )|(?<=\bwhy )|(?<=\babout )|(?<=\bis )|"
     r"(?<=\bwas )|(?<=\bknow )|^)that)(?: (?:one|film|movie|book|item|game|song))?"
-    r"(?=\W*$|[,.;!?]| (?:is|was|has|and|or|but|in|already|too|an?|made|about|before|yet|please|from|so|again|one)\b)|"
+    r"(?=\W*$|[,.;!?]| (?:is|was|has|and|or|but|in|already|too|an?|made|about|before|yet|please|from|so|again|"
+    r"one)\b)|"
     r"\b(?:them|those|these)(?: all)?(?=\W*$|[,.;!?]| (?:already|before|too|yet|are|were|again)\b)"
 )
 _QUOTED = re.compile(r"\"([^\"]{2,80})\"|“([^”]{2,80})”|(?<!\w)'([^']{2,80})'(?!\w)")
@@ -48,27 +52,35 @@ _YEAR = re.compile(r" ?\(?\b((?:1[89]|20)\d\d)\b\)?")
 
 _I = r"\b(?:i|we|i've|we've|i'd|she|he|they)\b[^.;!?¤]{0,24}?"
 CUES: dict[Stance, re.Pattern[str]] = {
-    "away": cue(r"\b(?:not (?:like|similar to|another|as)|nothing like|unlike|less like|anything but|other than|different from|not)\b"),
+    "away": cue(
+        r"\b(?:not (?:like|similar to|another|as)|nothing like|unlike|less like|anything but|other than|different from|not)\b"
+    ),
     "dislike": cue(
-        r"\b(?:hated?|hates|dislike[ds]?|can't stand|cannot stand|couldn't stand|(?:did(?:n't| not)|do(?:n't| not)|never|not) (?:really )?"
-        r"(?:like|love|enjoy|care for|want|into)|wasn't into|not (?:interested in|a fan of|keen on|for me)|bored by|tired of|sick of|"
+        r"\b(?:hated?|hates|dislike[ds]?|can't stand|cannot stand|couldn't stand|(?:did(?:n't| not)|do(?:n't| "
+        r"not)|never|not) (?:really )?"
+        r"(?:like|love|enjoy|care for|want|into)|wasn't into|not (?:interested in|a fan of|keen on|for me)|bored "
+        r"by|tired of|sick of|"
         r"no more|skip|remove|drop|down with|thumbs down(?: for| on)?)\b"
     ),
     "seen": cue(r"\b(?:seen|watched|saw|already (?:know|read|have|own|own)|i know|i've read|have read|finished|played|own)\b"),
     "like": cue(
-        rf"(?:\b(?:loved?|loves|adored?|enjoy(?:ed)?|fan of|favou?rites?(?: \w+)? (?:is|are|include)|thumbs up(?: for| on| to)?|great choice)\b|"
+        rf"(?:\b(?:loved?|loves|adored?|enjoy(?:ed)?|fan of|favou?rites?(?: \w+)? (?:is|are|include)|thumbs "
+        rf"up(?: for| on| to)?|great choice)\b|"
         rf"{_I}\bliked?\b|^\W*liked\b|^\W*like(?=\W))"
     ),
     "seed": cue(
-        r"\b(?:like|similar to|such as|in the (?:vein|style|spirit|mood) of|along the lines of|reminiscent of|close to|more of|"
+        r"\b(?:like|similar to|such as|in the (?:vein|style|spirit|mood) of|along the lines of|reminiscent of|"
+        r"close to|more of|"
         r"same as|resembl\w+|reminds? me of|remind me of|similar|comparable to|as)\b"
     ),
 }  # fmt: skip
 _PRAISE = re.compile(
-    r"\s*(?:is|was|are|were|looks?|sounds?|seems?)\s+(?:really |very |so |quite |just )?(?:great|good|perfect|lovely|excellent|amazing|brilliant|wonderful|interesting|fun|nice|awesome)\b"
+    r"\s*(?:is|was|are|were|looks?|sounds?|seems?)\s+(?:really |very |so |quite |just )?(?:great|good|perfect|"
+    r"lovely|excellent|amazing|brilliant|wonderful|interesting|fun|nice|awesome)\b"
 )
 _BLAME = re.compile(
-    r"\s*(?:is|was|are|were|looks?|sounds?|seems?)\s+(?:really |very |so |quite |just |a bit |too )*(?:bad|boring|awful|terrible|dull|horrible|stupid|"
+    r"\s*(?:is|was|are|were|looks?|sounds?|seems?)\s+(?:really |very |so |quite |just |a bit |too )*(?:bad|"
+    r"boring|awful|terrible|dull|horrible|stupid|"
     r"not (?:for me|my thing|good|interesting)|silly|rubbish|crap)\b"
 )
 

@@ -15,7 +15,7 @@ from agent import phrases
 from agent.bounds import bounds
 from agent.critique import comparatives
 from agent.facets import facets
-from agent.lexicon import Lexicon
+from agent.lexicon import KINDS, Lexicon
 from agent.mentions import COUNTS, Mention, mentions
 from agent.scan import Text
 from agent.state import State
@@ -109,22 +109,12 @@ def _dropped(text: Text, state: State, lexicon: Lexicon) -> list[Constraint]:
     dropped: list[Constraint] = []
     for pattern in (phrases.MATTER, phrases.DROP):
         for match in text.find(pattern):
-            what, groups = match["what"].strip(), match.groupdict()
-            everything = what in (
-                "limit",
-                "limits",
-                "filters",
-                "constraints",
-                "all filters",
-                "all limits",
-                "restrictions",
-            )
-            strong = pattern is phrases.MATTER or bool(groups.get("kind")) or match.group().startswith(
-                ("any ", "forget", "drop", "remove", "ignore", "never", "lift", "regardless", "clear", "relax")
-            )  # fmt: skip
-            for constraint in state.constraints:
-                if everything or (strong and _speaks_of(what, constraint, lexicon)):
-                    dropped.append(constraint)
+            what = match["what"].strip()
+            strong = pattern is phrases.MATTER or match["kind"] or phrases.TAKES_BACK.match(match.group())
+            if phrases.EVERYTHING.fullmatch(what):
+                dropped += state.constraints
+            elif strong:
+                dropped += [c for c in state.constraints if _speaks_of(what, c, lexicon)]
             if dropped or (strong and _names_field(what, lexicon)):
                 text.strike(*match.span())
     return list({c.words: c for c in dropped}.values())
@@ -134,13 +124,9 @@ def _speaks_of(what: str, constraint: Constraint, lexicon: Lexicon) -> bool:
     words = {w.rstrip("s") for w in re.findall(r"\w+", what)}
     kinds = {kind for kind, name in lexicon.fields.items() if name == constraint.field}
     names = {constraint.field.lower().rstrip("s"), *kinds}
-    synonyms = {
-        "time": {"era", "age", "decade", "year", "period"},
-        "length": {"length", "long", "duration", "runtime"},
-        "price": {"price", "cost", "budget"},
-    }
     for kind in kinds:
-        names |= synonyms.get(kind, set())
+        names |= {word.rstrip("s") for word in KINDS[kind].split()}
+        names |= {"time": {"era", "age", "decade", "period"}, "price": {"budget"}}.get(kind, set())
     values = constraint.value if isinstance(constraint.value, list) else [constraint.value]
     meant = {(v.field, v.value) for v in lexicon.find(what.split())}
     said = any(str(v).lower() == what or (constraint.field, v) in meant for v in values)
@@ -170,26 +156,16 @@ def _asked(whole: str, said: Reading, state: State, asks: bool) -> Intent:
 
 
 _OPENING = re.compile(
-    r"^\W*(?:please |can you |could you |hi,? |hello,? |hey,? |ok,? |now )*(?:recommend|suggest|find|i want (?!to\b)|i'd like|i would like|"
-    r"i'm looking|i am looking|looking for|i feel like|i'm in the mood|in the mood)\b"
+    r"^\W*(?:please |can you |could you |hi,? |hello,? |hey,? |ok,? |now )*(?:recommend|suggest|find|i want (?!to\b)|"
+    r"i'd like|i would like|i'm looking|i am looking|looking for|i feel like|i'm in the mood|in the mood)\b"
 )
 
 
 def _intent(whole: str, said: Reading, state: State) -> Intent:
     signals = said.of("like", "dislike", "seen", "away")
     content = said.constraints or said.queries or said.avoid or said.of("seed") or said.drop
-    if (
-        said.chat
-        and not (content or signals or said.again or said.more or said.reset)
-        or (
-            not content
-            and not signals
-            and not said.again
-            and not said.more
-            and not said.reset
-            and phrases.NO_ANSWER.search(whole)
-        )
-    ):
+    nothing = not (content or signals or said.again or said.more or said.reset)
+    if nothing and (said.chat or phrases.NO_ANSWER.search(whole)):
         return "chat"
     if signals and not content and not said.more:
         return "feedback"

@@ -263,7 +263,7 @@ def evidence(sources: Sources, ids: Sequence[str], history: Sequence[str], most:
 
 
 def completed(candidates: Sequence[Candidate], sources: Sources, request: Request, n: int) -> list[Candidate]:
-    """The candidates and, where they are fewer than n, others that fulfil the request's conditions, though no channel found them."""
+    """The candidates and, where they are fewer than n, others that fulfil the request's conditions, found by no channel."""
     if len(candidates) >= n:
         return list(candidates)
     known = {c.id for c in candidates}

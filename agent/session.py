@@ -110,7 +110,7 @@ class AsyncSession:
             yield Done(self._done(reply))
 
     async def feedback(self, item: str, kind: Kind) -> None:
-        """Say of an item that it is liked, disliked, seen or to be hidden; the next answer heeds it, and so does the user's history.
+        """Say of an item that it is liked, disliked, seen or to be hidden: the next answer heeds it, and the user's history.
 
         Raises EvokeError for an unknown item.
         """

@@ -9,7 +9,6 @@ from typing import Any
 
 from agent.turns import Constraint
 
-
 KEPT = 200
 """Messages that are kept word by word, and items whose reasons are; what they came to is kept whole."""
 

@@ -11,7 +11,7 @@ def worded(name: str, op: str, value: Any, kind: str | None = None) -> str:
         return _time(op, value)
     unit = "minutes" if kind == "length" and not {"hour", "sec"} & {name.lower()[:4], name.lower()[:3]} else None
     if isinstance(value, str) or op in ("$in", "$nin"):
-        return _text(name, op, value)
+        return _text(op, value)
     tail = f" {unit}" if unit else ""
     head = "" if unit else f"{name.replace('_', ' ')} "
     said = {
@@ -44,7 +44,7 @@ def _stretch(value: Any) -> str:
     return f"{low:g} to {high:g}"
 
 
-def _text(name: str, op: str, value: Any) -> str:
+def _text(op: str, value: Any) -> str:
     values = value if isinstance(value, list) else [value]
     said = " or ".join(values)
     return f"no {said}" if op in ("$nin", "$ne", "$not_contains") else said

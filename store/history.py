@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from store import place as places
 from store import once, sessions, tables
+from store import place as places
 from store.errors import StoreBusy, StoreError
 from store.positive import Scale, positive_events, positive_mask
 from store.records import Event, Kind, event_fault

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """`strings[field]` counts the items that hold each text, hidden items aside; `quantiles[field]` are its numbers' thirds and median."""
+    """`strings[field]` counts the items that hold each text; `quantiles[field]` are a third, half and two thirds up its numbers.
+
+    Hidden items are left out.
+    """
 
     strings: dict[str, dict[str, int]]
     quantiles: dict[str, tuple[float, float, float]]
@@ -37,6 +40,7 @@ def _build(catalog: Catalog) -> Values:
         if item.hidden:
             continue
         for name, value in item.metadata.items():
+            one: Any
             for one in set(value) if isinstance(value, list) else {value}:
                 if isinstance(one, str):
                     strings.setdefault(name, Counter())[one] += 1
