@@ -1,3 +1,3 @@
 """Fixtures shared by all tests."""
 
-pytest_plugins = ["tests.faults", "tests.recommending", "tests.services", "tests.vllm_server"]
+pytest_plugins = ["tests.faults", "tests.recommending", "tests.services", "tests.serving", "tests.vllm_server"]

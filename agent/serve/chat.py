@@ -15,6 +15,7 @@ from fastapi.responses import Response
 from fastapi.sse import EventSourceResponse, format_sse_event
 from pydantic import BaseModel, Field, StringConstraints
 
+from agent.errors import EvokeError
 from agent.results import Recommendation
 from agent.serve.asked import Id, SessionId, Whose, note, wanted
 from agent.serve.details import details
@@ -142,10 +143,10 @@ async def _session(asked: Asked, tenant: Tenant) -> AsyncSession:
     if asked.session is None:
         messages = [{"role": m.role, "content": m.text} for m in asked.messages]
         return AsyncSession.of_messages(tenant.recommender, messages, asked.user)
-    session = tenant.recommender.session(asked.user, asked.session)
-    if asked.user is not None and session.user not in (None, asked.user):
-        raise Refused(400, "this session is another user's", code="session_of_another_user", param="user")
-    return session
+    try:
+        return await asyncio.to_thread(tenant.recommender.session, asked.user, asked.session)
+    except EvokeError:
+        raise Refused(400, "this session is another user's", code="session_of_another_user", param="user") from None
 
 
 class Answer:
@@ -189,7 +190,7 @@ class Answer:
     async def _sent(self, writing: Writing, event: Event | Stop, started: float) -> AsyncGenerator[bytes, None]:
         loop, state = asyncio.get_running_loop(), self._request.app.state
         late = loop.call_later(state.serving.deadline, writing.stop, "the answer took longer than the service allows")
-        if state.stopping.is_set():
+        if state.stopping:
             writing.stop("the service is being stopped")
         try:
             async with aclosing(self._chunks(writing, event, started)) as chunks:

@@ -36,15 +36,16 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, status = time.perf_counter(), 0
+        started, status, whole = time.perf_counter(), 0, False
         tenant: Tenant | None = None
 
         async def counted(message: Message) -> None:
-            nonlocal status
+            nonlocal status, whole
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message.setdefault("headers", []).append((b"x-content-type-options", b"nosniff"))
             await send(message)
+            whole = message["type"] == "http.response.body" and not message.get("more_body")
 
         with self._tracing.request(scope["method"]) as span:
             try:
@@ -53,10 +54,10 @@ class Gate:
                     tenant.metrics.running.inc()
                 await self._answer(scope, receive, counted, tenant, span)
             except Exception as error:
-                refused = handled(error)
-                if status:
+                if not status:
+                    await handled(error).response()(scope, receive, counted)
+                elif not whole:
                     raise  # the answer had begun: the connection is cut, and the server logs why
-                await refused.response()(scope, receive, counted)
             finally:
                 route = getattr(scope.get("route"), "path", "none")
                 if tenant:

@@ -80,6 +80,7 @@ def install(app: FastAPI) -> None:
 
     app.add_exception_handler(Refused, ours)
     app.add_exception_handler(StoreError, ours)
+    app.add_exception_handler(Exception, ours)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, invalid)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -33,8 +34,8 @@ class App:
     """The service as an ASGI app; `stop` makes its streams end cleanly."""
 
     def __init__(self, tenants: Tenants, serving: Serving) -> None:
-        self.stopping = asyncio.Event()
-        tracing = Tracing()
+        self.tenants = tenants
+        self.tracing = tracing = Tracing()
 
         @asynccontextmanager
         async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -47,7 +48,7 @@ class App:
         # The pages that describe an API come from other hosts; the description itself is at /openapi.json.
         app = FastAPI(title="Evoke", lifespan=lifespan, docs_url=None, redoc_url=None)
         app.state.tenants, app.state.serving, app.state.tracing = tenants, serving, tracing
-        app.state.stopping, app.state.writing, app.state.ending = self.stopping, set(), set()
+        app.state.stopping, app.state.writing, app.state.ending = False, set(), set()
         self._state = app.state
         refusals.install(app)
         for part in (chat, sessions, recommendations, events, health, page):
@@ -64,32 +65,51 @@ class App:
 
     def stop(self) -> None:
         """End the streams: each with a last chunk, and saved as far as it went."""
-        self.stopping.set()
+        self._state.stopping = True
         for answer in self._state.writing:
             answer.stop("the service is being stopped")
 
 
-class _Server(uvicorn.Server):
-    async def shutdown(self, sockets: Any = None) -> None:
-        self.config.app.stop()  # type: ignore[union-attr]
+class Server(uvicorn.Server):
+    """A server that tells the app when it is being stopped."""
+
+    def __init__(self, config: uvicorn.Config, app: App) -> None:
+        super().__init__(config)
+        self.app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the streams, then the connections."""
+        self.app.stop()
         await super().shutdown(sockets)
 
 
 def serve(store: Path | None, host: str, port: int) -> None:
     """Serve `store`, or the tenants of `evoke.toml`, until a signal ends it."""
-    settings = Settings.load()
-    if not settings.tenants:
-        if not _is_loopback(host):
-            raise EvokeError(
-                f"without API keys only this machine may be served, not {host}: name tenants with keys in evoke.toml, "
-                "or leave --host out"
-            )
-        store = store or settings.store or last_store()
-        if store is None:
-            raise StoreError("no store is named and none was indexed before; run `evoke index DIR` first")
-    tenants = Tenants.open(settings, store)
+    server, sockets = listening(Settings.load(store=store), host, port, chosen=store is not None)
+    names = ", ".join(tenant.name for tenant in server.app.tenants.all)
+    log.warning("serving %s on http://%s:%s", names, host, sockets[0].getsockname()[1])
+    with suppress(KeyboardInterrupt):  # how a terminal ends it, once everything is closed
+        server.run(sockets)
+
+
+def listening(settings: Settings, host: str, port: int, *, chosen: bool = False) -> tuple[Server, list[socket.socket]]:
+    """The server, ready to run, and its socket. `chosen`: a store was asked for, beside what `evoke.toml` says.
+
+    Raises EvokeError for a host that may not be served, tenants that share something, and a port that is taken.
+    """
+    if not settings.tenants and not _is_loopback(host):
+        raise EvokeError(
+            f"without API keys only this machine may be served, not {host}: name tenants with keys in evoke.toml, "
+            "or leave --host out"
+        )
+    store = settings.store or last_store()
+    if settings.tenants and chosen:
+        raise EvokeError("evoke.toml names tenants, each with its store: leave --store out, or take them out")
+    if not settings.tenants and store is None:
+        raise StoreError("no store is named and none was indexed before; run `evoke index DIR` first")
+    app = App(Tenants.open(settings, store), settings.serve)
     config = uvicorn.Config(
-        App(tenants, settings.serve),
+        app,
         host=host,
         port=port,
         log_config=None,  # requests are counted, not logged: addresses and ids of people are in them
@@ -97,17 +117,12 @@ def serve(store: Path | None, host: str, port: int) -> None:
         server_header=False,
         timeout_graceful_shutdown=GRACE,
         timeout_keep_alive=30,
-        limit_concurrency=None,
         lifespan="on",
     )
     try:
-        sockets = [config.bind_socket()]
+        return Server(config, app), [config.bind_socket()]
     except SystemExit:
         raise EvokeError(f"{host}:{port} cannot be listened on; choose another --port") from None
-    at = sockets[0].getsockname()
-    log.warning("serving %s on http://%s:%s", ", ".join(t.name for t in tenants.all), host, at[1])
-    with suppress(KeyboardInterrupt):  # how a terminal ends it, once everything is closed
-        _Server(config).run(sockets)
 
 
 def _is_loopback(host: str) -> bool:

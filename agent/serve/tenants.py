@@ -16,10 +16,12 @@ from agent.errors import EvokeError
 from agent.recommender import AsyncRecommender
 from agent.serve.metrics import Metrics
 from agent.serve.refusals import Refused
-from agent.settings import Serving, Settings, TenantSettings
+from agent.settings import Settings, TenantSettings
 from store import Catalog, Embedder, History
 from store import place as places
 
+_OF_THE_SERVICE = {"store", "embedding_model", "serve", "tenants"}
+_MODEL = ("base_url", "api_key", "model")
 _HASHED = re.compile(r"sha256:([0-9a-fA-F]{64})")
 
 
@@ -85,25 +87,17 @@ class Tenants:
 
         Raises EvokeError where tenants would share a key or data, and StoreError where a store cannot be opened.
         """
-        if settings.tenants and store:
-            raise EvokeError("evoke.toml names tenants, each with its store: leave --store out, or take them out")
-        named = settings.tenants or {}
+        named = settings.tenants
         hashes = {name: _hashes(name, tenant.keys) for name, tenant in named.items()}
         _apart(named, hashes)
         given = settings.embedder()
         embedders = {given.name: given} if given else {}
         with ExitStack() as opened:
-            if not named:
-                return cls(
-                    [_tenant("default", store or Path(), (), {}, settings.serve, embedders, opened)], opened.pop_all()
-                )
-            tenants = [
-                _tenant(
-                    name, t.store, hashes[name], _model(t, hashes[name], settings), settings.serve, embedders, opened
-                )
-                for name, t in named.items()
-            ]
-            return cls(tenants, opened.pop_all())
+            if named:
+                each = [(name, t.store, hashes[name], _for(t, hashes[name], settings)) for name, t in named.items()]
+            else:
+                each = [("default", store or Path(), (), settings)]
+            return cls([_tenant(*one, embedders, opened) for one in each], opened.pop_all())
 
     @property
     def keyless(self) -> bool:
@@ -144,8 +138,7 @@ def _tenant(
     name: str,
     store: Path,
     keys: tuple[bytes, ...],
-    model: dict[str, Any],
-    serving: Serving,
+    settings: Settings,
     embedders: dict[str, Embedder],
     opened: ExitStack,
 ) -> Tenant:
@@ -154,8 +147,9 @@ def _tenant(
     catalog = opened.enter_context(Catalog.open(store, create=False, embedder=embedders.get(known)))
     embedders.setdefault(catalog.embedder.name, catalog.embedder)
     history = opened.enter_context(History.open(store))
-    rates = {key: Rate(serving.rate) for key in keys or (b"",)}
-    return Tenant(name, AsyncRecommender(catalog, history, **model), keys, rates, serving.concurrency)
+    rates = {key: Rate(settings.serve.rate) for key in keys or (b"",)}
+    given = {name: getattr(settings, name) for name in settings.model_fields_set - _OF_THE_SERVICE}
+    return Tenant(name, AsyncRecommender(catalog, history, **given), keys, rates, settings.serve.concurrency)
 
 
 def _hashes(name: str, keys: Sequence[str]) -> tuple[bytes, ...]:
@@ -170,14 +164,15 @@ def _hashes(name: str, keys: Sequence[str]) -> tuple[bytes, ...]:
     return tuple(found)
 
 
-def _model(tenant: TenantSettings, keys: tuple[bytes, ...], settings: Settings) -> dict[str, Any]:
-    """The tenant's own model server, if any, and the salt under which a server keeps its prompts apart from others'."""
-    if len(settings.tenants) == 1 and not (tenant.base_url or settings.base_url):
-        return {"model": tenant.model}  # the embedded model has nobody else's prompts
-    own = {"base_url": tenant.base_url, "model": tenant.model, "api_key": tenant.api_key}
+def _for(tenant: TenantSettings, keys: tuple[bytes, ...], settings: Settings) -> Settings:
+    """The settings with the tenant's own model server, if any, and the salt under which a server keeps its prompts apart."""
+    own: dict[str, Any] = {name: value for name in _MODEL if (value := getattr(tenant, name)) is not None}
     if tenant.base_url and not tenant.api_key:
         own["api_key"] = "EMPTY"  # the common key belongs to the common server
-    return own | {"cache_salt": hashlib.blake2b(keys[0], digest_size=16, person=b"evoke-salt").hexdigest()}
+    # A model embedded for one tenant alone has nobody else's prompts.
+    if len(settings.tenants) > 1 or tenant.base_url or settings.base_url:
+        own["cache_salt"] = hashlib.blake2b(keys[0], digest_size=16, person=b"evoke-salt").hexdigest()
+    return settings.model_copy(update=own)
 
 
 def _apart(named: dict[str, TenantSettings], hashes: dict[str, tuple[bytes, ...]]) -> None:

@@ -54,8 +54,13 @@ class Tracing:
             span = self._tracer.start_span(stage.name, context=under, start_time=begun, attributes=facts)
             span.end(begun + int(stage.ms * 1e6))
 
+    def flush(self) -> None:
+        """Send what there is."""
+        if self._provider:
+            self._provider.force_flush()
+
     def close(self) -> None:
-        """Send what is left."""
+        """Send what is left, and end."""
         if self._provider:
             self._provider.shutdown()
 

@@ -1,0 +1,234 @@
+"""The service, met by the real openai client and by plain HTTP."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import openai
+import pytest
+
+from tests.faults import Text
+from tests.serving import until
+
+SLOW = Text("word " * 400, pause=0.05)
+
+
+def asked(text: str, **more: Any) -> dict[str, Any]:
+    return {"model": "evoke", "messages": [{"role": "user", "content": text}], **more}
+
+
+def test_a_completion_as_json(service: Any) -> None:
+    client = service().openai()
+    assert [model.id for model in client.models.list()] == ["evoke"]
+    done = client.chat.completions.create(**asked("a slow heist film"))
+    assert done.choices[0].finish_reason == "stop"
+    assert done.choices[0].message.content
+    items = done.model_extra["recommendations"]
+    assert {"rank", "id", "title", "score", "channels", "explanation", "evidence"} == items[0].keys()
+    assert done.model_extra["session"] is None
+    assert done.usage.total_tokens == done.usage.prompt_tokens + done.usage.completion_tokens
+
+
+async def test_a_stream_shows_items_before_words(service: Any) -> None:
+    client = service().openai_async()
+    options = {"include_usage": True}
+    stream = await client.chat.completions.create(**asked("a slow heist film", stream=True, stream_options=options))
+    chunks = [chunk async for chunk in stream]
+    await client.close()
+    first, last = chunks[0], chunks[-2]
+    assert first.choices[0].delta.role == "assistant"
+    assert first.choices[0].delta.content == ""
+    assert len(first.model_extra["recommendations"]) == 5
+    spoken = next(at for at, chunk in enumerate(chunks) if chunk.choices[0].delta.content)
+    # What the model read in the message may have changed the items before the first word.
+    shown = [row["id"] for chunk in chunks[:spoken] for row in chunk.model_extra["recommendations"]][-5:]
+    assert last.choices[0].finish_reason == "stop"
+    assert [row["id"] for row in last.model_extra["recommendations"]] == shown
+    assert all(row["explanation"] for row in last.model_extra["recommendations"])
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage.total_tokens >= 0
+
+
+def test_a_conversation_rebuilt_from_its_messages_keeps_its_conditions(service: Any) -> None:
+    client = service().openai()
+    said = [{"role": "user", "content": "a crime film from 1990 on"}]
+    first = client.chat.completions.create(model="evoke", messages=said)
+    shown = {row["id"] for row in first.model_extra["recommendations"]}
+    said += [{"role": "assistant", "content": first.choices[0].message.content}]
+    said += [{"role": "user", "content": [{"type": "text", "text": "something else"}]}]
+    second = client.chat.completions.create(model="evoke", messages=said)
+    again = {row["id"] for row in second.model_extra["recommendations"]}
+    assert again
+    assert not again & shown
+    assert second.model_extra["constraints"] == first.model_extra["constraints"] != []
+
+
+def test_a_kept_conversation(service: Any) -> None:
+    made = service()
+    client, http = made.openai(), made.http()
+    extra = {"session": "conversation-1", "user": "mara"}
+    first = client.chat.completions.create(**asked("a crime film from 1990 on"), extra_body=extra)
+    assert first.model_extra["session"] == "conversation-1"
+    shown = [row["id"] for row in first.model_extra["recommendations"]]
+    assert first.model_extra["details"].keys() >= set(shown)
+    liked = http.post("/v1/sessions/conversation-1/feedback", json={"item": shown[0], "kind": "dislike"})
+    assert liked.json()["disliked"] == [shown[0]]
+    second = client.chat.completions.create(**asked("another one"), extra_body={"session": "conversation-1"})
+    assert not {row["id"] for row in second.model_extra["recommendations"]} & set(shown)
+    kept = http.get("/v1/sessions/conversation-1").json()
+    assert (kept["session"], kept["user"]) == ("conversation-1", "mara")
+    assert [turn["role"] for turn in kept["turns"]] == ["user", "assistant"] * 2
+    assert [c["field"] for c in kept["constraints"]] == ["year", "genres"]
+    assert (
+        http.post("/v1/sessions/conversation-1/relax", json={"index": 0}).json()["constraints"][0]["field"] == "genres"
+    )
+    assert http.post("/v1/sessions/conversation-1/relax", json={"index": 1}).status_code == 404
+    assert http.get("/v1/sessions/conversation-2").status_code == 404
+    unknown = http.post("/v1/sessions/conversation-1/feedback", json={"item": "nope", "kind": "like"})
+    assert (unknown.status_code, unknown.json()["error"]["param"]) == (404, "item")
+    with pytest.raises(openai.BadRequestError, match="another user"):
+        client.chat.completions.create(**asked("more"), extra_body=extra | {"user": "theo"})
+
+
+def test_leaving_a_stream_stops_the_model(service: Any) -> None:
+    made = service(SLOW)
+    with made.openai().chat.completions.create(**asked("a slow heist film", stream=True)) as stream:
+        next(iter(stream))
+    assert made.model.left.wait(20)
+    assert made.model.pieces < 400
+
+
+def test_leaving_before_the_answer_stops_the_model(service: Any) -> None:
+    made = service(SLOW)
+    with pytest.raises(openai.APITimeoutError):
+        made.openai(timeout=2).chat.completions.create(**asked("a slow heist film"))
+    assert made.model.left.wait(20)
+
+
+def test_an_answer_past_the_deadline(service: Any) -> None:
+    made = service(SLOW, serve={"deadline": 2.0})
+    with pytest.raises(openai.APIStatusError) as caught:
+        made.openai().chat.completions.create(**asked("a slow heist film"))
+    assert caught.value.status_code == 504
+    last = list(made.openai().chat.completions.create(**asked("a slow heist film", stream=True)))[-1]
+    assert last.choices[0].finish_reason == "length"
+    assert "longer" in last.model_extra["degraded"][0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code"),
+    [
+        ("POST", "/v1/chat/completions", asked("x", model="gpt-4"), 404, "model_not_found"),
+        ("POST", "/v1/chat/completions", asked("x", n=2), 400, "invalid_value"),
+        ("POST", "/v1/chat/completions", asked(" "), 400, None),
+        ("POST", "/v1/chat/completions", asked("x", session="../etc"), 400, "invalid_value"),
+        ("POST", "/v1/chat/completions", {"model": "evoke", "messages": []}, 400, "invalid_value"),
+        ("POST", "/v1/recommendations", {"n": 0}, 400, "invalid_value"),
+        ("POST", "/v1/recommendations", {"txet": "typo"}, 400, "invalid_value"),
+        ("POST", "/v1/recommendations", {"where": {"yeer": 1990}}, 400, "invalid_filter"),
+        ("POST", "/v1/events", {"events": "x" * 1_000_001}, 413, "request_too_large"),
+        ("POST", "/v1/events", {"events": ["no object"]}, 400, "invalid_value"),
+        ("GET", "/v1/sessions/none", None, 404, "session_not_found"),
+        ("GET", "/v1/nowhere", None, 404, "not_found"),
+        ("DELETE", "/v1/users/nobody", None, 404, "user_not_found"),
+        ("PUT", "/v1/models", None, 405, "method_not_allowed"),
+    ],
+)
+def test_refusals_have_one_shape(errors: Any, method: str, path: str, body: Any, status: int, code: str | None) -> None:
+    answer = errors.request(method, path, json=body)
+    assert answer.status_code == status
+    assert answer.json()["error"].keys() == {"message", "type", "param", "code"}
+    assert answer.json()["error"]["code"] == code
+
+
+@pytest.fixture(scope="module")
+def errors(films_store: Any) -> Any:
+    from tests.serving import served
+
+    with served(store=films_store) as made, made.http() as http:
+        yield http
+
+
+def test_what_is_no_json_and_what_comes_from_another_page(errors: Any) -> None:
+    for headers, content in ({"content-type": "application/json"}, b"{"), ({"content-type": "text/plain"}, b"{}"):
+        answer = errors.post("/v1/events", headers=headers, content=content)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
+    chunked = errors.post("/v1/events", content=(b"x" * 100_000 for _ in range(11)))
+    assert chunked.status_code == 413
+    assert errors.get("/", headers={"Host": "evil.example"}).status_code == 403
+    preflight = errors.options(
+        "/v1/models", headers={"Origin": "http://a.example", "Access-Control-Request-Method": "GET"}
+    )
+    assert "access-control-allow-origin" not in preflight.headers
+
+
+def test_a_fault_of_ours_tells_nothing(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from agent.recommender import AsyncRecommender
+
+    async def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("the secret is in /etc/secret")
+
+    made = service()
+    monkeypatch.setattr(AsyncRecommender, "recommend", broken)
+    answer = made.http().post("/v1/recommendations", json={})
+    assert answer.status_code == 500
+    assert "secret" not in answer.text
+    assert answer.json()["error"]["type"] == "server_error"
+
+
+def test_the_page_loads_nothing_from_elsewhere(errors: Any) -> None:
+    for path in ("/", "/static/chat.js", "/static/chat.css"):
+        answer = errors.get(path)
+        assert answer.status_code == 200
+        assert answer.headers["content-security-policy"].startswith("default-src 'self';")
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    assert errors.get("/static/../server.py").status_code == 404
+    assert errors.get("/docs").status_code == 404
+
+
+def test_recommendations_are_the_recommendation_json(service: Any) -> None:
+    body = {"history": ["heat-1995"], "n": 3, "where": {"year": {"$gte": 1990}}, "exclude": ["ronin-1998"]}
+    answer = service().http().post("/v1/recommendations", json=body).json()
+    assert {"user", "text", "profile", "queries", "named", "items", "personalised", "trace"} == answer.keys()
+    assert len(answer["items"]) == 3
+    assert "ronin-1998" not in json.dumps([row["id"] for row in answer["items"]])
+
+
+def test_health_says_what_is_degraded(service: Any) -> None:
+    assert service().http().get("/healthz").json() == {"status": "ok"}
+    dead = service(base_url="http://127.0.0.1:9/v1").http().get("/readyz")
+    assert dead.status_code == 200
+    assert dead.json()["status"] == "degraded"
+    assert dead.json()["degraded"] == [{"part": "model", "reason": "no connection to the model server"}]
+
+
+def test_metrics_count_requests_stages_and_what_degraded(service: Any) -> None:
+    made = service(base_url="http://127.0.0.1:9/v1")
+    http = made.http()
+    http.post("/v1/recommendations", json={"user": "mara", "n": 2})
+    counted = 'evoke_requests_total{route="/v1/recommendations",status="200"} 1.0'
+    until(lambda: counted in http.get("/metrics").text)
+    text = http.get("/metrics").text
+    assert 'evoke_stage_seconds_count{stage="recall"} 1.0' in text
+    assert 'evoke_degraded_total{stage="interests"} 1.0' in text
+    assert "mara" not in text
+
+
+def test_spans_where_a_collector_is_configured(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter").InMemorySpanExporter()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("agent.serve.tracing._exporter", lambda: memory)
+    made = service()
+
+    def names() -> list[str]:
+        return [span.name for span in memory.get_finished_spans()]
+
+    made.http().post("/v1/recommendations", json={"text": "a heist", "n": 2})
+    until(lambda: made.app.tracing.flush() or "POST /v1/recommendations" in names())
+    spans = {span.name: span for span in memory.get_finished_spans()}
+    request = spans["POST /v1/recommendations"]
+    assert {"interests", "recall", "fuse", "rank", "explain"} <= spans.keys()
+    assert spans["recall"].parent.span_id == request.context.span_id
+    assert request.start_time <= spans["recall"].start_time <= spans["recall"].end_time <= request.end_time
+    assert "heist" not in str([span.to_json() for span in spans.values()])
