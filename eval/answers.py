@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import bridge, embedded, model
-from agent.errors import BadAnswer, ModelError
+from agent.errors import BadAnswer, ModelDown, ModelError
 from agent.interests import FORMS, MAX_TOKENS, Written, asked, checked
 from agent.llm import LLM, Deadline
 from agent.results import NOTHING, Interests, Stage
@@ -166,11 +166,17 @@ class _Asking:
             self._done += 1
             self._advance(self._done, len(self._left))
 
+    async def _structured(self, row: int) -> Any:
+        return await self._llm.structured(
+            self._messages[row], FORMS[self._parts], max_tokens=MAX_TOKENS, deadline=Deadline(DEADLINE)
+        )
+
     async def _ask(self, row: int) -> Reply:
         try:
-            reply = await self._llm.structured(
-                self._messages[row], FORMS[self._parts], max_tokens=MAX_TOKENS, deadline=Deadline(DEADLINE)
-            )
+            try:
+                reply = await self._structured(row)
+            except ModelDown:
+                reply = await self._structured(row)
         except BadAnswer:
             answered = Reply(None)
         except ModelError as error:

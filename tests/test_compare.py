@@ -1,0 +1,246 @@
+"""Comparisons: the contract of `evoke compare`, leaks planted where one could be, arms that call a model, dialogues."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.tuned import Tuned
+from eval import compare
+from eval.cases import load_cases
+from eval.errors import EvalError
+from eval.report import Run
+from eval.trust import seen_hash
+from store import Event, History
+from tests.faults import Status, Text
+from tests.recommending import FILMS, GOOD, modelled
+
+COUNTED = ("calls", "tokens_in", "tokens_out", "tokens")
+CASES = 27
+"""The test cases that the demo data make."""
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
+    for name in ("EVOKE_BASE_URL", "OPENAI_BASE_URL", "EVOKE_STORE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def evoke(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "eval.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | env, check=False)
+
+
+def quality(run: Run) -> dict[str, dict[str, Any]]:
+    """The measures of each arm without its times."""
+    return {arm: {m: v for m, v in own.items() if not m.startswith("ms_")} for arm, own in run.arms.items()}
+
+
+def test_the_command_prints_the_contract_and_what_changed_since_a_run(films: Path, tmp_path: Path) -> None:
+    common = ("compare", str(FILMS), "--store", str(films), "--json")
+    first = evoke(*common, "--arms", "base,dense,popular", "--out", str(tmp_path / "first"))
+    assert first.returncode == 0, first.stderr
+    run = json.loads(first.stdout)
+    assert (run["dataset"], run["on"], run["cases"], run["users"]) == ("films", "test", CASES, 25)
+    assert set(run["arms"]) == {"base", "dense", "popular"}
+    wanted = {*(f"recall@{k}" for k in (1, 5, 10, 20, 50, 100)), "ndcg@10", "mrr", "ms_p50", "ms_p90", "tokens"}
+    assert all(wanted <= own.keys() for own in run["arms"].values())
+    assert "exclusive@100" in run["arms"]["dense"]
+    assert run["union_ceiling@100"] >= run["arms"]["dense"]["recall@100"]
+    assert all({"a", "b", "measure", "difference", "low", "high", "p"} <= each.keys() for each in run["comparisons"])
+    assert {each["a"] for each in run["comparisons"]} == {"base"}
+    assert run["changes"] is None
+    later = evoke(
+        *common, "--arms", "base,dense,lexical", "--allow-repeats", "--against", str(tmp_path / "first"), "--out",
+        str(tmp_path / "later"),
+    )  # fmt: skip
+    changes = json.loads(later.stdout)["changes"]
+    assert changes["inputs"]["settings.allow_repeats"] == [False, True]
+    assert (changes["arms_gone"], changes["arms_new"]) == (["popular"], ["lexical"])
+    page = (tmp_path / "later" / "report.html").read_text()
+    assert "What changed since the earlier run" in page
+    assert "settings.allow_repeats" in page
+
+
+def test_a_comparison_prints_itself_and_is_the_same_again(films: Path) -> None:
+    first, again = (compare(FILMS, ["base", "star", "ease"], store=films, cases=12, seed=3) for _ in range(2))
+    assert re.search(r"^base .*\.\d{3}", str(first), re.MULTILINE)
+    assert quality(first) == quality(again)
+    assert first.cases < CASES
+    other = compare(FILMS, ["base"], store=films, cases=12, seed=4)
+    assert other.case_users is not None and quality(other) != quality(first)
+
+
+def test_nothing_the_store_knows_beyond_the_cut_has_an_effect(films: Path, model_server: Callable[..., Any]) -> None:
+    """The store's history, its counts, a profile of the case's user, and a tuning done on the test cases."""
+    arms = ["base", "collaborative", "popular", "ease", "star", "queries"]
+    server = model_server(modelled())
+    clean = compare(FILMS, arms, store=films, base_url=server.base_url, concurrency=2)
+    cases = load_cases(FILMS, "test")
+    with History.open(films) as history:
+        told = [Event(c.user, t, 3e9 + n) for c in cases.cases for n, t in enumerate(c.targets)]
+        told += [Event(f"crowd {n}", cases.cases[0].targets[0], 3e9 + n) for n in range(300)]
+        history.add(told)
+        for case in cases.cases:
+            targets = {"profile": None, "queries": list(case.targets), "named": []}
+            for model in (f"{server.base_url} scripted", "embedded"):
+                history.save_profile(case.user, list(case.history), model, "any", targets)
+    Tuned({"weights": {"popular": 9.0}}, {"ease": {"decay": 0.1}}, False, {"on": "test", "cases": 1}).save(films)
+    planted = compare(FILMS, arms, store=films, base_url=server.base_url, concurrency=2)
+    assert quality(planted) == quality(clean)
+    assert any("it saw other data" in warning for warning in planted.warnings)
+
+
+def test_what_was_tuned_is_left_aside_where_it_could_have_seen_the_cases(films: Path) -> None:
+    evidence = {"on": "valid", "seen": seen_hash(FILMS), "cases": 1}
+    Tuned({"weights": {"popular": 9.0}}, {}, False, evidence).save(films)
+    used = compare(FILMS, ["base"], store=films)
+    assert used.settings["tuned"] == {"weights": {"popular": 9.0}}
+    for asked in ({"on": "valid"}, {"how": "last-out"}):
+        run = compare(FILMS, ["base"], store=films, **asked)
+        assert run.settings["tuned"] == {}
+        assert any("is not used here" in warning for warning in run.warnings)
+
+
+def test_a_model_is_asked_for_what_is_used_once_and_its_cost_told(
+    films: Path, model_server: Callable[..., Any]
+) -> None:
+    server = model_server(modelled())
+    few: dict[str, Any] = {"store": films, "base_url": server.base_url, "concurrency": 2}
+    run = compare(FILMS, ["base", "queries", "base+queries", "named"], **few)
+    asked = [sorted(body["response_format"]["json_schema"]["schema"]["properties"]) for body in server.requests]
+    assert sorted(asked) == [["named"]] * CASES + [["queries"]] * CASES
+    prompts = [body["messages"][-1]["content"] for body in server.requests]
+    assert not any("queries:" in prompt and "named:" in prompt for prompt in prompts)
+    for arm in ("queries", "base+queries", "named"):
+        assert {name: run.arms[arm][name] for name in COUNTED} == dict(zip(COUNTED, (1, 7, 3, 10), strict=True))
+    assert run.arms["base"]["calls"] == 0
+    assert run.arms["base+queries"]["ms_p50"] > run.arms["base"]["ms_p50"]
+    assert (run.model or "").endswith("scripted")
+    said = run.settings["model"]
+    # Of eight queries one is an address, one a title that some have in their history, one repeats another.
+    assert 5 / 8 <= said["queries"]["queries kept"] <= 6 / 8
+    assert said["named"]["named grounded"] == pytest.approx(2 / 3, abs=0.1)
+    assert any("pass the checks" in warning for warning in run.warnings)
+    again = compare(FILMS, ["base", "queries", "base+queries", "named"], **few)
+    assert len(server.requests) == 2 * CASES
+    assert quality(again) == quality(run)
+
+
+def test_queries_that_fail_the_checks_are_topped_up_and_counted(films: Path, model_server: Callable[..., Any]) -> None:
+    server = model_server(Text(json.dumps({"queries": ["http://example.org/a", "x"]})), Text("no JSON at all"))
+    run = compare(FILMS, ["queries"], store=films, base_url=server.base_url, concurrency=1)
+    said = run.settings["model"]["queries"]
+    assert said["queries kept"] == 0
+    assert said["topped up"] == 1
+    assert said["queries from fields"] > 3
+    assert said["failed"] == pytest.approx((CASES - 1) / CASES)
+    assert run.arms["queries"]["recall@100"] > 0
+
+
+def test_a_dead_model_leaves_the_other_arms(films: Path) -> None:
+    dead = "http://127.0.0.1:9/v1"
+    run = compare(FILMS, ["base", "queries"], store=films, base_url=dead)
+    assert list(run.arms) == ["base"]
+    assert "no model answers" in run.arms_not_run["queries"]
+    with pytest.raises(EvalError, match='"queries" cannot run'):
+        compare(FILMS, ["queries"], store=films, base_url=dead)
+
+
+def test_a_model_that_stops_answering_ends_the_run_and_the_next_goes_on(
+    films: Path, model_server: Callable[..., Any]
+) -> None:
+    down: list[bool] = []
+
+    def behave(body: dict[str, Any]) -> Text | Status:
+        return Status(500) if len(server.requests) > 10 and not down else Text(json.dumps(GOOD))
+
+    server = model_server(behave)
+    with pytest.raises(EvalError, match=r"stopped answering \(the server failed \(500\)\) .* go on from there"):
+        compare(FILMS, ["queries"], store=films, base_url=server.base_url, concurrency=1)
+    down.append(True)
+    before = len(server.requests)
+    compare(FILMS, ["queries"], store=films, base_url=server.base_url, concurrency=1)
+    assert len(server.requests) - before == CASES - 10
+
+
+def test_a_killed_run_goes_on_where_it_stopped(films: Path, model_server: Callable[..., Any]) -> None:
+    def behave(body: dict[str, Any]) -> Text:
+        time.sleep(0.1)
+        return Text(json.dumps(GOOD))
+
+    server = model_server(behave)
+    arguments = ("compare", str(FILMS), "--store", str(films), "--arms", "queries", "--json")
+    env = {"EVOKE_BASE_URL": server.base_url, "EVOKE_CONCURRENCY": "1"}
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "eval.cli", *arguments],
+        env=os.environ | env,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        while len(server.requests) < 6 and killed.poll() is None:
+            time.sleep(0.02)
+    finally:
+        killed.send_signal(signal.SIGKILL)
+        killed.communicate()
+    begun = len(server.requests)
+    assert 6 <= begun < CASES
+    done = evoke(*arguments, **env)
+    assert done.returncode == 0, done.stderr
+    # The last one begun may not have been written down.
+    assert len(server.requests) - begun in (CASES - begun, CASES - begun + 1)
+
+
+def test_full_without_a_model_channel_is_base(films: Path) -> None:
+    off = {"queries": 0.0, "named": 0.0, "dense": 0.6, "collaborative": 1.0, "lexical": 0.3, "popular": 0.1}
+    Tuned({"weights": off}, {}, False, {"on": "valid", "seen": seen_hash(FILMS)}).save(films)
+    run = compare(FILMS, ["base", "full", "full-dense"], store=films, base_url="http://127.0.0.1:9/v1")
+    assert quality(run)["base"] == quality(run)["full"] != quality(run)["full-dense"]
+    assert any("full is base" in warning for warning in run.warnings)
+
+
+@pytest.fixture
+def dialogues(tmp_path: Path) -> Path:
+    """Dialogues about the demo films, without any event."""
+    folder = tmp_path / "talk"
+    folder.mkdir()
+    (folder / "items.jsonl").write_bytes((FILMS / "items.jsonl").read_bytes())
+    said = [
+        ("I loved Heat, something with robbers please", ["heat-1995"], "thief-1981"),
+        ("a quiet Japanese animation with hand-painted skies", [], "princess-mononoke-1997"),
+        ("a western with Clint Eastwood", [], "unforgiven-1992"),
+    ]
+    rows = [
+        {
+            "dialogue": [{"role": "assistant", "content": "What would you like?"}, {"role": "user", "content": text}],
+            "mentioned": mentioned,
+            "targets": [target],
+        }
+        for text, mentioned, target in said
+    ]
+    (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_dialogues_are_ranked_by_what_is_said_and_mentioned(dialogues: Path, films: Path) -> None:
+    run = compare(dialogues, ["base", "dialogue", "mentioned", "collaborative", "last-item"], store=films)
+    assert list(run.arms) == ["base", "dialogue", "mentioned", "last-item"]
+    assert "no events" in run.arms_not_run["collaborative"]
+    assert run.arms["base"]["recall@50"] == 1
+    assert run.arms["mentioned"]["recall@100"] <= 1 / 3
+    assert run.arms["base"]["ms_p50"] > 0
+    done = evoke("tune", str(dialogues), "--store", str(films))
+    assert done.returncode == 1
+    assert re.fullmatch(r"evoke: .*there is no valid\.jsonl.*\n", done.stderr)
