@@ -17,6 +17,8 @@ _TOLD = re.compile(
     r"subtitles?)\s+(?:the |a |an )?$"
 )
 """Before these a value tells what a thing is about, not what kind it is."""
+_LESS = re.compile(r"\b(?:less|fewer|too(?: much| many)?|not (?:so|too|as|that)(?: much| many)?) $")
+"""After these a value is a matter of degree."""
 _MAKER = cue(
     r"\b(?:by|from|directed by|written by|made by|director|directors|author|writer|artist|brand|maker)",
     "the|a|any|or|and|no|not",
@@ -29,8 +31,7 @@ _UNKNOWN = re.compile(
 
 def facets(text: Text, lexicon: Lexicon) -> tuple[list[Constraint], list[str]]:
     """The conditions on values that the message states, each struck out of it; and names after "by" that are not there."""
-    found: list[tuple[Value, bool, int]] = []
-    people: list[tuple[list[Value], bool]] = []
+    spans: list[tuple[int, int, list[Value]]] = []
     words = [(m.group(), m.start(), m.end()) for m in re.finditer(r"[^\W_]+(?:[-.'][^\W_]+)*\.?(?=\W|$)", text.lower)]
     used: set[int] = set()
     for n in range(LONGEST, 0, -1):
@@ -38,18 +39,25 @@ def facets(text: Text, lexicon: Lexicon) -> tuple[list[Constraint], list[str]]:
             start, end = words[i][1], words[i + n - 1][2]
             if used & set(range(i, i + n)) or not re.fullmatch(r"[^,;:!?()]+", text.lower[start:end]):
                 continue
-            if _TOLD.search(text.lower[:start]):
+            if _TOLD.search(text.lower[:start]) or _LESS.search(text.lower[:start]):
                 continue
             values = lexicon.find([word.rstrip(".") for word, _, _ in words[i : i + n]])
-            if values and (value := _meant(values, text, start, lexicon)):
-                found.append((value, text.negated(start), start))
-            elif n == 1 and (named := _by_last_name(words[i][0], text, start, lexicon)):
-                people.append((named, text.negated(start)))
-            else:
-                continue
-            text.strike(start, end)
-            used |= set(range(i, i + n))
-    found.sort(key=lambda one: one[2])
+            if not values and n == 1:
+                values = _by_last_name(words[i][0], text, start, lexicon)
+            if values:
+                spans.append((start, end, values))
+                used |= set(range(i, i + n))
+    # All are struck before any is judged: "no" reaches the last of a list only across the others.
+    for start, end, _ in spans:
+        text.strike(start, end)
+    found: list[tuple[Value, bool, int]] = []
+    people: list[tuple[list[Value], bool]] = []
+    for start, _, values in sorted(spans, key=lambda span: span[0]):
+        values = _in_role(values, text, start, lexicon)
+        if len({value.value for value in values}) == 1 or not _people(values, lexicon):
+            found.append((values[0], text.negated(start), start))
+        else:
+            people.append((values, text.negated(start)))
     missing = []
     for match in _UNKNOWN.finditer(text.original):
         if STRUCK not in text.lower[match.start(1) : match.end(1)] and lexicon.role((*MAKERS, *PLAYERS)):
@@ -58,30 +66,33 @@ def facets(text: Text, lexicon: Lexicon) -> tuple[list[Constraint], list[str]]:
     return _joined(found, text, lexicon) + [_anyone(values, unwanted, lexicon) for values, unwanted in people], missing
 
 
-def _meant(values: Sequence[Value], text: Text, start: int, lexicon: Lexicon) -> Value | None:
-    """Of values of one name in several fields, that of the field which the words before it speak of."""
+def _people(values: Sequence[Value], lexicon: Lexicon) -> bool:
+    """Whether these are several of one last name, any of whom may be meant."""
+    return any(value in lexicon.named(values[0].value.split()[-1]) for value in values)
+
+
+def _in_role(values: Sequence[Value], text: Text, start: int, lexicon: Lexicon) -> list[Value]:
+    """Of the values that a name can mean, those of one field: the one that the words before it speak of, else the likeliest."""
     for cued, roles in ((_MAKER, MAKERS), (_PLAYER, PLAYERS)):
         fields = lexicon.role(roles)
-        if fields and text.cued(start, cued):
-            fitting = [value for value in values if value.field in fields]
-            if fitting:
-                return fitting[0]
-    return values[0]
+        if text.cued(start, cued) and (fitting := [value for value in values if value.field in fields]):
+            return [value for value in fitting if value.field == fitting[0].field]
+    return [value for value in values if value.field == values[0].field]
 
 
 def _by_last_name(word: str, text: Text, start: int, lexicon: Lexicon) -> list[Value]:
     """The people of this last name, where the words before it, or its capital, say that it is a name."""
-    capital = text.original[start].isupper() and bool(text.original[:start].strip()) and not text.original.isupper()
     # After another capital it is a part of a longer name, which is not in the catalog.
-    capital = capital and not re.search(r"[A-Z][\w.'-]*\s+$", text.original[:start])
-    maker, player = text.cued(start, _MAKER), text.cued(start, _PLAYER)
-    if len(word) < 3 or not (capital or maker or player):
+    capital = (
+        text.original[start].isupper()
+        and bool(text.original[:start].strip())
+        and not text.original.isupper()
+        and not re.search(r"[A-Z][\w.'-]*\s+$", text.original[:start])
+    )
+    if len(word) < 3 or not (capital or text.cued(start, _MAKER) or text.cued(start, _PLAYER)):
         return []
     values = lexicon.named(word)
-    fields = lexicon.role(MAKERS) if maker else lexicon.role(PLAYERS) if player else set()
-    values = [value for value in values if value.field in fields] or (values if capital else [])
-    values = [value for value in values if value.field == values[0].field]
-    return values if len(values) <= 4 else []
+    return values if len({value.value for value in values}) <= 4 else []
 
 
 def _anyone(values: Sequence[Value], unwanted: bool, lexicon: Lexicon) -> Constraint:

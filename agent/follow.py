@@ -80,7 +80,7 @@ def join(constraints: list[Constraint], new: Constraint, lexicon: Lexicon, *, al
     A new wanted value replaces the wanted values of its field unless "also" was said; a new bound replaces that of its side; a new
     stretch replaces all bounds. What is unwanted adds up.
     """
-    values = set(_values(new))
+    values = _values(new)
     kept = []
     for old in constraints:
         if old.field != new.field:

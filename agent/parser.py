@@ -29,7 +29,8 @@ MOST = 20
 class Reading:
     """What one message says. `drop` are the constraints it takes back; `strict` are phrases to avoid that cannot be filtered by.
 
-    `chat` names a courtesy, `n` is how many items were asked for, `fresh` says that something else than before is looked for.
+    `missing` names what the catalog has not. `compared`: it wishes for more or less of something; `fresh`: something else than
+    before is looked for; `chat` names a courtesy; `n` is how many items were asked for.
     """
 
     intent: Intent = "recommend"
@@ -45,6 +46,7 @@ class Reading:
     more: bool = False
     reset: bool = False
     fresh: bool = False
+    compared: bool = False
     chat: str | None = None
     n: int | None = None
 
@@ -70,6 +72,7 @@ def parse(
         text.take(phrases.YES)
     said.drop += _dropped(text, state, lexicon)
     said.mentions, said.missing = mentions(text, lexicon, state.last, state.focus)
+    text.take(phrases.ANY)
     asks = bool(phrases.QUESTION.search(whole)) or whole.endswith("?")
     said.intent = _asked(whole, said, state, asks)
     if said.intent in ("why", "compare", "ask"):
@@ -85,13 +88,16 @@ def parse(
         if _compares_with_seed(state)
         else [m.id for m in said.mentions]
     )
-    said.constraints += comparatives(text, lexicon, metadata(about or state.last))
+    compared = comparatives(text, lexicon, metadata(about or state.last))
+    said.compared = bool({c.op for c in compared} & {"$gt", "$lt"} or phrases.COMPARED.search(whole))
+    said.constraints += compared
     found_values, missing = facets(text, lexicon)
     said.constraints += found_values
     said.missing += [*absent, *missing]
     said.avoid, said.strict = phrases.avoided(text)
     if query := phrases.left_over(text):
         said.queries.append(query)
+    said.compared |= any(phrases.ER.search(query) for query in said.queries)
     said.intent = _intent(whole, said, state)
     said.fresh = instead or said.reset or _looks_elsewhere(whole, said)
     if said.chat and said.intent != "chat":
@@ -169,11 +175,11 @@ def _intent(whole: str, said: Reading, state: State) -> Intent:
         return "chat"
     if signals and not content and not said.more:
         return "feedback"
-    if _OPENING.search(whole) and not re.search(r"\b\w{3,}er\b|\bless\b|\btoo\b|\bmore like\b", whole):
+    if _OPENING.search(whole) and not said.compared:
         return "recommend"
     begun = bool(state.last or state.constraints or state.topic or state.seeds)
-    compared = re.search(r"\b(?:\w{3,}er|more|less|too|fewer)\b", whole) and not phrases.REQUEST.match(whole)
-    if state.last and compared and content and not said.more:
+    named = any(m.stance == "seed" and m.by == "title" for m in said.mentions)
+    if state.last and said.compared and not named and content and not said.more:
         return "critique"
     if begun and (said.constraints or said.drop or said.avoid or said.more) and not _looks_elsewhere(whole, said):
         return "refine"
@@ -182,9 +188,8 @@ def _intent(whole: str, said: Reading, state: State) -> Intent:
 
 def _looks_elsewhere(whole: str, said: Reading) -> bool:
     """Whether something new is looked for: a request with a description, or an item to be like, of its own."""
-    compared = re.search(r"\b(?:more|less|but|too|\w{3,}(?:er|ier))\b(?! \w+ (?:film|movie))", whole)
     asked = bool(phrases.REQUEST.search(whole))
     if said.of("seed"):
         return True
     asked = asked or bool(re.search(rf"\b{phrases.THING}\b", whole))
-    return bool(said.queries) and asked and not (compared and len(whole.split()) < 5)
+    return bool(said.queries) and asked and not said.compared

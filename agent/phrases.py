@@ -25,7 +25,7 @@ MORE = re.compile(
     rf"\b(?:(?:show|give)(?: me)? more|more (?:of (?:those|these|the same)|{THING})|(?:any|some|what)(?:thing)? "
     rf"else|something else|"
     rf"other {THING}|others|(?:different|another|next|new) {THING}|next|keep going|go on|more please)\b|"
-    rf"^\W*(?:more|another|next)\W*$"
+    rf"^[^\w{STRUCK}]*(?:more|another|next)[^\w{STRUCK}]*$"
 )
 INSTEAD = re.compile(
     r"\b(?:instead|rather|forget (?:that|those|it)|never ?mind(?: that)?|actually|scrap that|change of plan)\b"
@@ -47,7 +47,9 @@ DROP = re.compile(
     r"constraints?|conditions?|rules?|will do|is fine|is ok(?:ay)?)?(?=[.,;!?]|$)"
 )
 TAKES_BACK = re.compile(r"any |forget|drop|remove|ignore|never|lift|regardless|clear|relax")
-EVERYTHING = re.compile(r"(?:all )?(?:the )?(?:limits?|filters?|constraints?|restrictions?|conditions?)")
+EVERYTHING = re.compile(
+    r"(?:all )?(?:the )?(?:limits?|filters?|constraints?|restrictions?|conditions?)|all(?: the| my)?"
+)
 MATTER = re.compile(
     r"\b(?:the )?(?P<what>[\w' -]{2,30}?) (?:doesn't matter|does not matter|don't matter|do not matter|is not "
     r"important|isn't important|"
@@ -96,6 +98,13 @@ REQUEST = re.compile(
     r"fancy|how about|what about|got any|do you have|have you got|something|anything|any|can you|could you|let's|"
     r"prefer|search)\b"
 )  # fmt: skip
+COMPARED = re.compile(
+    r"\b(?:more|less|fewer|too \w+|(?:newer|older|longer|shorter|earlier|later|cheaper|higher|lower) than)\b"
+)
+ER = re.compile(
+    r"\b(?!never|after|other|together|rather|father|mother|brother|sister|summer|winter|murder|soldier|character|monster|water|"
+    r"power|order|under|over|paper|river|silver|computer|super|whatever|however|remember|corner|border|theater|teacher)\w{3,}er\b"
+)
 AVOID = re.compile(
     r"\b(?P<cue>less|fewer|not (?:so|too|as|very|that|overly)(?: much| many)?|too(?: much| many)?|so|no more|no|"
     r"not|without(?: any)?|nothing|nothing too|"
