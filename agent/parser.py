@@ -21,6 +21,8 @@ from agent.scan import Text
 from agent.state import State
 from agent.turns import Constraint, Intent
 
+LONGEST = 1000
+"""Characters of a message that are read: the time to read grows with their square."""
 MOST = 20
 """Items that may be asked for at once."""
 
@@ -59,7 +61,7 @@ def parse(
     message: str, state: State, lexicon: Lexicon, metadata: Callable[[Sequence[str]], list[dict[str, Any]]]
 ) -> Reading:
     """What the message says, coming after `state`. `metadata` looks up items' fields, for comparisons with them."""
-    text, said = Text(message[:4000]), Reading()
+    text, said = Text(message[:LONGEST]), Reading()
     whole = text.lower.strip()
     said.chat = next((name for name, pattern in phrases.CHAT.items() if pattern.search(whole)), None)
     said.reset, said.again = text.take(phrases.RESET), text.take(phrases.AGAIN)

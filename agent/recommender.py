@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from agent import model
 from agent.errors import EvokeError, ModelDown, ModelError
 from agent.explain import Shown, Vocabulary, explain
+from agent.fresh import Fresh
 from agent.fusion import fuse, spread
 from agent.interests import interests, remembered
+from agent.known import Known
 from agent.llm import LLM, Deadline
 from agent.rank import rank
 from agent.recall import CHANNELS, Request, Said, Sources, completed, evidence, pushed, recall
@@ -21,7 +23,6 @@ from agent.settings import Settings
 from agent.tuned import Tuned
 from prompts import Prompts
 from store import Catalog, History, Item
-from store.derived import drop
 from store.errors import MissingExtra
 from store.history import Forgotten
 
@@ -35,19 +36,8 @@ TEXT_BOOST = {"queries": 4.0, "lexical": 2.0, "popular": 0.0}
 """What a request's own words do to the channel weights: what was asked for goes before what is usually liked."""
 TEXT_LEAST = {"queries": 1.2, "lexical": 0.6}
 """What they weigh at least where weights were tuned: tuning judges what a model adds to a history, not requests in words."""
-REFIT_PATIENCE = 0.3
-"""Seconds that a request waits for matrices to be refitted to events that came in since."""
 FILLING = 1e-6
 """The least weight of popular items: enough to fill up a short list, too little to change an order."""
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What is known of whom the request is for: liked ids, oldest first, and every id not to be shown."""
-
-    liked: list[str]
-    seen: set[str]
-    notes: list[str]
 
 
 class AsyncRecommender:
@@ -77,8 +67,7 @@ class AsyncRecommender:
         self.prompts = Prompts(self.settings.prompts)
         self._llm: LLM | None = None
         self._connecting = asyncio.Lock()
-        self._sources: Sources | None = None
-        self._refit: asyncio.Task[Sources] | None = None
+        self._sources = Fresh(catalog, history, self._learned)
         self._vocabulary: tuple[str, Vocabulary] | None = None
 
     async def recommend(self, text: str | None = None, **request: Any) -> Result:
@@ -117,11 +106,11 @@ class AsyncRecommender:
 
         def left() -> float:
             spent = sum(stage.ms for stage in trace.stages if stage.name in MODEL_STAGES) / 1000
-            return max(self._budget - spent, 0.0)
+            return max(self.settings.seconds - spent, 0.0)
 
-        sources = await self._fresh_sources()
+        sources = await self._sources.now()
         schema = self.catalog.schema()
-        known = self._known(sources, user, history)
+        known = Known.of(self.history, sources.snapshot, user, history)
         items = self.catalog.get(known.liked)
         liked = [items[id] for id in known.liked if id in items]
         weights = self._weights(text)
@@ -230,13 +219,13 @@ class AsyncRecommender:
 
     async def profile(self, user: str) -> Interests:
         """What the user's history says: profile, queries, named items. Raises EvokeError for a user without history."""
-        sources = await self._fresh_sources()
-        known = self._known(sources, user, None)
+        sources = await self._sources.now()
+        known = Known.of(self.history, sources.snapshot, user)
         items = self.catalog.get(known.liked)
         liked = [items[id] for id in known.liked if id in items]
         if not liked:
             raise EvokeError(f"user {user} has no history to read a profile from; add events with `evoke index`")
-        return await self._interests(liked, user, Deadline(self._budget), Stage("interests"))
+        return await self._interests(liked, user, Deadline(self.settings.seconds), Stage("interests"))
 
     async def forget(self, user: str) -> Forgotten:
         """Delete all rows about the user and refit what was derived from them; returns what was deleted, by table.
@@ -246,12 +235,7 @@ class AsyncRecommender:
         forgotten = await asyncio.to_thread(self.history.forget, user)
         if not any(forgotten.rows.values()):
             raise EvokeError(f"nothing is kept about user {user}; check the id")
-        if self._refit:
-            await asyncio.wait({self._refit})
-        self._refit = self._sources = None
-        if self.catalog.folder:
-            drop(self.catalog.folder, "linear")
-        await self._fresh_sources()
+        await self._sources.anew()
         return forgotten
 
     @property
@@ -274,16 +258,6 @@ class AsyncRecommender:
         weights["popular"] = max(weights["popular"], FILLING)
         return {c: w for c, w in weights.items() if w > 0}
 
-    @property
-    def reading(self) -> float:
-        """Seconds that the model may read a message along; the embedded one is too weak to better the parser."""
-        given = self.settings.reading
-        return min(self._budget, (2.0 if self.settings.base_url else 0.0) if given is None else given)
-
-    @property
-    def _budget(self) -> float:
-        return self.settings.deadline or (20.0 if self.settings.base_url else 60.0)
-
     async def _interests(self, liked: Sequence[Item], user: str | None, deadline: Deadline, stage: Stage) -> Interests:
         return await interests(
             liked,
@@ -295,34 +269,6 @@ class AsyncRecommender:
             deadline=deadline,
             stage=stage,
         )
-
-    def _known(self, sources: Sources, user: str | None, history: Sequence[str] | None) -> Known:
-        events = self.history.of(user) if user is not None else []
-        notes = [] if events or user is None else [f"user {user} has no history"]
-        liked = [e.item for e in self.history.positive(events)] if history is None else list(history)
-        if unknown := [id for id in liked if id not in sources.snapshot.rows]:
-            notes.append(f"{len(unknown)} history items are not in the catalog: {', '.join(unknown[:3])}")
-        return Known(liked, {e.item for e in events} | set(liked), notes)
-
-    async def _fresh_sources(self) -> Sources:
-        """The sources as of now. After new events they are refitted once for all who wait; where that takes longer than
-        REFIT_PATIENCE, those of just before serve until it is done: what one person did is read anew all the same."""
-        while True:
-            former = self._sources
-            now = await asyncio.to_thread(lambda: (self.catalog.version, self.history.version))
-            if former and former.versions == now:
-                return former
-            if self._refit is None:
-                self._refit = asyncio.create_task(
-                    asyncio.to_thread(Sources.of, self.catalog, self.history, self._learned, former)
-                )
-            refit = self._refit
-            usable = former is not None and former.versions[0] == now[0]
-            await asyncio.wait({refit}, timeout=REFIT_PATIENCE if usable else None)
-            if refit.done() and self._refit is refit:
-                self._refit, self._sources = None, refit.result()
-            if former and usable:
-                return self._sources or former
 
     def _names(self, sources: Sources) -> Vocabulary:
         if self._vocabulary is None or self._vocabulary[0] != self.catalog.version:

@@ -89,7 +89,7 @@ class AsyncSession:
             before, trace = self.state.copy(), Trace()
             with trace.stage("understanding") as stage:
                 lexicon = await asyncio.to_thread(Lexicon.of, self._recommender.catalog)
-                said = parse(message, self.state, lexicon, self._metadata)
+                said = await asyncio.to_thread(parse, message, self.state, lexicon, self._metadata)
                 understood = follow(self.state, said, lexicon)
             self.state.messages.append({"role": "user", "content": message})
             n = said.n or self.n
@@ -153,7 +153,7 @@ class AsyncSession:
 
     def _reading(self, reply: Reply, stage: Stage) -> asyncio.Task[Reading | None] | None:
         """The model reading along, where it is to and the parser left it something."""
-        seconds = self._recommender.reading
+        seconds = self._recommender.settings.reading_seconds
         if not seconds or not worth_reading(reply.said):
             return None
         return asyncio.create_task(

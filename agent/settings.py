@@ -88,6 +88,16 @@ class Settings(BaseSettings):
     serve: Serving = Serving()
     tenants: dict[str, TenantSettings] = Field(default_factory=dict, repr=False)
 
+    @property
+    def seconds(self) -> float:
+        """Seconds for all model stages of a request together."""
+        return self.deadline or (20.0 if self.base_url else 60.0)
+
+    @property
+    def reading_seconds(self) -> float:
+        """Seconds that the model may read a message along; the embedded one is too weak to better the parser."""
+        return min(self.seconds, (2.0 if self.base_url else 0.0) if self.reading is None else self.reading)
+
     @classmethod
     def settings_customise_sources(
         cls,
