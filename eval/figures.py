@@ -47,7 +47,8 @@ def share(value: float | None) -> str:
 
 
 def signed(value: float) -> str:
-    """A difference, with its sign."""
+    """A difference, with its sign; none where it rounds to nothing."""
+    value = round(value, 3) + 0.0  # never -0.0
     return share(value) if value < 0 else f"+{share(value)}"
 
 

@@ -73,7 +73,12 @@ def compare(
         told = tuned.applied(Settings.load(**settings))
         switched_on = [channel for channel in MODEL if told.weights.get(channel, 0.0) > 0]
         calling = [arm for arm in calling if set(parts(arm, switched_on)) & set(MODEL)]
-        asked = asked.sample(cases or (MODEL_CASES if calling else len(asked)), seed)
+        if calling and cases is None and len(asked) > MODEL_CASES:
+            cases = MODEL_CASES
+            warnings.append(
+                f"arms call a model, so users were drawn (seed {seed}) until there were {cases:,} cases; see --cases"
+            )
+        asked = asked.sample(cases or len(asked), seed)
         bench = Bench(
             fit(asked, catalog),
             tuned.fusion(folder),
