@@ -30,7 +30,9 @@ from store import Catalog
 BUDGET = 100
 """Items that every arm may rank for a case."""
 TIMED = 200
-"""Cases on which milliseconds a request are measured, one by one."""
+"""Cases on which milliseconds a request are measured, one by one..."""
+TIMING = 20.0
+"""...unless that takes more than these seconds: then a quarter of them is enough."""
 MODEL_CASES = 1000
 """Cases of a run in which an arm calls a model, unless told otherwise."""
 FITTED = frozenset({"collaborative", "popular", "item-knn", "ease", "star"})
@@ -185,8 +187,11 @@ def _cost(
     bench: Bench, arm: str, cases: Cases, given: Given, said: Heard | None, talking: Sequence[float] | None
 ) -> dict[str, float]:
     """Milliseconds of one request at a time (p50 and p90), a model's answer included, and calls and tokens of a request."""
-    taken = []
+    taken: list[float] = []
+    begun = time.perf_counter()
     for row, history in enumerate(histories(cases, bench.signals.snapshot)[:TIMED]):
+        if row >= TIMED // 4 and time.perf_counter() - begun > TIMING:
+            break
         before = (said.ms[row] if said else 0.0) + (talking[row] if talking else 0.0)
         started = time.perf_counter()
         bench.rank([arm], [history], BUDGET, sliced(given, slice(row, row + 1)))
