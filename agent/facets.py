@@ -12,6 +12,8 @@ from agent.wording import worded
 
 LONGEST = 5
 """Words of a value that is looked for."""
+LAST_NAME = 3
+"""Words of a last name: de la Tour."""
 _TOLD = re.compile(
     r"\b(?:about|my|our|his|her|their|whole|based on|involving|set (?:in|during)|during|who|story of|"
     r"subtitles?)\s+(?:the |a |an )?$"
@@ -42,8 +44,8 @@ def facets(text: Text, lexicon: Lexicon) -> tuple[list[Constraint], list[str]]:
             if _TOLD.search(text.lower[:start]) or _LESS.search(text.lower[:start]):
                 continue
             values = lexicon.find([word.rstrip(".") for word, _, _ in words[i : i + n]])
-            if not values and n == 1:
-                values = _by_last_name(words[i][0], text, start, lexicon)
+            if not values and n <= LAST_NAME:
+                values = _by_last_name(" ".join(word for word, _, _ in words[i : i + n]), text, start, lexicon)
             if values:
                 spans.append((start, end, values))
                 used |= set(range(i, i + n))

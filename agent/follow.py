@@ -17,7 +17,7 @@ _NEVER = {"$nin", "$ne", "$not_contains", "$outside"}
 def follow(state: State, said: Reading, lexicon: Lexicon) -> Understood:
     """Change the state as the message says; returns what was understood."""
     if said.reset:
-        state.constraints, state.topic, state.avoid, state.seeds = [], [], [], []
+        state.constraints, state.topic, state.avoid, state.seeds, state.questioned = [], [], [], [], []
     state.constraints = [c for c in state.constraints if c not in said.drop]
     fresh: set[str] = set()
     for constraint in said.constraints:

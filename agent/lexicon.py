@@ -48,6 +48,8 @@ ALIASES = {
 }  # fmt: skip
 """Words for widespread values that are written altogether otherwise."""
 FALSE_FRIENDS = frozenset({"fantastic", "familiar", "actual", "warm", "historic"})
+PARTICLES = frozenset("de di da del der den van von la le du dos ter ten bin al st mac".split())
+"""With these a last name of several words begins."""
 FEW = 60
 """Distinct values up to which a field sorts items into kinds (genre, language), rather than naming what is their own."""
 
@@ -72,7 +74,7 @@ class Lexicon:
     fields: dict[str, str] = field(default_factory=dict)
     _by_words: dict[tuple[str, ...], list[Value]] = field(default_factory=dict)
     _single: dict[str, list[Value]] = field(default_factory=dict)
-    _last_names: dict[str, list[Value]] = field(default_factory=dict)
+    _last_names: dict[tuple[str, ...], list[Value]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, catalog: Catalog) -> Lexicon:
@@ -107,7 +109,9 @@ class Lexicon:
             if len(counts) <= FEW and len(key) == 1:
                 self._single.setdefault(key[0], []).append(one)
             if len(counts) > FEW and len(key) > 1:
-                self._last_names.setdefault(key[-1], []).append(one)
+                particle = next((at for at, word in enumerate(key[1:], 1) if word in PARTICLES), len(key) - 1)
+                for last in {key[-1:], key[particle:]}:
+                    self._last_names.setdefault(last, []).append(one)
 
     def find(self, words: Sequence[str]) -> list[Value]:
         """The values that these words mean, the most frequent first: written so, or a form or a short form of it."""
@@ -145,8 +149,8 @@ class Lexicon:
         ]
 
     def named(self, last: str) -> list[Value]:
-        """The values that end in this word: people by their last names."""
-        return self._last_names.get(stems(last)[-1] if stems(last) else "", [])
+        """The values that end in these words: people by their last names."""
+        return self._last_names.get(stems(last), [])
 
     def role(self, roles: Iterable[str]) -> set[str]:
         """The fields whose names say one of these roles."""

@@ -175,6 +175,8 @@ def _intent(whole: str, said: Reading, state: State) -> Intent:
     nothing = not (content or signals or said.again or said.more or said.reset)
     if nothing and (said.chat or phrases.NO_ANSWER.search(whole)):
         return "chat"
+    if said.reset:
+        return "recommend"
     if signals and not content and not said.more:
         return "feedback"
     if _OPENING.search(whole) and not said.compared:

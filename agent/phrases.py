@@ -38,7 +38,7 @@ YES = re.compile(
 NO_ANSWER = re.compile(r"^\W*(?:no|nope|nah|not really|no thanks?)\W*$")
 ANY = re.compile(
     r"^\W*(?:anything|whatever|surprise me|no preference|i don't (?:care|mind|know)|don't care|you choose|up to "
-    r"you|dunno)\b"
+    r"you|dunno)\W*$"
 )
 DROP = re.compile(
     r"\b(?:any|forget|drop|remove|ignore|never ?mind|lift|without|no|regardless of|clear|relax|whatever|doesn't "

@@ -77,12 +77,12 @@ async def recommend(
 
     `reading` is the model's: what it adds to the parser's is acted on before the first word.
     """
-    state, user = reply.state, reply.user
+    state = reply.state
     if reply.said.again:
         async for event in _again(reply):
             yield event
         return
-    asked, state.asked, state.offered = state.asked, None, None
+    state.asked, state.offered = None, None
     while True:
         excluded = {*state.shown, *state.seen, *state.disliked, *state.liked, *state.seeds}
         async with aclosing(_retrieved(reply, excluded)) as events:
@@ -105,8 +105,10 @@ async def recommend(
             async for piece in _explained(reply, events):
                 yield piece
             break
-    if _wide_open(state, reply.recommender, user) and not asked and (best := answering.question(reply.lexicon)):
+    # One question is help, two are an interrogation.
+    if not state.questioned and _wide_open(reply) and (best := answering.question(reply.lexicon)):
         state.asked, reply.question = best
+        state.questioned.append(best[0])
         yield reply.say(f"\n{reply.question}")
 
 
@@ -182,11 +184,12 @@ def _wanted(state: State) -> list[str]:
     return [" ".join(wanted)] if wanted else []
 
 
-def _wide_open(state: State, recommender: AsyncRecommender, user: str | None) -> bool:
+def _wide_open(reply: Reply) -> bool:
     """Whether nothing at all is known of what is wanted."""
+    state, user, history = reply.state, reply.user, reply.recommender.history
     if state.constraints or state.topic or state.seeds or state.liked or state.avoid:
         return False
-    return user is None or not recommender.history.positive(recommender.history.of(user))
+    return user is None or not history.positive(history.of(user))
 
 
 def _nothing(reply: Reply, excluded: Collection[str]) -> str:

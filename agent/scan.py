@@ -19,6 +19,7 @@ NO = (
     r"dont|didnt|isnt|no more|anything but|other than|hate|hates|hated|dislike|disliked|can't stand|cannot stand|sick of|tired of|"
     r"fed up with|enough"
 )
+_NO = re.compile(rf"\b(?:{NO})\b")
 _NEGATED = re.compile(rf"\b(?:{NO})\b(?:[\s,/&{STRUCK}'-]|\b(?:{FILLERS})\b)*$")
 _ENDS = re.compile(r"[.;:!?\n]|\b(?:but|instead|rather|just|only|prefer|then|though|because)\b")
 _NOT_ONLY = re.compile(r"\bnot (?:only|just|necessarily)\b")
@@ -62,7 +63,9 @@ class Text:
 
         Over a comma only where a list goes on: "no war, horror or crime", but not "no war, something funny".
         """
-        found = _NEGATED.search(self.before(start))
+        clause = self.before(start)
+        nearest = (_NEGATED.match(clause, cue.start()) for cue in reversed(list(_NO.finditer(clause))))
+        found = next((one for one in nearest if one), None)
         if not found or "," not in found.group():
             return bool(found)
         rest = _ENDS.split(self.lower[start:], maxsplit=1)[0]

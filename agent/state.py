@@ -19,7 +19,8 @@ class State:
 
     `topic`, `avoid` and `seeds` are what is looked for now: phrases, phrases to steer away from, items to be like.
     `last` is the list shown last, which "the second" speaks of; `focus` is the item spoken of last; `asked` is the open question:
-    the name of the field asked about, or "relax" where an answer offered to drop the constraint `offered`. `reasons` tells how each
+    the name of the field asked about, or "relax" where an answer offered to drop the constraint `offered`. `questioned` are
+    the fields that were asked about. `reasons` tells how each
     item that was shown lately came to be.
     """
 
@@ -36,6 +37,7 @@ class State:
     focus: str | None = None
     asked: str | None = None
     offered: Constraint | None = None
+    questioned: list[str] = field(default_factory=list)
     reasons: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
