@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import bridge, embedded, model
-from agent.errors import BadAnswer, ModelDown, ModelError
+from agent.errors import BadAnswer, EvokeError, ModelDown, ModelError
 from agent.interests import FORMS, MAX_TOKENS, Written, asked, checked
 from agent.llm import LLM, Deadline
 from agent.results import NOTHING, Interests, Stage
@@ -102,7 +102,12 @@ async def _answers(
     progress: Progress,
     seconds: float | None,
 ) -> Answers:
-    llm = await asyncio.to_thread(model.connect, settings)
+    try:
+        llm = await asyncio.to_thread(model.connect, settings)
+    except ModelError:
+        raise
+    except EvokeError as error:  # no engine, or no weights
+        raise ModelDown(str(error)) from error
     at_once = settings.concurrency if settings.base_url else embedded.SLOTS
     try:
         await llm.model_name()
