@@ -12,6 +12,9 @@ from eval.records import Cases
 from eval.report import PRIMARY, Run
 from store import Catalog
 
+CERTAIN = (*PRIMARY, "recall@1", "recall@5", "recall@50")
+"""Measures with intervals."""
+
 
 def measured(cases: Cases, ranked: dict[str, list[list[str]]], catalog: Catalog, bench: Bench) -> Run:
     """The run of these lists: measures and their intervals, comparisons with the first arm, channels, strata."""
@@ -45,7 +48,9 @@ def measured(cases: Cases, ranked: dict[str, list[list[str]]], catalog: Catalog,
         arms=arms,
         comparisons=significance.holm(tests),
         union_ceiling=metrics.union_ceiling(cases.cases, channels) if channels else None,
-        intervals={arm: significance.intervals(own, users) for arm, own in per_arm.items()},
+        intervals={
+            arm: significance.intervals({measure: values[arm][measure] for measure in CERTAIN}, users) for arm in ranked
+        },
         overlap=metrics.overlap(cases.cases, channels) if channels else {},
         strata=metrics.within(metrics.strata(cases.cases, popularity, popularity.keys()), per_arm),
         warnings=list(cases.warnings),

@@ -57,6 +57,7 @@ def test_the_command_prints_the_contract_and_what_changed_since_a_run(films: Pat
     wanted = {*(f"recall@{k}" for k in (1, 5, 10, 20, 50, 100)), "ndcg@10", "mrr", "ms_p50", "ms_p90", "tokens"}
     assert all(wanted <= own.keys() for own in run["arms"].values())
     assert "exclusive@100" in run["arms"]["dense"]
+    assert {f"recall@{k}" for k in (1, 5, 10, 50)} <= run["intervals"]["base"].keys()
     assert run["union_ceiling@100"] >= run["arms"]["dense"]["recall@100"]
     assert all({"a", "b", "measure", "difference", "low", "high", "p"} <= each.keys() for each in run["comparisons"])
     assert {each["a"] for each in run["comparisons"]} == {"base"}
