@@ -140,6 +140,18 @@ def forget(store: Path | None, user: str, as_json: bool) -> None:
 
 @cli.command()
 @STORE
+@click.option("--user", help="Whose history to start from; what is liked here is added to it.")
+@click.option("--session", metavar="ID", help="Go on with this conversation, or begin it under this id.")
+def chat(store: Path | None, user: str | None, session: str | None) -> None:
+    """Talk it over in the terminal; plain, one message a line, when piped."""
+    from agent.chat import chat as talk
+
+    with _opened(store) as (catalog, _, recommender):
+        talk(recommender.session(user, session), catalog)
+
+
+@cli.command()
+@STORE
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Others than this machine need keys in evoke.toml."
 )

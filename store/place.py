@@ -22,13 +22,13 @@ def default_store(dataset: Path) -> Path:
     """The store of a dataset for which none is named: under the user's data folder, by name and absolute path."""
     whole = Path(dataset).expanduser().resolve()
     mark = hashlib.blake2b(os.fsencode(whole), digest_size=5).hexdigest()
-    return _home() / f"{whole.name}-{mark}"
+    return home() / f"{whole.name}-{mark}"
 
 
 def last_store() -> Path | None:
     """The store that was indexed last, or None where there is none any more."""
     try:
-        store = Path((_home() / "last").read_text(encoding="utf-8"))
+        store = Path((home() / "last").read_text(encoding="utf-8"))
     except OSError:
         return None
     return store if (store / "store.json").is_file() else None
@@ -38,8 +38,8 @@ def remember(store: Path) -> None:
     """Make `store` the one that `last_store` names."""
     # A home that cannot be written costs a convenience, not the index that was just built.
     with suppress(OSError):
-        _home().mkdir(parents=True, exist_ok=True)
-        write_atomically(_home() / "last", str(Path(store).absolute()).encode())
+        home().mkdir(parents=True, exist_ok=True)
+        write_atomically(home() / "last", str(Path(store).absolute()).encode())
 
 
 def about(store: Path) -> dict[str, Any]:
@@ -140,6 +140,7 @@ def reserve(store: Path, *sizes: int) -> None:
             path.unlink(missing_ok=True)
 
 
-def _home() -> Path:
+def home() -> Path:
+    """The folder of what Evoke keeps for a person: stores, and which was indexed last."""
     base = os.environ.get("XDG_DATA_HOME")
     return Path(base if base and Path(base).is_absolute() else Path.home() / ".local" / "share") / "evoke"
