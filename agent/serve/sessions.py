@@ -36,10 +36,14 @@ def install(app: FastAPI) -> None:
 
     @app.get("/v1/sessions/{id}")
     async def session(id: SessionId, tenant: Whose) -> dict[str, Any]:
-        found = (await _loaded(tenant, id)).as_json()
-        shown = [r for turn in found["turns"] for r in turn.get("items", []) if isinstance(r, dict)]
-        ids = [id for r in shown for id in (r["id"], *r["evidence"])]
-        return found | {"details": await asyncio.to_thread(details, tenant.recommender.catalog, ids)}
+        found = await _loaded(tenant, id)
+        messages, reasons = found.state.messages, found.state.reasons
+        shown = [one for message in messages for one in message.get("items", []) if one in reasons]
+        ids = [id for one in shown for id in (one, *reasons[one]["evidence"])]
+        known = await asyncio.to_thread(details, tenant.recommender.catalog, ids)
+        rows = {one: {"id": one, "title": known[one]["title"], **reasons[one]} for one in shown if one in known}
+        turns = [m | {"items": [rows[one] for one in m.get("items", []) if one in rows]} for m in messages]
+        return found.as_json() | {"turns": turns, "seen": found.state.seen, "details": known}
 
     @app.post("/v1/sessions/{id}/feedback")
     async def feedback(id: SessionId, said: Said, tenant: Whose) -> dict[str, Any]:

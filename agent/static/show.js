@@ -38,6 +38,11 @@ export function said(text) {
 export function answer() {
   const turn = clone("answer");
   const [words, cards, lapses] = [".words", ".cards", ".degraded"].map((part) => turn.querySelector(part));
+  let text = "";
+  // The answer's numbered lines say in words what the cards show.
+  const write = () => {
+    words.textContent = cards.children.length ? text.replaceAll(/^\d+\. .*\n?/gm, "").trim() : text;
+  };
   return {
     turn,
     busy(on) {
@@ -45,13 +50,15 @@ export function answer() {
       words.setAttribute("aria-busy", on); // read out once, when it is whole
     },
     get empty() {
-      return !words.textContent && !cards.children.length;
+      return !text && !cards.children.length;
     },
-    words(text) {
-      words.textContent += text;
+    words(more) {
+      text += more;
+      write();
     },
     items(items, known) {
       fill(cards, items, known);
+      write();
     },
     degraded(stages) {
       lapses.hidden = !stages.length;

@@ -1,0 +1,261 @@
+"""The chat page in real Chromium, over the running service: what a person sees, does by keyboard, and gets back after a reload."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from store import Catalog, Item
+from tests.faults import Text
+from tests.recommending import modelled
+from tests.services import missing
+from tests.serving import DEAD, served
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """The system's Chromium."""
+    if CHROMIUM is None:
+        missing("Chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(chromium: Any) -> Iterator[Any]:
+    """Opens the page of a service; at the end nothing may have gone wrong in it, or left for another host."""
+    pages = []
+
+    def visit(url: str, query: str = "", **options: Any) -> Any:
+        page = chromium.new_context(reduced_motion="reduce", **options).new_page()
+        page.set_default_timeout(30_000)
+        page.asked, page.broken = [], []
+        page.on("request", lambda request: page.asked.append(request.url))
+        page.on("pageerror", lambda error: page.broken.append(str(error)))
+        page.on("console", lambda said: page.broken.append(said.text) if "Content Security" in said.text else None)
+        page.on("dialog", lambda dialog: (page.broken.append(dialog.message), dialog.dismiss()))
+        page.goto(f"{url}/{query}")
+        pages.append((page, url))
+        return page
+
+    yield visit
+    for page, url in pages:
+        assert page.broken == []
+        assert [one for one in page.asked if not one.startswith(f"{url}/")] == []
+        page.context.close()
+
+
+@pytest.fixture
+def url(films: Path) -> Iterator[str]:
+    """The service over the demo films, its model down."""
+    with served(store=films, base_url=DEAD) as service:
+        yield service.url
+
+
+def ask(page: Any, message: str) -> Any:
+    """Send a message by keyboard; the whole answer to it."""
+    page.get_by_role("textbox", name="Your message").fill(message)
+    page.keyboard.press("Enter")
+    answer = page.locator(".answer").last
+    page.locator(".said", has_text=message).last.wait_for()
+    page.get_by_role("button", name="Send").wait_for()
+    return answer
+
+
+def titles(answer: Any) -> list[str]:
+    return answer.get_by_role("heading", level=3).all_text_contents()
+
+
+def button(page: Any, name: str) -> Any:
+    return page.get_by_role("button", name=name, exact=True)
+
+
+def says(page: Any, pattern: str) -> None:
+    page.get_by_role("status").filter(has_text=re.compile(pattern)).wait_for()
+
+
+def test_ask_dislike_why_chips_reload_and_go_on(opened: Any, url: str) -> None:
+    page = opened(url, "?user=mara")
+    answer = ask(page, "heist films after 1980, no horror")
+    first = titles(answer)
+    assert len(first) >= 5
+    assert answer.locator(".facts").first.text_content().strip() and answer.locator(".words").text_content().strip()
+    assert "1. " not in answer.locator(".words").text_content(), "the cards say it"
+    assert "language model" in answer.locator(".degraded summary").text_content(), (
+        "the model is down, and the page says so"
+    )
+
+    why = button(answer, f"Why this? {first[0]}")
+    assert why.get_attribute("aria-expanded") == "false"
+    why.click()
+    assert why.get_attribute("aria-expanded") == "true"
+    because = answer.locator(".because").first
+    assert because.get_by_text("How it was found").is_visible() and because.get_by_text("Score").is_visible()
+    assert because.get_by_text("no. ").count() >= 1
+
+    button(answer, f"Dislike: {first[1]}").click()
+    says(page, f"Disliked {re.escape(first[1])}")
+    assert button(answer, f"Dislike: {first[1]}").get_attribute("aria-pressed") == "true"
+    button(answer, f"Seen: {first[2]}").click()
+    says(page, "will not come up again")
+    button(answer, f"Like: {first[0]}").click()
+    says(page, f"Liked {re.escape(first[0])}")
+    second = titles(ask(page, "show me others"))
+    assert second and not set(first) & set(second)
+
+    chips = page.get_by_role("list", name="What every answer keeps to")
+    assert [chip.strip("× ") for chip in chips.get_by_role("button").all_text_contents()] == ["after 1980", "no Horror"]
+    button(page, "Remove: after 1980").click()
+    says(page, "after 1980.* no longer holds")
+    assert chips.get_by_role("button").count() == 1
+
+    page.reload()
+    page.locator(".answer").nth(1).wait_for()
+    assert titles(page.locator(".answer").first) == first and titles(page.locator(".answer").last) == second
+    assert page.locator(".answer").first.locator(".facts").first.text_content().strip()
+    assert button(page, f"Dislike: {first[1]}").get_attribute("aria-pressed") == "true"
+    assert chips.get_by_role("button").count() == 1
+    third = titles(ask(page, "more"))
+    assert third and not {*first, *second} & set(third)
+
+    button(page, "Start over").click()
+    assert (
+        page.locator(".answer").count() == 0 and page.get_by_role("heading", name="What do you feel like?").is_visible()
+    )
+    page.reload()
+    assert page.locator(".answer").count() == 0
+
+
+def test_everything_is_done_by_keyboard_alone(opened: Any, url: str) -> None:
+    page = opened(url)
+
+    def tab_to(name: str) -> None:
+        for _ in range(80):
+            page.keyboard.press("Tab")
+            focus = page.evaluate("document.activeElement.ariaLabel ?? document.activeElement.textContent")
+            if focus.strip().startswith(name):
+                outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+                assert outline == "solid", "focus is seen"
+                return
+        raise AssertionError(f"{name} is not reached by Tab")
+
+    page.keyboard.type("westerns after 1950")  # the field has the focus from the start
+    page.keyboard.press("Enter")
+    page.locator(".card").first.wait_for()
+    page.get_by_role("button", name="Send").wait_for()
+    tab_to("Skip to your message")
+    tab_to("Like: ")
+    page.keyboard.press("Enter")
+    says(page, "Liked ")
+    tab_to("Why this?")
+    page.keyboard.press("Space")
+    assert page.locator(".because").first.is_visible()
+    tab_to("Remove: after 1950")
+    page.keyboard.press("Enter")
+    says(page, "no longer holds")
+    page.keyboard.type("more")  # the focus is back in the field
+    page.keyboard.press("Enter")
+    page.locator(".said").nth(1).wait_for()
+
+
+def test_items_come_before_the_words_and_stop_stops_the_model(opened: Any, service: Any) -> None:
+    slow = Text(
+        "\n".join(f"{i}: A careful crime story in the night." for i in range(1, 6)) + " and on" * 500, pause=0.1
+    )
+
+    def behave(body: dict[str, Any]) -> Any:
+        return slow if body.get("stream") else modelled()(body)
+
+    running = service(behave, reading=0.0)
+    page = opened(running.url, "?user=mara")
+    page.get_by_role("textbox", name="Your message").fill("heist films")
+    page.keyboard.press("Enter")
+    page.locator(".card").nth(4).wait_for()
+    stop = button(page, "Stop")
+    assert stop.is_visible() and not button(page, "Send").is_visible()
+    stop.click()
+    says(page, "Stopped")
+    assert running.model.left.wait(30)
+    assert page.locator(".card").count() == 5, "what has come stays"
+    page.get_by_role("textbox", name="Your message").fill("/")
+    assert button(page, "Send").is_visible()
+
+
+def test_a_hostile_title_is_text_and_no_script_runs(opened: Any, tmp_path: Path, embedder: Any) -> None:
+    attack = "<img src=x onerror=\"alert('owned')\"><script>alert(1)</script>"
+    catalog = Catalog.open(tmp_path / "store", embedder=embedder)
+    catalog.upsert(
+        [
+            Item(
+                f"item-{i}",
+                f"Red door {i} {attack}",
+                f"A door. {attack}",
+                {"year": 1990 + i, "genres": ["Drama", attack]},
+            )
+            for i in range(3)
+        ]
+    )
+    catalog.close()
+    with served(store=tmp_path / "store", base_url=DEAD) as service:
+        page = opened(service.url, f"?user={attack}")
+        answer = ask(page, f"a red door {attack}")
+        assert attack in titles(answer)[0] and attack in page.locator(".said").text_content()
+        button(answer, f"Why this? {titles(answer)[0]}").click()
+        button(answer, f"Like: {titles(answer)[0]}").click()
+        says(page, "onerror")
+        page.reload()
+        page.locator(".card").first.wait_for()
+        assert page.locator("body img, body script").count() == 0
+
+
+def test_a_key_is_asked_for_only_where_one_is_needed(opened: Any, films: Path) -> None:
+    with served(tenants={"shop": {"store": str(films), "keys": ["right-key-0123456789"]}}, base_url=DEAD) as service:
+        page = opened(service.url)
+        field = page.get_by_label("This service asks for an API key.")
+        assert not field.is_visible()
+        page.get_by_role("textbox", name="Your message").fill("heist films")
+        page.keyboard.press("Enter")
+        field.fill("wrong-key-0123456789")
+        page.keyboard.press("Enter")
+        field.wait_for()
+        field.fill("right-key-0123456789")
+        page.keyboard.press("Enter")
+        page.locator(".card").first.wait_for()
+        assert not field.is_visible()
+        assert "right-key" not in page.evaluate("JSON.stringify(localStorage) + location.href + document.cookie")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_phone_and_text_is_readable(opened: Any, url: str, scheme: str) -> None:
+    page = opened(url, viewport={"width": 360, "height": 740}, color_scheme=scheme)
+    answer = ask(page, "heist films after 1980")
+    answer.get_by_role("button", name="Why this?").first.click()
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    assert page.evaluate(_LEAST_CONTRAST) >= 4.5
+
+
+# The least contrast (WCAG) of any visible text to what is painted behind it.
+_LEAST_CONTRAST = """() => {
+  const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map((c) => (c /= 255) <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4)
+    .reduce((sum, c, i) => sum + c * [.2126, .7152, .0722][i], 0);
+  const behind = (e) => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor);
+    if (c.length < 4 || c[3] > 0) return c; } };
+  const texts = [...document.querySelectorAll("body *")].filter((e) => e.checkVisibility() &&
+    [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()));
+  return Math.min(...texts.map((e) => {
+    const [a, b] = [light(rgb(getComputedStyle(e).color)), light(behind(e))].sort();
+    return (b + .05) / (a + .05);
+  }));
+}"""
