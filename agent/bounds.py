@@ -33,8 +33,8 @@ _MONEY = (
 )
 _TIME = (
     rf"(?P<{{0}}hours>{_N}(?P<{{0}}half> and a half)?)[ -]?(?:hours?\b|hrs?\b|h(?![a-z]))(?P<{{0}}half2> and a half)?"
-    r"(?:(?: and)? ?(?P<{0}more>\d+) ?(?:minutes?|mins?|m)?\b)?|"
-    rf"(?P<{{0}}minutes>{_N})[ -]?(?:minutes?|mins?|min)\b"
+    r"(?:(?: and)? ?(?P<{0}more>\d+)(?: ?(?:minutes?|mins?|m))?\b)?(?: long\b)?|"
+    rf"(?P<{{0}}minutes>{_N})[ -]?(?:minutes?|mins?|min)\b(?: long\b)?"
 )
 _YEAR = r"(?P<{0}year>(?:1[5-9]|20|21)\d\d)\b(?![.,]\d)"
 _PLAIN = r"(?P<{0}plain>\d+(?:\.\d+)?)(?: ?(?P<{0}unit>[a-z]+)\b)?"

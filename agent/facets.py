@@ -15,7 +15,7 @@ LONGEST = 5
 LAST_NAME = 3
 """Words of a last name: de la Tour."""
 _TOLD = re.compile(
-    r"\b(?:about|my|our|his|her|their|whole|based on|involving|set (?:in|during)|during|who|story of|"
+    r"\b(?:(?<!how )(?<!what )about|my|our|his|her|their|whole|based on|involving|set (?:in|during)|during|who|story of|"
     r"subtitles?)\s+(?:the |a |an )?$"
 )
 """Before these a value tells what a thing is about, not what kind it is."""
@@ -91,7 +91,8 @@ def _by_last_name(word: str, text: Text, start: int, lexicon: Lexicon) -> list[V
         and not text.original.isupper()
         and not re.search(r"[A-Z][\w.'-]*\s+$", text.original[:start])
     )
-    if len(word) < 3 or not (capital or text.cued(start, _MAKER) or text.cued(start, _PLAYER)):
+    alone = not text.lower[:start].strip() and len(text.lower.strip(" .?!")) == len(word)
+    if len(word) < 3 or not (capital or alone or text.cued(start, _MAKER) or text.cued(start, _PLAYER)):
         return []
     values = lexicon.named(word)
     return values if len({value.value for value in values}) <= 4 else []

@@ -73,6 +73,7 @@ class Lexicon:
     snapshot: Snapshot
     fields: dict[str, str] = field(default_factory=dict)
     _by_words: dict[tuple[str, ...], list[Value]] = field(default_factory=dict)
+    _kinds: list[tuple[tuple[str, ...], Value]] = field(default_factory=list)
     _single: dict[str, list[Value]] = field(default_factory=dict)
     _last_names: dict[tuple[str, ...], list[Value]] = field(default_factory=dict)
 
@@ -106,6 +107,8 @@ class Lexicon:
                 continue
             one = Value(name, value, count)
             self._by_words.setdefault(key, []).append(one)
+            if len(counts) <= FEW:
+                self._kinds.append((key, one))
             if len(counts) <= FEW and len(key) == 1:
                 self._single.setdefault(key[0], []).append(one)
             if len(counts) > FEW and len(key) > 1:
@@ -121,6 +124,10 @@ class Lexicon:
         if len(words) == 1:
             return self._related(words[0]) or self._shortened(re.split(r"-", words[0]))
         return self._shortened(words) if all(len(w) <= 4 for w in words) else []
+
+    def has(self, words: Sequence[str]) -> bool:
+        """Whether a value is written just so."""
+        return stems(" ".join(words)) in self._by_words
 
     def _related(self, word: str) -> list[Value]:
         """Values of kinds that share most of their letters with the word, from the start: romantic, Romance."""
@@ -142,10 +149,8 @@ class Lexicon:
             return []
         return [
             value
-            for key, values in self._by_words.items()
+            for key, value in self._kinds
             if len(key) == len(parts) and all(word.startswith(part) for word, part in zip(key, parts, strict=True))
-            for value in values
-            if len(self.values.strings[value.field]) <= FEW
         ]
 
     def named(self, last: str) -> list[Value]:

@@ -18,6 +18,8 @@ ORDINALS = {
 COUNTS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
 LONGEST = 9
 """Words of a title that is looked for."""
+TRIES = 3
+"""Stretches of words that are taken for a misspelt title."""
 WEAK = frozenset(
     "a an the it its he her him his she us we you me my i up one two this that these those them they others other more less new old"
     " first second third last next best good great big little who what when where why how all about out go home love life man"
@@ -50,7 +52,7 @@ _PRONOUN = re.compile(
 _QUOTED = re.compile(r"\"([^\"]{2,80})\"|“([^”]{2,80})”|(?<!\w)'([^']{2,80})'(?!\w)")
 _YEAR = re.compile(r" ?\(?\b((?:1[89]|20)\d\d)\b\)?")
 
-_I = r"\b(?:i|we|i've|we've|i'd|she|he|they)\b[^.;!?¤]{0,24}?"
+_I = r"\b(?:i|we|i've|we've|she|he|they)(?: (?:really|quite|do|also|both|always|absolutely|particularly|already|still))* "
 CUES: dict[Stance, re.Pattern[str]] = {
     "away": cue(
         r"\b(?:not (?:like|similar to|another|as)|nothing like|unlike|less like|anything but|other than|different from|not)\b"
@@ -66,7 +68,7 @@ CUES: dict[Stance, re.Pattern[str]] = {
     "like": cue(
         rf"(?:\b(?:loved?|loves|adored?|enjoy(?:ed)?|fan of|favou?rites?(?: \w+)? (?:is|are|include)|thumbs "
         rf"up(?: for| on| to)?|great choice)\b|"
-        rf"{_I}\bliked?\b|^\W*liked\b|^\W*like(?=\W))"
+        rf"{_I}liked?\b|^\W*liked\b)"
     ),
     "seed": cue(
         r"\b(?:like|similar to|such as|in the (?:vein|style|spirit|mood) of|along the lines of|reminiscent of|"
@@ -167,7 +169,12 @@ def titled(text: Text, lexicon: Lexicon) -> list[tuple[str, int, int]]:
             start, end = words[i][1], words[i + n - 1][2]
             key = tokens(text.lower[start:end])
             rows = lexicon.titles.get(key)
-            if rows and STRUCK not in text.lower[start:end] and _meant(text, key, start, end, lexicon):
+            if (
+                rows
+                and STRUCK not in text.lower[start:end]
+                and not _in_a_value(words, i, n, lexicon)
+                and _meant(text, key, start, end, lexicon)
+            ):
                 id = lexicon.titled(text.lower[start:end], _year_after(text, end))
                 if id:
                     found.append((id, start, end))
@@ -175,6 +182,16 @@ def titled(text: Text, lexicon: Lexicon) -> list[tuple[str, int, int]]:
     if not found:
         found = _nearly(text, lexicon)
     return found
+
+
+def _in_a_value(words: Sequence[tuple[str, int, int]], i: int, n: int, lexicon: Lexicon) -> bool:
+    """Whether these words are a part of a longer name that is a value: Akira, of Akira Kurosawa."""
+    longer = ((i - before, i + n + after) for before in range(3) for after in range(3) if 0 < before + after <= i + 3)
+    return any(
+        start >= 0 and lexicon.has([word for word, _, _ in words[start:end]])
+        for start, end in longer
+        if end <= len(words)
+    )
 
 
 def _meant(text: Text, key: tuple[str, ...], start: int, end: int, lexicon: Lexicon) -> bool:
@@ -209,20 +226,23 @@ _ASKED = cue(
 
 
 def _nearly(text: Text, lexicon: Lexicon) -> list[tuple[str, int, int]]:
-    """A title written about so, right after a cue: the longest stretch that grounds."""
+    """A title written about so, right after a cue: the longest stretch that grounds. A try looks at every title: few are made."""
     for pattern in CUES.values():
         for match in re.finditer(pattern.pattern.removesuffix("$"), text.lower):
-            span = re.match(rf"[^.,;:!?\n{STRUCK}]+", text.lower[match.end() :])
-            if not span:
-                continue
-            words = list(re.finditer(r"\S+", span.group()))[:6]
-            for n in range(len(words), 0, -1):
-                piece = span.group()[: words[n - 1].end()]
-                if len(piece) < 5 or all(w in WEAK for w in tokens(piece)) or lexicon.find(tokens(piece)):
+            stretch = _STRETCH.match(text.lower, match.end())
+            words = list(re.finditer(r"\S+", stretch.group()))[:6] if stretch else []
+            for n in range(len(words), max(len(words) - TRIES, 0), -1):
+                piece = text.lower[match.end() : match.end() + words[n - 1].end()]
+                if lexicon.find(tokens(piece)):
+                    break
+                if len(piece) < 5 or all(w in WEAK for w in tokens(piece)):
                     continue
                 if id := lexicon.ground(piece):
                     return [(id, match.end(), match.end() + len(piece))]
     return []
+
+
+_STRETCH = re.compile(rf"(?:(?!\b(?:but|and|with|from|in|that|which|only|just|please|or)\b)[^.,;:!?\n{STRUCK}])+")
 
 
 def _stance(text: Text, start: int, end: int) -> tuple[Stance, tuple[int, int] | None]:

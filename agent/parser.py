@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agent import phrases
@@ -72,18 +72,19 @@ def parse(
     if state.offered and state.asked == "relax" and phrases.YES.search(whole):
         said.drop.append(state.offered)
         text.take(phrases.YES)
+    text.take(phrases.ANY)
+    said.more = text.take(phrases.NONE_OF)
     said.drop += _dropped(text, state, lexicon)
     said.mentions, said.missing = mentions(text, lexicon, state.last, state.focus)
-    text.take(phrases.ANY)
     asks = bool(phrases.QUESTION.search(whole)) or whole.endswith("?")
     said.intent = _asked(whole, said, state, asks)
     if said.intent in ("why", "compare", "ask"):
         return said
-    said.more, instead, said.also = (
-        text.take(phrases.MORE),
-        text.take(phrases.INSTEAD),
-        bool(phrases.ALSO.search(whole)),
-    )
+    if re.search(r"\bbut\b", whole) or whole.strip(" .!") == _only(said, message):
+        # "The first, but newer", or a bare title: something like it is wanted.
+        said.mentions = [replace(m, stance="seed") if m.stance == "none" else m for m in said.mentions]
+    said.more |= text.take(phrases.MORE)
+    instead, said.also = text.take(phrases.INSTEAD), bool(phrases.ALSO.search(whole))
     said.constraints, absent = bounds(text, lexicon)
     about = (
         [m.id for m in said.mentions] or state.seeds[-1:]
@@ -100,11 +101,16 @@ def parse(
     if query := phrases.left_over(text):
         said.queries.append(query)
     said.compared |= any(phrases.ER.search(query) for query in said.queries)
-    said.intent = _intent(whole, said, state)
+    said.intent = _intent(whole, said, state, asks)
     said.fresh = instead or said.reset or _looks_elsewhere(whole, said)
     if said.chat and said.intent != "chat":
         said.chat = None
     return said
+
+
+def _only(said: Reading, message: str) -> str:
+    """The words of the one item spoken of."""
+    return message[said.mentions[0].start : said.mentions[0].end].lower() if len(said.mentions) == 1 else ""
 
 
 def _compares_with_seed(state: State) -> bool:
@@ -169,7 +175,8 @@ _OPENING = re.compile(
 )
 
 
-def _intent(whole: str, said: Reading, state: State) -> Intent:
+def _intent(whole: str, said: Reading, state: State, asks: bool) -> Intent:
+    """What is wanted, now that all is read."""
     signals = said.of("like", "dislike", "seen", "away")
     content = said.constraints or said.queries or said.avoid or said.of("seed") or said.drop
     nothing = not (content or signals or said.again or said.more or said.reset)
@@ -177,6 +184,8 @@ def _intent(whole: str, said: Reading, state: State) -> Intent:
         return "chat"
     if said.reset:
         return "recommend"
+    if said.mentions and nothing and asks:
+        return "ask"
     if signals and not content and not said.more:
         return "feedback"
     if _OPENING.search(whole) and not said.compared:

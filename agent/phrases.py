@@ -27,6 +27,7 @@ MORE = re.compile(
     rf"other {THING}|others|(?:different|another|next|new) {THING}|next|keep going|go on|more please)\b|"
     rf"^[^\w{STRUCK}]*(?:more|another|next)[^\w{STRUCK}]*$"
 )
+NONE_OF = re.compile(r"\bnone of (?:these|those|them)(?: please)?\b")
 INSTEAD = re.compile(
     r"\b(?:instead|rather|forget (?:that|those|it)|never ?mind(?: that)?|actually|scrap that|change of plan)\b"
 )
@@ -113,10 +114,10 @@ AVOID = re.compile(
     rf"(?P<what>(?:(?!\b(?:but|and|please|or|just|only|with|like)\b)[\w' -])+)(?:\s*(?:,|\bor\b|"
     rf"\band\b)\s*(?P<more>(?:(?!\b(?:but|please|just|only|with)\b)[\w' -])+)(?=[.;!?{STRUCK}]|$))?"
 )
-HARD = re.compile(r"^(?:no|no more|without|nothing|minus|except|avoid|skip|free of|isn't|that isn't|not$)")
+HARD = re.compile(r"(?:no|no more|without(?: any)?|nothing|minus|except|avoid|skip|free of|isn't|that isn't|not)")
 EMPTY = frozenset(
     """
-    a about actually after again all already also am amazing an and another any anyone anything are as at awful back
+    best a about actually after again all already also am amazing an and another any anyone anything are as at awful back
     basically be because been better bit book books bored boring both but by can century choose come could d definitely did
     directed disliked do does doesn't doing don't done eight either else even evening ever every everyone exactly fancy
     featuring feel feeling feels few fifth film films find fine finished five for four fourth from fun game games get give
@@ -165,7 +166,7 @@ def avoided(text: Text) -> tuple[list[str], list[str]]:
                 continue
             phrase = " ".join(words)
             away.append(phrase)
-            if HARD.match(match["cue"]):
+            if HARD.fullmatch(match["cue"]):
                 strictly.append(phrase)
         if away:
             text.strike(*match.span())

@@ -89,14 +89,17 @@ async def recommend(
             result = await anext(events)
             assert isinstance(result, Result)  # noqa: S101  a stream begins with it
             reply.items = list(result.items)
+            before = state.last, state.shown, state.focus, state.reasons
+            _remember(reply)
             yield Items(list(reply.items))
             more, reading = (await reading if reading else None), None
             if more:
-                reply.understood = follow(state, more, reply.lexicon)
+                state.last, state.shown, state.focus, state.reasons = before
+                known, added = reply.understood, follow(state, more, reply.lexicon)
+                reply.understood = replace(added, mentioned=[*known.mentioned, *added.mentioned], dropped=known.dropped)
                 yield Understanding(reply.understood)
                 continue
             reply.trace.stages += result.trace.stages
-            _remember(reply)
             if not reply.items:
                 yield reply.say(_nothing(reply, excluded))
                 return
@@ -132,9 +135,9 @@ def _remember(reply: Reply) -> None:
     """What is shown now will not be shown again, and "the second" speaks of it."""
     state, ids = reply.state, [r.item.id for r in reply.items]
     state.last = ids or state.last
-    state.shown += [id for id in ids if id not in state.shown]
+    state.shown = [*state.shown, *(id for id in ids if id not in state.shown)]
     state.focus = ids[0] if len(ids) == 1 else None
-    state.reasons |= {r.item.id: _reason(r) for r in reply.items}
+    state.reasons = state.reasons | {r.item.id: _reason(r) for r in reply.items}
 
 
 async def _explained(reply: Reply, events: AsyncGenerator[Result | Explained, None]) -> AsyncGenerator[Words, None]:

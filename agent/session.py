@@ -106,7 +106,8 @@ class AsyncSession:
                     reading.cancel()
                 shown = {"items": [r.item.id for r in reply.items]} if reply.items else {}
                 self.state.messages.append({"role": "assistant", "content": reply.text, **shown})
-                await self._keep(before)
+                # A server that cancels again at every await would else lose the turn.
+                await asyncio.shield(self._keep(before))
             yield Done(self._done(reply))
 
     async def feedback(self, item: str, kind: Kind) -> None:
