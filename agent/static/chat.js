@@ -33,7 +33,7 @@ async function send(message) {
   $("log").append(turn, shown.turn);
   underway(true);
   writing(true, shown);
-  turn.scrollIntoView();
+  shown.show();
   try {
     for await (const chunk of ask({ session, user, message, signal })) take(chunk, shown, known);
   } catch (error) {
@@ -51,7 +51,11 @@ async function send(message) {
 function take(chunk, shown, known) {
   Object.assign(known.details, chunk.details);
   known.profile = chunk.profile ?? known.profile;
-  if (chunk.recommendations) shown.items(chunk.recommendations, known);
+  if (chunk.recommendations) {
+    const first = shown.empty;
+    shown.items(chunk.recommendations, known);
+    if (first) shown.show(); // only now is there enough below it to bring it to the top
+  }
   if (chunk.constraints) constrained(chunk.constraints);
   if (chunk.degraded) shown.degraded(chunk.degraded);
   shown.words(chunk.choices?.[0]?.delta?.content ?? "");

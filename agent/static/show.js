@@ -10,12 +10,15 @@ const CHANNELS = {
   base: "Stands out when everything your history says is weighed together",
 };
 const STAGES = {
-  request: "your message was read by simple rules",
+  understanding: "your message was read by simple rules",
+  stream: "the answer was cut short",
   interests: "your taste was not put into words",
   recall: "fewer ways of finding things were used",
   rank: "the order was not looked over again",
   explain: "the reasons come straight from the catalog",
 };
+
+const REASONS = 3; // beyond these, a place among hundreds explains nothing
 
 const clone = (id) => document.getElementById(id).content.firstElementChild.cloneNode(true);
 
@@ -48,6 +51,9 @@ export function answer() {
     busy(on) {
       turn.classList.toggle("busy", on);
       words.setAttribute("aria-busy", on); // read out once, when it is whole
+    },
+    show() {
+      turn.previousElementSibling.scrollIntoView();
     },
     get empty() {
       return !text && !cards.children.length;
@@ -103,8 +109,8 @@ function update(li, item, { details, profile }) {
 }
 
 function reasons(item, details, profile) {
-  const channels = Object.entries(item.channels).sort(([, a], [, b]) => a - b);
-  const found = channels.map(([name, rank]) => made("li", `${CHANNELS[name] ?? name} `, made("span", `no. ${rank}`)));
+  const best = Object.entries(item.channels).sort(([, a], [, b]) => a - b).slice(0, REASONS);
+  const found = best.map(([name, rank]) => made("li", `${CHANNELS[name] ?? name} `, made("span", `place ${rank}`)));
   const parts = [made("h4", "How it was found"), made("ul", "", ...found)];
   if (item.evidence.length) {
     parts.push(made("h4", "Because you liked"), made("p", listed(item.evidence.map((id) => details[id]?.title ?? id))));
