@@ -82,7 +82,7 @@ async def recommend(
         async for event in _again(reply):
             yield event
         return
-    state.asked, state.offered = None, None
+    asked, state.asked, state.offered = state.asked, None, None
     while True:
         excluded = {*state.shown, *state.seen, *state.disliked, *state.liked, *state.seeds}
         async with aclosing(_retrieved(reply, excluded)) as events:
@@ -96,7 +96,13 @@ async def recommend(
             if more:
                 state.last, state.shown, state.focus, state.reasons = before
                 known, added = reply.understood, follow(state, more, reply.lexicon)
-                reply.understood = replace(added, mentioned=[*known.mentioned, *added.mentioned], dropped=known.dropped)
+                reply.understood = replace(
+                    added,
+                    likes=[*known.likes, *added.likes],
+                    dislikes=[*known.dislikes, *added.dislikes],
+                    mentioned=[*known.mentioned, *added.mentioned],
+                    dropped=known.dropped,
+                )
                 yield Understanding(reply.understood)
                 continue
             reply.trace.stages += result.trace.stages
@@ -109,7 +115,7 @@ async def recommend(
                 yield piece
             break
     # One question is help, two are an interrogation.
-    if not state.questioned and _wide_open(reply) and (best := answering.question(reply.lexicon)):
+    if not asked and not state.questioned and _wide_open(reply) and (best := answering.question(reply.lexicon)):
         state.asked, reply.question = best
         state.questioned.append(best[0])
         yield reply.say(f"\n{reply.question}")

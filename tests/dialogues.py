@@ -19,7 +19,7 @@ class Says:
 
     `fits` holds for every item shown, written here by hand and not from the constraints; `exactly` are all ids shown, `some` are
     among them, `none` are not; `n` of them; `force` are the constraints in words; `text` is a piece of the answer; `asks`: it
-    ends with a question.
+    ends with a question (None: it may).
     """
 
     words: str
@@ -31,7 +31,7 @@ class Says:
     none: set[str] = field(default_factory=set)
     force: list[str] | None = None
     text: str = ""
-    asks: bool = False
+    asks: bool | None = False
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ DIALOGUES = [
     Dialogue("people by last name", [
         Says("something by Kubrick", "recommend", lambda m: m["director"] == "Stanley Kubrick", n=4),
         Says("start over", "recommend", n=5, force=[], asks=True),
-        Says("films with De Niro", "recommend", lambda m: "Robert De Niro" in m["cast"], n=5, force=["Robert De Niro"]),
+        Says("films with De Niro", "refine", lambda m: "Robert De Niro" in m["cast"], n=5, force=["Robert De Niro"]),
         Says("from the 90s", "refine", both(lambda m: "Robert De Niro" in m["cast"], years(1990, 1999))),
     ]),
     Dialogue("two people in their roles", [
@@ -164,8 +164,7 @@ DIALOGUES = [
              lambda m: "Al Pacino" not in m["cast"]), n=5),
     ]),
     Dialogue("languages and countries", [
-        Says("films in French", "recommend", lambda m: m["language"] == "French", n=5, force=["French"]),
-        Says("French crime films from the sixties", "refine",
+        Says("French crime films from the sixties", "recommend",
              both(lambda m: m["language"] == "French", genre("Crime"), years(1960, 1969))),
         Says("Japanese or Korean films", "refine", exactly=set(), asks=True, force=["the 1960s", "Crime",
              "Japanese or Korean"]),
@@ -225,7 +224,7 @@ DIALOGUES = [
     ]),
     Dialogue("too long", [
         Says("epic war dramas", "recommend", genre("War", "Drama"), n=5),
-        Says("too long", "critique", genre("War", "Drama"), n=5),
+        Says("too long", "critique", both(genre("War", "Drama"), minutes(high=160)), asks=None),
     ]),
     Dialogue("less violent, and what cannot be filtered is said", [
         Says("gangster films, no gore", "recommend", n=5, text="no filter for “gore”"),

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -240,11 +243,13 @@ async def test_closing_a_stream_stops_the_model_and_keeps_the_turn(films: Path, 
     recommender = opened(films, base_url=server.base_url, deadline=30)
     session = recommender.session("mara")
     stream = session.stream("a western")
-    async for event in stream:
-        if isinstance(event, Words) and server.pieces > 3:
-            break
-        if isinstance(event, Words):
-            await asyncio.sleep(0.05)
+    assert [type(await anext(stream)) for _ in range(3)] == [Understanding, Items, Words]
+    # The model writes on without ever ending a line; the client goes.
+    waiting = asyncio.ensure_future(anext(stream))
+    await asyncio.to_thread(_until, lambda: server.pieces > 3)
+    waiting.cancel()
+    with suppress(asyncio.CancelledError):
+        await waiting
     await stream.aclose()
     await asyncio.to_thread(server.left.wait, 10)
     assert server.left.is_set()
@@ -253,6 +258,12 @@ async def test_closing_a_stream_stops_the_model_and_keeps_the_turn(films: Path, 
     assert len(kept.state.messages[1]["items"]) == 5
     # The session is free for the next turn.
     assert (await session.send("thanks")).intent == "chat"
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    until = time.monotonic() + 20
+    while not holds() and time.monotonic() < until:
+        time.sleep(0.02)
 
 
 def test_the_plain_face_streams_and_stops(films: Path, model_server: Any) -> None:
@@ -299,7 +310,8 @@ async def test_what_the_parser_read_stands_whatever_the_model_does(films: Path, 
     session = recommender.session()
     turn = await session.send("a quiet dusty western, not from the 60s, under two hours")
     assert {c.words for c in turn.constraints} == {"Western", "not the 1960s", "under 120 minutes"}
-    assert len(turn.items) == 5
+    fitting = [id for id, metadata in METADATA.items() if all(fulfils(metadata, c) for c in turn.constraints)]
+    assert len(turn.items) == min(5, len(fitting)) > 0
     assert all(fulfils(METADATA[id], c) for id in ids(turn) for c in turn.constraints)
 
 
