@@ -38,7 +38,7 @@ def filled(name: str, text: str) -> dict[str, Any]:
     values: dict[str, Any] = {
         "history": [one, line(2, text, "", text)], "parts": ["profile", "queries", "named"], "n_queries": 8, "n_named": 5,
         "request": text, "candidates": [one | {"label": "A"}], "items": [one | {"evidence": [text]}],
-        "fields": [{"name": text, "values": [text]}], "turns": [{"speaker": "Person", "text": text}],
+        "fields": [{"name": text, "holds": [text]}], "turns": [{"speaker": "Person", "text": text}],
         "conditions": text, "liked": [text], "message": text, "draft": text,
         "profile": text if name in ("rank", "explain") else taste,
     }  # fmt: skip

@@ -292,6 +292,9 @@ async def test_the_model_adds_what_message_and_catalog_bear_out(films: Path, mod
     recommender = opened(films, base_url=server.base_url, deadline=5)
     events = [e async for e in recommender.session().stream("leone dust and duels, as unforgiven told it")]
     turn = events[-1].turn  # type: ignore[union-attr]
+    prompt = next(r for r in server.requests if "response_format" in r)["messages"][-1]["content"]
+    assert '"genres": "Drama, Comedy, Crime' in prompt
+    assert '"year": "1920 to 2023"' in prompt
     assert [type(e) for e in events[:4]] == [Understanding, Items, Understanding, Items]
     assert [(c.field, c.value) for c in turn.constraints] == [("director", "Sergio Leone")]
     assert events[2].understood.likes == ["unforgiven-1992"]  # type: ignore[union-attr]
