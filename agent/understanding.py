@@ -110,7 +110,7 @@ def _fields(lexicon: Lexicon) -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": name,
-                "values": values or [f"{field.low:g} to {field.high:g}" if field.low is not None else "yes or no"],
+                "holds": values or [f"{field.low:g} to {field.high:g}" if field.low is not None else "yes or no"],
             }
         )
     return rows
