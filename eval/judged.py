@@ -1,8 +1,8 @@
 """Whether the stages that join `base` pay: the model's channels, diversity, ranking. Judged on some validation cases, whose `base`
 lists come from a fusion that has not seen their users.
 
-What costs something is switched on only where it gains more than its own standard error over users (Breiman et al.'s
-one-standard-error rule, 1984): the best of many tries is better than none by chance alone.
+What costs a call of a model is switched on only where it gains more than luck gives to one useless stage in twenty: the best of
+many tries is better than none by chance alone.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ from store import Catalog, Hit
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
 QUERIES = (8, 4, 2)
 DIVERSITIES = (0.05, 0.1, 0.2, 0.3)
+SURE = 1.645
+"""Standard errors that a gain must pass (one-sided p < .05)..."""
+LEAST_USERS = 10
+"""...with so many users at least: fewer tell nothing."""
 DEPTH = 30
 """Places that are spread, as for a request of ten."""
 
@@ -66,11 +70,11 @@ class Judge:
         return values(self.cases, lists, self.bench.snapshot.ids)
 
     def pays(self, gain: np.ndarray) -> bool:
-        """Whether a gain, (n_cases,), is more than its standard error; users are what varies."""
-        _, code = np.unique([case.user for case in self.cases], return_inverse=True)
+        """Whether a gain, (n_cases,), is more than luck; users are what varies."""
+        users, code = np.unique([case.user for case in self.cases], return_inverse=True)
         mean = gain.mean()
         off = np.bincount(code, weights=gain - mean)
-        return bool(mean > 0 and mean > np.sqrt((off**2).sum()) / len(gain))
+        return bool(len(users) >= LEAST_USERS and mean > SURE * np.sqrt((off**2).sum()) / len(gain))
 
 
 def model_channels(
