@@ -5,7 +5,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 EXTRAS := embedded,serve,eval,train,parquet,postgres,dev
 DEMO_USER ?= mara
 
-.PHONY: demo test lint test-vllm bench-scale reproduce clean
+.PHONY: demo test lint test-vllm bench-scale bench-serve reproduce clean
 
 demo: .venv/.installed
 	$(BIN)/evoke index eval/films
@@ -34,6 +34,10 @@ test-vllm: .venv/.installed
 # 100,000 made-up items through the real command; fails above 3 GiB of memory.
 bench-scale: .venv/.installed
 	$(BIN)/python -m eval.bench.scale
+
+# 100 conversations at once for a minute against a paced model server, then kill -9; fails on an error or on anything lost.
+bench-serve: .venv/.installed
+	$(BIN)/python -m eval.bench.load
 
 # What the README says of benchmark data and long runs. DATA holds the benchmark folders; the store is thrown away.
 DATA ?= ../shared/data

@@ -117,7 +117,7 @@ class Catalog:
         missing = [an_id for an_id in wanted if an_id not in at_hand]
         found = {an_id: item_of(an_id, *row) for an_id, row in self._chroma.records(missing, texts=True).items()}
         # In the middle of a write the version says nothing about the content: keep nothing then.
-        if len(missing) <= _PAGE // 10 and self.settled and self.version == version:
+        if len(missing) <= _PAGE and self.settled and self.version == version:
             at_hand |= found
         found |= {an_id: at_hand[an_id] for an_id in wanted if an_id in at_hand}
         return {an_id: found[an_id] for an_id in wanted if an_id in found}

@@ -98,7 +98,9 @@ def engine(url: str) -> sa.Engine:
 
 def _sqlite(url: sa.URL) -> sa.Engine:
     # Transactions are begun below: Python's driver begins them late, and never as IMMEDIATE.
-    made = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS, "isolation_level": None})
+    made = sa.create_engine(
+        url, connect_args={"timeout": BUSY_SECONDS, "isolation_level": None}, pool_size=16, max_overflow=48
+    )
 
     @sa.event.listens_for(made, "connect")
     def prepare(connection: sqlite3.Connection, _record: object) -> None:

@@ -248,6 +248,7 @@ class Answer:
             "constraints": [constraint.as_json() for constraint in turn.constraints],
             "degraded": turn.degraded,
             "question": turn.question,
+            "trace": turn.trace.as_json() if turn.trace else None,
             "session": self._asked.session,
         }
 

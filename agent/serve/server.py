@@ -7,6 +7,7 @@ import ipaddress
 import logging
 import socket
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from agent.errors import EvokeError
+from agent.lexicon import Lexicon
 from agent.serve import chat, events, health, page, recommendations, refusals, sessions
 from agent.serve.gate import Gate
 from agent.serve.tenants import Tenants
@@ -26,6 +28,9 @@ from store.place import last_store
 
 log = logging.getLogger("evoke")
 
+READ = 2000
+"""Items read into memory at the start."""
+THREADS = 32
 GRACE = 15
 """Seconds that requests have to end when the service is stopped; streams end at once, whole."""
 
@@ -39,6 +44,8 @@ class App:
 
         @asynccontextmanager
         async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+            # Threads mostly wait, for the disk or for each other's batch in the encoder: more of them than cores.
+            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "evoke"))
             await asyncio.to_thread(_warm, tenants)
             yield
             await asyncio.gather(*app.state.ending, *(answer.end() for answer in app.state.writing))
@@ -77,6 +84,13 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.app = app
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen, and say so."""
+        await super().startup(sockets)
+        if self.started and sockets:
+            names = ", ".join(tenant.name for tenant in self.app.tenants.all)
+            log.warning("serving %s on http://%s:%s", names, self.config.host, sockets[0].getsockname()[1])
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End the streams, then the connections."""
         self.app.stop()
@@ -86,8 +100,6 @@ class Server(uvicorn.Server):
 def serve(store: Path | None, host: str, port: int) -> None:
     """Serve `store`, or the tenants of `evoke.toml`, until a signal ends it."""
     server, sockets = listening(Settings.load(store=store), host, port, chosen=store is not None)
-    names = ", ".join(tenant.name for tenant in server.app.tenants.all)
-    log.warning("serving %s on http://%s:%s", names, host, sockets[0].getsockname()[1])
     with suppress(KeyboardInterrupt):  # how a terminal ends it, once everything is closed
         server.run(sockets)
 
@@ -137,4 +149,5 @@ def _warm(tenants: Tenants) -> None:
     for tenant in tenants.all:
         catalog = tenant.recommender.catalog
         catalog.embedder.encode_queries(["warm"])
-        catalog.snapshot()
+        Lexicon.of(catalog)
+        catalog.get(catalog.ids()[:READ])
