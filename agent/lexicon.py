@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from agent.grounding import ground
 from agent.results import Named
-from store import Catalog
+from store import Catalog, Item
 from store.catalog import Field
 from store.snapshot import Snapshot
 from store.values import Values
@@ -152,6 +152,14 @@ class Lexicon:
             for key, value in self._kinds
             if len(key) == len(parts) and all(word.startswith(part) for word, part in zip(key, parts, strict=True))
         ]
+
+    def kinds_of(self, item: Item, most: int = 2) -> list[str]:
+        """What kinds of thing the item is, the most telling (least frequent) first."""
+        held = {
+            (name, v) for name, value in item.metadata.items() for v in (value if isinstance(value, list) else [value])
+        }
+        found = [value for _, value in self._kinds if (value.field, value.value) in held]
+        return [value.value for value in sorted(found, key=lambda value: value.count)][:most]
 
     def named(self, last: str) -> list[Value]:
         """The values that end in these words: people by their last names."""

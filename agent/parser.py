@@ -100,7 +100,7 @@ def parse(
     said.avoid, said.strict = phrases.avoided(text)
     if query := phrases.left_over(text):
         said.queries.append(query)
-    said.compared |= any(phrases.ER.search(query) for query in said.queries)
+    said.compared |= bool(said.queries and phrases.ER.search(text.lower))
     said.intent = _intent(whole, said, state, asks)
     said.fresh = instead or said.reset or _looks_elsewhere(whole, said)
     if said.chat and said.intent != "chat":

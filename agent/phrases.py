@@ -106,6 +106,9 @@ ER = re.compile(
     r"\b(?!never|after|other|together|rather|father|mother|brother|sister|summer|winter|murder|soldier|character|monster|water|"
     r"power|order|under|over|paper|river|silver|computer|super|whatever|however|remember|corner|border|theater|teacher)\w{3,}er\b"
 )
+IER = re.compile(
+    r"\b(?!soldier|barrier|carrier|frontier|premier|terrier|courier|glacier|cavalier|earlier)(\w{3,})ier\b"
+)
 AVOID = re.compile(
     r"\b(?P<cue>less|fewer|not (?:so|too|as|very|that|overly)(?: much| many)?|too(?: much| many)?|so|no more|no|"
     r"not|without(?: any)?|nothing|nothing too|"
@@ -152,7 +155,8 @@ def left_over(text: Text) -> str:
             words.pop()
         if words:
             kept.append(" ".join(words))
-    return ", ".join(kept)[:300]
+    # Descriptions say what a thing is, not what it is more of: funnier is looked for as funny.
+    return IER.sub(r"\1y", ", ".join(kept)[:300])
 
 
 def avoided(text: Text) -> tuple[list[str], list[str]]:

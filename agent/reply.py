@@ -133,7 +133,7 @@ def _retrieved(reply: Reply, excluded: Collection[str]) -> AsyncGenerator[Result
         n=reply.n,
         where=filters(state),
         exclude=excluded,
-        said=Said(_wanted(state), state.disliked, state.avoid),
+        said=Said([*_wanted(state), *_as_seeds(reply)], state.disliked, state.avoid),
     )
 
 
@@ -191,6 +191,15 @@ def _wanted(state: State) -> list[str]:
         c.words for c in state.constraints if c.op in ("$contains", "$eq", "$in") and isinstance(c.value, str | list)
     ]
     return [" ".join(wanted)] if wanted else []
+
+
+def _as_seeds(reply: Reply) -> list[str]:
+    """What is looked for, said of things like the seeds: "funnier" alone would find comedies of any kind."""
+    state, catalog = reply.state, reply.recommender.catalog
+    if not state.topic:
+        return []
+    kinds = [reply.lexicon.kinds_of(seed) for seed in catalog.get(state.seeds[-2:]).values()]
+    return [" ".join([*state.topic, *values]) for values in kinds]
 
 
 def _wide_open(reply: Reply) -> bool:
