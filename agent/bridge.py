@@ -23,9 +23,18 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 def iterate(events: AsyncGenerator[T, None]) -> Generator[T, None, None]:
     """What the generator yields, one at a time from the background loop; closing this closes it."""
+    step: asyncio.Task[Any] | None = None
 
     async def following() -> T:
+        nonlocal step
+        step = asyncio.current_task()
         return await anext(events)
+
+    async def close() -> None:
+        # A step that was interrupted here may still be on its way out there, and a running generator cannot be closed.
+        if step and not step.done():
+            await asyncio.wait({step})
+        await events.aclose()
 
     try:
         while True:
@@ -35,7 +44,7 @@ def iterate(events: AsyncGenerator[T, None]) -> Generator[T, None, None]:
                 return
             yield event
     finally:
-        run(events.aclose())
+        run(close())
 
 
 @cache

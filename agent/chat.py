@@ -18,7 +18,7 @@ from agent.errors import EvokeError
 from agent.facts import facts
 from agent.results import Recommendation
 from agent.session import Kind
-from agent.turns import Done, Items, Words
+from agent.turns import Done, Items, Understanding, Words
 from store import Catalog, Item
 from store.place import home
 
@@ -116,9 +116,10 @@ class Talk:
             self.show(turn.text)
             self._lapses(turn.degraded)
             return
-        text, waiting = "", [Text("...", "dim")]
+        text, waiting, degraded = "", list[Text](), list[dict[str, str]]()
         stream = self._session.stream(message)
         with Live(console=self._out, auto_refresh=False, vertical_overflow="visible") as live:
+            live.update(Text("...", "dim"), refresh=True)
             try:
                 for event in stream:
                     if isinstance(event, Items):
@@ -130,10 +131,10 @@ class Talk:
                     elif isinstance(event, Done):
                         waiting = []
                         degraded = event.turn.degraded
-                    live.update(Group(*([_styled(text)] if text else []), *waiting), refresh=True)
+                    if not isinstance(event, Understanding):
+                        live.update(Group(*_styled(text), *waiting), refresh=True)
             except KeyboardInterrupt:
-                degraded = []
-                live.update(Group(_styled(text), *waiting, Text("(stopped)", "dim")), refresh=True)
+                live.update(Group(*_styled(text), *waiting, Text("(stopped)", "dim")), refresh=True)
             finally:
                 stream.close()
         self._lapses(degraded)
@@ -190,11 +191,11 @@ def _row(one: Recommendation) -> Text:
     )
 
 
-def _styled(text: str) -> Text:
-    """The answer, with the numbered titles set off."""
+def _styled(text: str) -> list[Text]:
+    """The answer so far, with the numbered titles set off."""
     styled = Text(inert(text))
     styled.highlight_regex(r"(?m)^\d+\. [^:\n]+", "bold")
-    return styled
+    return [styled] if text else []
 
 
 @contextmanager

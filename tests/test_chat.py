@@ -163,7 +163,7 @@ def test_at_a_terminal_items_are_numbered_acted_on_and_explained(films: Path, te
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_conversation(films: Path, terminal: Any, model_server: Any) -> None:
-    server = model_server(modelled(), Hang())
+    server = model_server(lambda body: Hang() if body.get("stream") else modelled()(body))
     talk = terminal(films, "--user", "mara", base_url=server.base_url)
     talk.until("> ")
     talk.send("heist films\r")
