@@ -16,12 +16,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from agent.fusion import Candidate
 from agent.grounding import ground
 from agent.learned import Learned
 from agent.results import Named, Stage
@@ -43,8 +41,6 @@ WIDENED = 20
 """Items added to the grounded names because they go with them."""
 ALIKE = 0.35
 """Cosine from which two items' texts count as alike for evidence."""
-PUSH = 0.8
-"""How much of its score an item loses that is all like a disliked one."""
 MODEL_QUERY = 0.85
 """Weight of a query from the profile beside the request's own text."""
 
@@ -85,7 +81,7 @@ class Sources:
         rows = np.array([self.snapshot.rows[id] for id in request.history if id in self.snapshot.rows], dtype=np.int64)
         if self.learned is None or self.signals is None or not len(rows):
             return []
-        (best,) = self.learned.rank(self.signals, [rows], request.k, allowed=_allowed(self, request))
+        (best,) = self.learned.rank(self.signals, [rows], request.k, allowed=allowed_rows(self, request))
         return [Hit(self.snapshot.ids[row], score) for row, score in best]
 
 
@@ -102,15 +98,6 @@ class Request:
     k: int = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What a conversation adds to a request: more to look for, items disliked, and what to steer away from, in words."""
-
-    queries: Sequence[str] = ()
-    disliked: Sequence[str] = ()
-    avoid: Sequence[str] = ()
-
-
 async def recall(
     sources: Sources, request: Request, channels: Collection[str], stage: Stage
 ) -> tuple[dict[str, list[Hit]], list[Named]]:
@@ -125,7 +112,7 @@ def _recall(
     known = [id for id in request.history if id in snapshot.rows]
     rows = np.array([snapshot.rows[id] for id in known[-RECENT:]], dtype=np.int64)
     decay = DECAY ** np.arange(len(rows) - 1, -1, -1, dtype=np.float32)
-    allowed = _allowed(sources, request)
+    allowed = allowed_rows(sources, request)
     named = [ground(n, snapshot) for n in request.named] if "named" in channels else list(request.named)
 
     texts = _texts(request, named) if "queries" in channels else []
@@ -156,7 +143,7 @@ def _recall(
     return found, named
 
 
-def _allowed(sources: Sources, request: Request) -> np.ndarray:
+def allowed_rows(sources: Sources, request: Request) -> np.ndarray:
     """Which snapshot rows may come back: not hidden, not excluded, and fulfilling `where`. Rules, not scores."""
     snapshot = sources.snapshot
     allowed = ~snapshot.hidden
@@ -260,34 +247,3 @@ def evidence(sources: Sources, ids: Sequence[str], history: Sequence[str], most:
         order = np.argsort(-strength, kind="stable")[:most]
         found[id] = [known[j] for j in order if strength[j] > 0 and known[j] != id]
     return found
-
-
-def completed(candidates: Sequence[Candidate], sources: Sources, request: Request, n: int) -> list[Candidate]:
-    """The candidates and, where they are fewer than n, others that fulfil the request's conditions, found by no channel."""
-    if len(candidates) >= n:
-        return list(candidates)
-    known = {c.id for c in candidates}
-    others = (sources.snapshot.ids[row] for row in np.flatnonzero(_allowed(sources, request)))
-    more = (Candidate(id, 0.0) for id in others if id not in known)
-    return [*candidates, *islice(more, n - len(candidates))]
-
-
-def pushed(
-    candidates: Sequence[Candidate], sources: Sources, disliked: Sequence[str], avoid: Sequence[str]
-) -> list[Candidate]:
-    """The candidates with those like a disliked item, or like the words to avoid, pushed back; best first.
-
-        score(i) <- score(i) (1 - PUSH max over d of max(0, cos(i, d)))
-
-    which is Rocchio's negative feedback (1971) taken one disliked item at a time, so that two of a kind do not count twice.
-    """
-    snapshot = sources.snapshot
-    rows = [snapshot.rows[id] for id in disliked if id in snapshot.rows]
-    parts = [np.asarray(snapshot.vectors[rows])] if rows else []
-    parts += [sources.catalog.embedder.encode_queries(list(avoid))] if avoid else []
-    if not parts or not candidates:
-        return list(candidates)
-    mine = np.asarray(snapshot.vectors[[snapshot.rows[c.id] for c in candidates]])
-    near = np.maximum(mine @ np.concatenate(parts).T, 0).max(axis=1)
-    moved = [replace(c, score=c.score * (1 - PUSH * float(cos))) for c, cos in zip(candidates, near, strict=True)]
-    return sorted(moved, key=lambda c: -c.score)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -17,9 +18,10 @@ from agent.interests import interests, remembered
 from agent.known import Known
 from agent.llm import LLM, Deadline
 from agent.rank import rank
-from agent.recall import CHANNELS, Request, Said, Sources, completed, evidence, pushed, recall
+from agent.recall import CHANNELS, Request, Sources, evidence, recall
 from agent.results import NOTHING, Explained, Interests, Recommendation, Result, Stage, Trace
 from agent.settings import Settings
+from agent.steer import Said, completed, pushed
 from agent.tuned import Tuned
 from prompts import Prompts
 from store import Catalog, History, Item
@@ -110,7 +112,7 @@ class AsyncRecommender:
 
         sources = await self._sources.now()
         schema = self.catalog.schema()
-        known = Known.of(self.history, sources.snapshot, user, history)
+        known = await asyncio.to_thread(Known.of, self.history, sources.snapshot, user, history)
         items = self.catalog.get(known.liked)
         liked = [items[id] for id in known.liked if id in items]
         weights = self._weights(text)
@@ -235,6 +237,8 @@ class AsyncRecommender:
         forgotten = await asyncio.to_thread(self.history.forget, user)
         if not any(forgotten.rows.values()):
             raise EvokeError(f"nothing is kept about user {user}; check the id")
+        if self.catalog.folder:  # what a model wrote of histories for `evoke compare` is about this user too
+            await asyncio.to_thread(shutil.rmtree, self.catalog.folder / "measured", ignore_errors=True)
         await self._sources.anew()
         return forgotten
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from agent.follow import follow
 from agent.lexicon import Lexicon
-from agent.mentions import titled
 from agent.parser import parse
 from agent.scan import Text
 from agent.state import State
+from agent.titles import titled
 from store import Catalog
 
 _NUMBERED = re.compile(r"^\s*\d{1,2}\.\s+(?P<title>.+?)(?:\s+\((?P<year>\d{4})\))?(?::\s|\s*$)", re.MULTILINE)

@@ -12,9 +12,9 @@ from agent import answering
 from agent.follow import follow
 from agent.lexicon import Lexicon
 from agent.parser import Reading
-from agent.recall import Said
 from agent.results import Explained, Recommendation, Result, Trace
 from agent.state import State
+from agent.steer import Said
 from agent.turns import Items, Understanding, Understood, Words
 
 if TYPE_CHECKING:
