@@ -14,7 +14,7 @@ from store import Catalog, Item
 from tests.faults import Text
 from tests.recommending import modelled
 from tests.services import missing
-from tests.serving import DEAD, served
+from tests.serving import DEAD, served, until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -143,7 +143,9 @@ def test_everything_is_done_by_keyboard_alone(opened: Any, url: str) -> None:
     def tab_to(name: str) -> None:
         for _ in range(80):
             page.keyboard.press("Tab")
-            focus = page.evaluate("document.activeElement.ariaLabel ?? document.activeElement.textContent")
+            focus = page.evaluate(
+                "[document.activeElement].map((e) => e === document.body ? '' : e.ariaLabel ?? e.textContent)[0]"
+            )
             if focus.strip().startswith(name):
                 outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
                 assert outline == "solid", "focus is seen"
@@ -184,12 +186,12 @@ def test_items_come_before_the_words_and_stop_stops_the_model(opened: Any, servi
     page.locator(".card").nth(4).wait_for()
     stop = button(page, "Stop")
     assert stop.is_visible() and not button(page, "Send").is_visible()
+    until(lambda: running.model.pieces)
     stop.click()
     says(page, "Stopped")
     assert running.model.left.wait(30)
     assert page.locator(".card").count() == 5, "what has come stays"
-    page.get_by_role("textbox", name="Your message").fill("/")
-    assert button(page, "Send").is_visible()
+    assert running.model.pieces < 400 and button(page, "Send").is_visible()
 
 
 def test_a_hostile_title_is_text_and_no_script_runs(opened: Any, tmp_path: Path, embedder: Any) -> None:
