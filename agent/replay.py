@@ -16,6 +16,8 @@ from store import Catalog
 
 _NUMBERED = re.compile(r"^\s*\d{1,2}\.\s+(?P<title>.+?)(?:\s+\((?P<year>\d{4})\))?(?::\s|\s*$)", re.MULTILINE)
 
+_OFFER = re.compile(r"Without “(?P<words>[^”]+)” there would be")
+
 
 def replayed(messages: Sequence[Mapping[str, Any]], catalog: Catalog) -> State:
     """The state that these messages lead to: constraints, what was liked and spoken of, and what answers of ours have shown."""
@@ -33,10 +35,23 @@ def replayed(messages: Sequence[Mapping[str, Any]], catalog: Catalog) -> State:
                 state.last = shown
                 state.shown += [id for id in shown if id not in state.shown]
                 state.focus = shown[0] if len(shown) == 1 else None
+            _reopen(state, content)
         else:
             continue
         state.messages.append({"role": message["role"], "content": content})
     return state
+
+
+def _reopen(state: State, content: str) -> None:
+    """The question that an answer of ours ended with is open again, and what it offered to drop is on offer."""
+    state.asked, state.offered = None, None
+    if not content.rstrip().endswith("?"):
+        return
+    state.asked = "relax" if (offer := _OFFER.search(content)) else "asked"
+    if offer:
+        state.offered = next((c for c in state.constraints if c.words == offer["words"]), None)
+    else:
+        state.questioned.append("asked")
 
 
 def words(content: Any) -> str:

@@ -216,6 +216,25 @@ def test_messages_alone_rebuild_the_conversation(films: Path) -> None:
         assert history.session(session.id) is None
 
 
+def test_an_offer_and_a_question_are_open_again_after_a_replay(films: Path) -> None:
+    with Catalog.open(films) as catalog, History.open(films) as history:
+        core = Recommender(catalog, history, base_url=DEAD, deadline=0.2)._core
+        told: list[dict[str, Any]] = []
+
+        def say(words: str) -> Any:
+            told.append({"role": "user", "content": words})
+            turn = asyncio.run(_sent(AsyncSession.of_messages(core, told), words))
+            told.append({"role": "assistant", "content": turn.text})
+            return turn
+
+        assert say("recommend me something").question
+        assert not say("whatever").question
+        assert say("a Korean western from the 50s").items == []
+        agreed = say("yes")
+        assert [c.words for c in agreed.constraints] == ["the 1950s", "Western"]
+        assert agreed.items
+
+
 async def _sent(session: AsyncSession, words: str) -> Any:
     return await session.send(words)
 
