@@ -9,7 +9,7 @@ from agent.recall import Sources
 from store import Catalog, History
 from store.derived import drop
 
-REFIT_PATIENCE = 0.3
+REFIT_PATIENCE = 0.1
 """Seconds that a request waits for matrices to be refitted to events that came in since."""
 
 
@@ -37,7 +37,8 @@ class Fresh:
             usable = former is not None and former.versions[0] == now[0]
             await asyncio.wait({refit}, timeout=REFIT_PATIENCE if usable else None)
             if refit.done() and self._refit is refit:
-                self._refit, self._sources = None, refit.result()
+                self._refit = None  # first: one that failed must not stand in the way of the next
+                self._sources = refit.result()
             if former and usable:
                 return self._sources or former
 

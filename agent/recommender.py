@@ -247,6 +247,10 @@ class AsyncRecommender:
         """The parts of this store that were trained on people's histories: forgetting someone does not unlearn them there."""
         return ["learned fusion"] if self.tuned.learned else []
 
+    async def warm(self) -> None:
+        """Load what the first request would else wait for: the encoder and what recall reads."""
+        await asyncio.gather(asyncio.to_thread(self.catalog.embedder.encode_queries, ["warm"]), self._sources.now())
+
     async def close(self) -> None:
         """Close the connection to the model."""
         if self._llm:

@@ -23,6 +23,7 @@ from agent.serve.gate import Gate
 from agent.serve.tenants import Tenants
 from agent.serve.tracing import Tracing
 from agent.settings import Serving, Settings
+from store import Catalog
 from store.errors import StoreError
 from store.place import last_store
 
@@ -46,7 +47,9 @@ class App:
         async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             # Threads mostly wait, for the disk or for each other's batch in the encoder: more of them than cores.
             asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "evoke"))
-            await asyncio.to_thread(_warm, tenants)
+            for tenant in tenants.all:
+                await tenant.recommender.warm()
+                await asyncio.to_thread(_read, tenant.recommender.catalog)
             yield
             await asyncio.gather(*app.state.ending, *(answer.end() for answer in app.state.writing))
             await tenants.close()
@@ -144,10 +147,6 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _warm(tenants: Tenants) -> None:
-    """Load what the first request would else wait for."""
-    for tenant in tenants.all:
-        catalog = tenant.recommender.catalog
-        catalog.embedder.encode_queries(["warm"])
-        Lexicon.of(catalog)
-        catalog.get(catalog.ids()[:READ])
+def _read(catalog: Catalog) -> None:
+    Lexicon.of(catalog)
+    catalog.get(catalog.ids()[:READ])

@@ -95,7 +95,7 @@ async def converse(port: int, number: int, until: float, think: float, seen: See
     await asyncio.sleep(think * number / 100)
     said = 0
     while time.monotonic() < until:
-        text = f"a film from {year} on, number {said}" if said == 0 else f"{MORE[said % len(MORE)]}, number {said}"
+        text = f"a slow crime film from {year} on, number {said}" if said == 0 else f"{MORE[said % len(MORE)]}, number {said}"
         seen.streaming += 1
         try:
             await turn(port, session, year, text, seen)
