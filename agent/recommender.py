@@ -248,8 +248,8 @@ class AsyncRecommender:
         return ["learned fusion"] if self.tuned.learned else []
 
     async def warm(self) -> None:
-        """Load what the first request would else wait for: the encoder and what recall reads."""
-        await asyncio.gather(asyncio.to_thread(self.catalog.embedder.encode_queries, ["warm"]), self._sources.now())
+        """Load what the first request would else wait for: the encoder, the indexes, and what recall reads."""
+        await recall(await self._sources.now(), Request(text="warm"), CHANNELS, Stage("warm"))
 
     async def close(self) -> None:
         """Close the connection to the model."""
