@@ -191,8 +191,9 @@ def relaxing(
     for constraint in constraints:
         others = [c.where for c in constraints if c != constraint]
         passing = catalog.matching({"$and": others} if others else None)
-        n = len(catalog) if passing is None else len(passing - set(excluded))
-        freed.append((n, constraint))
+        snapshot = catalog.snapshot()
+        passing = {id for id in snapshot.ids if snapshot.shows(id)} if passing is None else passing
+        freed.append((len(passing - set(excluded)), constraint))
     n, best = max(freed, key=lambda entry: entry[0], default=(0, None))
     return (best, n) if best and n else None
 

@@ -21,7 +21,12 @@ def follow(state: State, said: Reading, lexicon: Lexicon) -> Understood:
     state.constraints = [c for c in state.constraints if c not in said.drop]
     fresh: set[str] = set()
     for constraint in said.constraints:
-        join(state.constraints, constraint, lexicon, also=said.also or constraint.field in fresh)
+        join(
+            state.constraints,
+            constraint,
+            lexicon,
+            also=said.also or constraint.field in fresh or constraint.value in said.modifiers,
+        )
         fresh.add(constraint.field)
     if said.intent in ("recommend", "refine", "critique", "feedback"):
         signal(state, said)
@@ -77,8 +82,8 @@ def _look(state: State, said: Reading) -> None:
 def join(constraints: list[Constraint], new: Constraint, lexicon: Lexicon, *, also: bool) -> None:
     """Add a condition to those in force; what it contradicts or replaces goes.
 
-    A new wanted value replaces the wanted values of its field unless "also" was said; a new bound replaces that of its side; a new
-    stretch replaces all bounds. What is unwanted adds up.
+    A new wanted value replaces the wanted values of its field unless it is to be joined to them (`also`); a new bound replaces that
+    of its side; a new stretch replaces all bounds. What is unwanted adds up.
     """
     values = _values(new)
     kept = []

@@ -129,6 +129,10 @@ class Lexicon:
         """Whether a value is written just so."""
         return stems(" ".join(words)) in self._by_words
 
+    def modifies(self, word: str) -> bool:
+        """Whether the word is a form of a value (romantic, animated), which adds to what was asked for before."""
+        return "-" not in word and word not in ALIASES and not self.has([word]) and bool(self._related(word))
+
     def _related(self, word: str) -> list[Value]:
         """Values of kinds that share most of their letters with the word, from the start: romantic, Romance."""
         stem = "".join(stems(word))

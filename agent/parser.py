@@ -31,8 +31,9 @@ MOST = 20
 class Reading:
     """What one message says. `drop` are the constraints it takes back; `strict` are phrases to avoid that cannot be filtered by.
 
-    `missing` names what the catalog has not. `compared`: it wishes for more or less of something; `fresh`: something else than
-    before is looked for; `chat` names a courtesy; `n` is how many items were asked for.
+    `modifiers` are values said as adjectives, which add to those asked for before; `missing` names what the catalog has not.
+    `compared`: it wishes for more or less of something; `fresh`: something else than before is looked for; `chat` names a
+    courtesy; `n` is how many items were asked for.
     """
 
     intent: Intent = "recommend"
@@ -41,6 +42,7 @@ class Reading:
     mentions: list[Mention] = field(default_factory=list)
     queries: list[str] = field(default_factory=list)
     avoid: list[str] = field(default_factory=list)
+    modifiers: list[str] = field(default_factory=list)
     strict: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     also: bool = False
@@ -94,6 +96,7 @@ def parse(
     compared = comparatives(text, lexicon, metadata(about or state.last))
     said.compared = bool({c.op for c in compared} & {"$gt", "$lt"} or phrases.COMPARED.search(whole))
     said.constraints += compared
+    said.modifiers = [lexicon.find([w])[0].value for w in re.findall(r"[^\W_]+", text.lower) if lexicon.modifies(w)]
     found_values, missing = facets(text, lexicon)
     said.constraints += found_values
     said.missing += [*absent, *missing]

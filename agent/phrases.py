@@ -149,9 +149,9 @@ def left_over(text: Text) -> str:
     kept = []
     for piece in pieces:
         words = piece.split()
-        while words and words[0] in EMPTY:
+        while words and (words[0] in EMPTY or words[0].partition("'")[0] in EMPTY):
             words.pop(0)
-        while words and words[-1] in EMPTY:
+        while words and (words[-1] in EMPTY or words[-1].partition("'")[0] in EMPTY):
             words.pop()
         if words:
             kept.append(" ".join(words))

@@ -177,11 +177,12 @@ DIALOGUES = [
         Says("a drama that is not in English", "recommend", both(genre("Drama"),
              lambda m: m["language"] != "English"), n=5),
     ]),
-    Dialogue("short forms and forms of values", [
+    Dialogue("short forms of values, and adjectives that add to a noun", [
         Says("sci-fi", "recommend", genre("Science Fiction"), n=5, force=["Science Fiction"]),
-        Says("animated", "refine", genre("Animation"), n=5, force=["Animation"]),
+        Says("animated", "refine", genre("Science Fiction", "Animation"), force=["Science Fiction", "Animation"]),
         Says("documentaries", "refine", genre("Documentary"), n=5, force=["Documentary"]),
-        Says("a mysterious one", "refine", genre("Mystery"), n=5, force=["Mystery"]),
+        Says("romances", "refine", genre("Romance"), n=5, force=["Romance"]),
+        Says("a mysterious one", "refine", genre("Romance", "Mystery"), force=["Romance", "Mystery"]),
     ]),
     Dialogue("what a thing is about is no genre", [
         Says("documentaries about music", "recommend", genre("Documentary"), n=5, force=["Documentary"]),
