@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 from functools import cache
@@ -59,7 +60,7 @@ async def check(settings: Settings) -> dict[str, Any]:
     }
     llm = None
     try:
-        llm = connect(settings)
+        llm = await asyncio.to_thread(connect, settings)
         found["model"] = await llm.model_name()
         reply = await llm.labels([{"role": "user", "content": "A or B?"}], ["A", "B"], deadline=Deadline(20))
         found |= {"answers": True, "ms": round(reply.ms, 1)}

@@ -21,6 +21,7 @@ from agent.serve.asked import Id, SessionId, Whose, note, wanted
 from agent.serve.details import details
 from agent.serve.refusals import Refused, handled
 from agent.serve.tenants import Tenant
+from agent.serve.writing import Stop, Writing
 from agent.session import AsyncSession
 from agent.turns import Done, Event, Items, Turn, Understanding, Words
 
@@ -69,45 +70,6 @@ class Asked(BaseModel):
     n: Literal[1] | None = None
     session: SessionId | None = None
     user: Id | None = None
-
-
-class Stop:
-    """Put into a queue of events, it ends the answer here; `reason` is None where there is nobody left to tell."""
-
-    def __init__(self, reason: str | None) -> None:
-        self.reason = reason
-
-
-class Writing:
-    """An answer being written, in a task of its own: whoever reads it can go, and the turn is still saved as far as it went."""
-
-    def __init__(self, session: AsyncSession, text: str) -> None:
-        self._queue: asyncio.Queue[Event | Exception | Stop] = asyncio.Queue()
-        self._task = asyncio.create_task(self._write(session, text))
-
-    async def _write(self, session: AsyncSession, text: str) -> None:
-        try:
-            async with aclosing(session.stream(text)) as events:
-                async for event in events:
-                    self._queue.put_nowait(event)
-        except Exception as error:
-            self._queue.put_nowait(error)
-
-    async def next(self) -> Event | Stop:
-        """The next event. Raises what went wrong in writing."""
-        event = await self._queue.get()
-        if isinstance(event, Exception):
-            raise event
-        return event
-
-    def stop(self, reason: str) -> None:
-        """Let the reader end the answer here."""
-        self._queue.put_nowait(Stop(reason))
-
-    async def end(self) -> None:
-        """Stop the model's work, and wait until what was said is saved."""
-        self._task.cancel()
-        await asyncio.wait({self._task})
 
 
 def install(app: FastAPI) -> None:
@@ -248,6 +210,7 @@ class Answer:
             "constraints": [constraint.as_json() for constraint in turn.constraints],
             "degraded": turn.degraded,
             "question": turn.question,
+            "profile": turn.profile.as_json() if turn.profile else None,
             "trace": turn.trace.as_json() if turn.trace else None,
             "session": self._asked.session,
         }

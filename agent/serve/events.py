@@ -49,7 +49,7 @@ def install(app: FastAPI) -> None:
         except StoreBusy:
             said = "the user's rows are deleted, but the log still holds traces; send this again in a moment"
             raise Refused(503, said, code="store_busy", retry=2) from None
-        return {"user": user, "deleted": True, "rows": forgotten.rows}
+        return {"user": user, "deleted": True, "rows": forgotten.rows, "trained": tenant.recommender.trained}
 
 
 def _add(tenant: Tenant, sent: list[dict[str, Any]], key: str | None, digest: str) -> dict[str, Any]:
