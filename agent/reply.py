@@ -12,7 +12,7 @@ from agent import answering
 from agent.follow import follow
 from agent.lexicon import Lexicon
 from agent.parser import Reading
-from agent.results import Explained, Recommendation, Result, Trace
+from agent.results import Explained, Profile, Recommendation, Result, Trace
 from agent.state import State
 from agent.steer import Said
 from agent.turns import Items, Understanding, Understood, Words
@@ -40,6 +40,7 @@ class Reply:
     text: str = ""
     items: list[Recommendation] = field(default_factory=list)
     question: str | None = None
+    profile: Profile | None = None
 
     def say(self, words: str) -> Words:
         """Add words to the answer; returns them as the event that tells of them."""
@@ -88,7 +89,7 @@ async def recommend(
         async with aclosing(_retrieved(reply, excluded)) as events:
             result = await anext(events)
             assert isinstance(result, Result)  # noqa: S101  a stream begins with it
-            reply.items = list(result.items)
+            reply.items, reply.profile = list(result.items), result.profile
             before = state.last, state.shown, state.focus, state.reasons
             _remember(reply)
             yield Items(list(reply.items))

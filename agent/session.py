@@ -184,6 +184,7 @@ class AsyncSession:
             sum(stage.tokens_in for stage in stages),
             sum(stage.tokens_out for stage in stages),
             self.id if self._stored else None,
+            reply.profile,
         )
 
     def _metadata(self, ids: Sequence[str]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from agent.results import Recommendation, Trace
+from agent.results import Profile, Recommendation, Trace
 
 Intent = Literal["recommend", "refine", "critique", "ask", "compare", "why", "feedback", "chat"]
 
@@ -80,6 +80,7 @@ class Turn:
     tokens_in: int = 0
     tokens_out: int = 0
     session: str | None = None
+    profile: Profile | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The turn as plain dicts and lists."""

@@ -194,6 +194,15 @@ def test_items_come_before_the_words_and_stop_stops_the_model(opened: Any, servi
     assert running.model.pieces < 400 and button(page, "Send").is_visible()
 
 
+def test_why_this_tells_what_is_known_of_a_users_taste(opened: Any, service: Any) -> None:
+    page = opened(service().url, "?user=mara")
+    answer = ask(page, "heist films")
+    answer.get_by_role("button", name="Why this?").first.click()
+    because = answer.locator(".because").first
+    assert because.get_by_text("What is known of your taste").is_visible()
+    assert because.get_by_text(re.compile("^(Enjoys|Likes) ")).is_visible()
+
+
 def test_a_hostile_title_is_text_and_no_script_runs(opened: Any, tmp_path: Path, embedder: Any) -> None:
     attack = "<img src=x onerror=\"alert('owned')\"><script>alert(1)</script>"
     catalog = Catalog.open(tmp_path / "store", embedder=embedder)
