@@ -18,7 +18,9 @@ def follow(state: State, said: Reading, lexicon: Lexicon) -> Understood:
     """Change the state as the message says; returns what was understood."""
     if said.reset:
         state.constraints, state.topic, state.avoid, state.seeds, state.questioned = [], [], [], [], []
-    state.constraints = [c for c in state.constraints if c not in said.drop]
+    # A catalog that was indexed anew may have lost a field that an old conversation asks about.
+    gone = [c for c in state.constraints if c.field not in lexicon.schema]
+    state.constraints = [c for c in state.constraints if c not in said.drop and c not in gone]
     fresh: set[str] = set()
     for constraint in said.constraints:
         join(
@@ -35,7 +37,9 @@ def follow(state: State, said: Reading, lexicon: Lexicon) -> Understood:
     if mentioned:
         state.focus = mentioned[-1]
     dropped = [f"no filter for “{phrase}”: steered away from by description" for phrase in said.strict]
-    dropped += [f"{name} is not in this catalog" for name in said.missing]
+    dropped += [
+        f"{name} is not in this catalog" for name in [*said.missing, *(f"a field for “{c.words}”" for c in gone)]
+    ]
     return Understood(
         said.intent,
         list(state.constraints),

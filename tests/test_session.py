@@ -197,6 +197,16 @@ def test_a_chip_is_removed(films: Path) -> None:
             session.relax(3)
 
 
+def test_a_condition_on_a_field_that_is_gone_is_dropped_and_said(films: Path) -> None:
+    with Catalog.open(films) as catalog, History.open(films) as history:
+        session = Recommender(catalog, history, base_url=DEAD, deadline=0.2).session()
+        session._core._stored = False
+        session.state.constraints = [Constraint("mood", "$eq", "sad", "sad")]
+        turn = session.send("a western")
+        assert [c.words for c in turn.constraints] == ["Western"]
+        assert "“sad”" in turn.text
+
+
 def test_messages_alone_rebuild_the_conversation(films: Path) -> None:
     with Catalog.open(films) as catalog, History.open(films) as history:
         recommender = Recommender(catalog, history, base_url=DEAD, deadline=0.2)
