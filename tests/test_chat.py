@@ -21,7 +21,7 @@ from agent.chat import inert
 from store import Catalog, Item
 from tests.faults import Hang
 from tests.recommending import modelled
-from tests.serving import DEAD
+from tests.serving import DEAD, until
 
 PATIENCE = 60
 
@@ -102,9 +102,7 @@ def titles(answer: str) -> list[str]:
 
 
 def test_piped_it_answers_one_message_a_line_in_plain_text_and_always_the_same(films: Path, films_store: Path) -> None:
-    script = (
-        "crime films like Heat after 1980, no horror\n\n/why 1\n/constraints\n/drop 1\n/constraints\n/nonsense\n/like\n"
-    )
+    script = "films like Heat after 1980, no horror\n\n/why 1\n/constraints\n/drop 1\n/constraints\n/nonsense\n/like\n"
     done = piped(films, script)
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout and ">" not in done.stdout
@@ -141,8 +139,7 @@ def test_at_a_terminal_items_are_numbered_acted_on_and_explained(films: Path, te
     talk.until("/help")
     talk.until("> ")
     talk.send("heist films\r")
-    answer = talk.until("5. ")
-    talk.until("> ")
+    assert len(titles(talk.until("> ").replace("\r", "\n"))) >= 5
     talk.send("/like 2\r")
     talk.until("Liked: ")
     talk.until("> ")
@@ -157,7 +154,6 @@ def test_at_a_terminal_items_are_numbered_acted_on_and_explained(films: Path, te
     talk.send("\x04")
     talk.until("evoke chat --session mine")
     assert talk.ended() == 0
-    assert titles(answer.replace("\r", ""))
     kept = tmp_path / "data-home" / "evoke" / "chat-history"
     assert "heist films" in kept.read_text() and stat.S_IMODE(kept.stat().st_mode) == 0o600
 
@@ -168,6 +164,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_conversation(films: Path, terminal:
     talk.until("> ")
     talk.send("heist films\r")
     talk.until("5. ")  # items are there before a word is
+    until(lambda: any(request.get("stream") for request in server.requests))
     assert not server.left.is_set()
     talk.send("\x03")
     talk.until("(stopped)")
