@@ -134,3 +134,16 @@ def label_scores(tokens: Iterable[tuple[str, float]], labels: Sequence[str]) -> 
 def _add(a: float, b: float) -> float:
     """log(exp(a) + exp(b))."""
     return max(a, b) + math.log1p(math.exp(-abs(a - b)))
+
+
+def chunk(line: str) -> dict[str, Any]:
+    """The chunk of an answer that a line of the event stream holds; empty for every other line.
+
+    Raises BadAnswer for an error that the server tells in mid-stream, and for what is no chunk.
+    """
+    if not line.startswith("data:") or (data := line[5:].strip()) == "[DONE]":
+        return {}
+    found = json.loads(data)
+    if not isinstance(found, dict) or "error" in found:
+        raise BadAnswer("the server broke off its answer with an error")
+    return found

@@ -202,19 +202,23 @@ class LLM:
     async def _chunks(
         self, stream: TextStream, messages: Messages, deadline: Deadline, **options: Any
     ) -> AsyncGenerator[str, None]:
+        from openai.types.chat import ChatCompletionChunk
+
         model = await self.model_name(deadline)
         started = time.monotonic()
         options |= {"stream": True, "stream_options": {"include_usage": True}}
         with OnlyModelErrors():
             await within(deadline, self._free.acquire())
-            chunks, pieces = None, 0
+            answer, pieces = None, 0
             try:
-                chunks = await attempt(deadline, lambda: self._create(model, messages, deadline, **options))
-                # Each chunk is awaited under a timeout of its own: none may stay open across a yield.
-                while (chunk := await within(deadline, anext(chunks, None))) is not None:
-                    if chunk.usage:
-                        stream.usage = _usage(chunk)
-                    if chunk.choices and (text := chunk.choices[0].delta.content):
+                answer = await attempt(deadline, lambda: self._create(model, messages, deadline, **options))
+                events = answer.aiter_lines()
+                # Each event is awaited under a timeout of its own: none may stay open across a yield.
+                while (event := await within(deadline, anext(events, None))) is not None:
+                    chunk = answers.chunk(event)
+                    if chunk.get("usage"):
+                        stream.usage = _usage(ChatCompletionChunk.construct(**chunk))
+                    if chunk.get("choices") and (text := chunk["choices"][0]["delta"].get("content")):
                         pieces += 1
                         yield text
             finally:
@@ -222,8 +226,8 @@ class LLM:
                 stream.ms = _ms(started)
                 # A stream closed early hears no count: servers send one token a piece.
                 stream.usage = stream.usage if stream.usage.calls else Usage(tokens_out=pieces, calls=1)
-                if chunks is not None:
-                    await chunks.close()
+                if answer is not None:
+                    await answer.aclose()
 
     async def _create(self, model: str, messages: Messages, deadline: Deadline, **options: Any) -> Any:
         import openai
@@ -231,11 +235,15 @@ class LLM:
         options |= {"model": model, "messages": list(messages)}
         options["timeout"] = deadline.remaining() + 1  # ours strikes first; this one frees the connection should it not
         of_the_call = options.pop("extra_body", {})
+        of = self._client.chat.completions
+        # The client's own objects, one a token, would cost more than all the rest of a request.
+        create: Any = of.with_raw_response.create if "stream" in options else of.create
         while True:
             wanted = {name: value for name, value in options.items() if name not in self._refused}
             extra = {name: value for name, value in self._extra.items() if name not in self._refused}
             try:
-                return await self._client.chat.completions.create(**wanted, extra_body=of_the_call | extra)
+                answer = await create(**wanted, extra_body=of_the_call | extra)
+                return answer.http_response if "stream" in wanted else answer
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 # Some hosted models take no temperature or seed, some servers no field they do not know: from then on they
                 # get none. Which field it is that they do not know, some say in the message only.

@@ -31,6 +31,7 @@ def test_stopping_ends_streams_whole(films_store: Path, tmp_path: Path, model_se
         with service.http().stream("POST", "/v1/chat/completions", json=said) as answer:
             lines = answer.iter_lines()
             next(lines)
+            until(lambda: model.pieces)
             service.process.send_signal(signal.SIGTERM)
             rest = [line for line in lines if line]
         assert rest[-1] == "data: [DONE]"
@@ -67,7 +68,7 @@ def test_a_kill_loses_nothing_that_was_acknowledged(films_store: Path, tmp_path:
         with contextlib.suppress(httpx.TransportError):
             work(url)
 
-    with process(store, tmp_path) as service:
+    with process(store, tmp_path, EVOKE_SERVE__RATE="1000000") as service:
         workers = [threading.Thread(target=until_cut, args=(work, service.url)) for work in (write, talk)]
         for worker in workers:
             worker.start()

@@ -95,7 +95,11 @@ async def converse(port: int, number: int, until: float, think: float, seen: See
     await asyncio.sleep(think * number / 100)
     said = 0
     while time.monotonic() < until:
-        text = f"a slow crime film from {year} on, number {said}" if said == 0 else f"{MORE[said % len(MORE)]}, number {said}"
+        text = (
+            f"a slow crime film from {year} on, number {said}"
+            if said == 0
+            else f"{MORE[said % len(MORE)]}, number {said}"
+        )
         seen.streaming += 1
         try:
             await turn(port, session, year, text, seen)
@@ -112,13 +116,14 @@ async def write_events(port: int, until: float, items: list[str], seen: Seen) ->
     for number, item in enumerate(items * 1000):
         if time.monotonic() > until:
             return
-        event = {"user": f"writer-{number % 50}", "item": item, "kind": "like", "timestamp": float(number)}
+        user = f"writer-{number % 50}"
+        event = {"user": user, "item": item, "kind": "like", "timestamp": float(number)}
         try:
             reader, writer, status = await post(port, "/v1/events", {"events": [event]})
             answer = await reader.read()
             writer.close()
             if status == 200 and b'"accepted":1' in answer:
-                seen.events.append((event["user"], item, float(number)))
+                seen.events.append((user, item, float(number)))
         except (OSError, asyncio.IncompleteReadError) as error:
             seen.errors[f"event {type(error).__name__}"] += 1
         await asyncio.sleep(0.5)

@@ -53,7 +53,9 @@ def _text(body: dict[str, Any]) -> str:
     if "response_format" in body:
         return json.dumps(READING)
     items = re.findall(r'^(\w{1,2}): "([^"]*)"', body["messages"][-1]["content"], re.MULTILINE)
-    return "\n".join(f"{label}: {title} is close to what is wanted, and told with care." for label, title in items) or "."
+    return (
+        "\n".join(f"{label}: {title} is close to what is wanted, and told with care." for label, title in items) or "."
+    )
 
 
 async def _whole(writer: asyncio.StreamWriter, value: dict[str, Any]) -> None:
