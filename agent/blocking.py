@@ -6,11 +6,11 @@ from collections.abc import Generator
 from typing import Any
 
 from agent import bridge
+from agent.dialogue.state import State
+from agent.dialogue.turns import Constraint, Event, Turn
 from agent.recommender import AsyncRecommender
 from agent.results import Interests, Result
 from agent.session import AsyncSession, Kind
-from agent.state import State
-from agent.turns import Constraint, Event, Turn
 from store import Catalog, History
 from store.history import Forgotten
 

@@ -12,13 +12,13 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from agent.answering import titled
 from agent.blocking import Session
+from agent.dialogue.answering import titled
+from agent.dialogue.turns import Done, Items, Understanding, Words
 from agent.errors import EvokeError
 from agent.facts import facts
 from agent.results import Recommendation
 from agent.session import Kind
-from agent.turns import Done, Items, Understanding, Words
 from store import Catalog, Item
 from store.place import home
 

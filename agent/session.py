@@ -1,7 +1,7 @@
 """A conversation: each message is understood, acted on, and answered with items first and then words.
 
 The plain parser reads every message, and its conditions stand, so that items come at once whatever the model does. A model
-that is set to read along (see `agent.understanding`) is waited for only after the first items, and only for what it adds.
+that is set to read along (see `agent.dialogue.understanding`) is waited for only after the first items, and only for what it adds.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from agent.dialogue.follow import follow, mark
+from agent.dialogue.lexicon import Lexicon
+from agent.dialogue.parser import Reading, parse
+from agent.dialogue.replay import replayed
+from agent.dialogue.reply import Reply, recommend, talk
+from agent.dialogue.state import State, merged
+from agent.dialogue.turns import Constraint, Done, Event, Turn, Understanding
+from agent.dialogue.understanding import read, worth_reading
 from agent.errors import EvokeError, SessionNotFound
-from agent.follow import follow, mark
-from agent.lexicon import Lexicon
 from agent.llm import Deadline
-from agent.parser import Reading, parse
-from agent.replay import replayed
-from agent.reply import Reply, recommend, talk
 from agent.results import Stage, Trace
-from agent.state import State, merged
-from agent.turns import Constraint, Done, Event, Turn, Understanding
-from agent.understanding import read, worth_reading
 from store.records import Event as HistoryEvent
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class AsyncSession:
         raise EvokeError("the answer broke off; send the message again")
 
     async def stream(self, message: str) -> AsyncGenerator[Event, None]:
-        """The answer as it comes about: see `agent.turns`. Closed early, it stops the model, and what was said is kept."""
+        """The answer as it comes about: see `agent.dialogue.turns`. Closed early, it stops the model, and what was said is kept."""
         async with self._turn:
             await asyncio.to_thread(self._refresh)
             before, trace = self.state.copy(), Trace()

@@ -26,7 +26,7 @@ from store import Catalog, Hit
 from store.lexical import Lexical
 
 if TYPE_CHECKING:
-    from agent.lexicon import Lexicon
+    from agent.dialogue.lexicon import Lexicon
 
 TEXT = 1000
 """Characters of a dialogue that are encoded, the last ones: encoders read a few hundred words, from the start."""
@@ -74,7 +74,7 @@ class _Reader:
     """Ranks the catalog for dialogues; `k` items each."""
 
     def __init__(self, bench: Bench, catalog: Catalog, k: int) -> None:
-        from agent.lexicon import Lexicon
+        from agent.dialogue.lexicon import Lexicon
 
         self._bench, self._k = bench, k
         lexical = Lexical.of(catalog, bench.snapshot)
@@ -150,8 +150,8 @@ class _Reader:
 
 def _values(turn: str, lexicon: Lexicon) -> Iterator[tuple[str, str, bool]]:
     """The field values that a turn asks for (True) or does not want."""
-    from agent.facets import facets
-    from agent.scan import Text
+    from agent.dialogue.facets import facets
+    from agent.dialogue.scan import Text
 
     conditions, _ = facets(Text(turn), lexicon)
     for condition in conditions:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agent import Recommender
-from agent.turns import Constraint, Turn
+from agent.dialogue.turns import Constraint, Turn
 from store import Catalog, History
 from tests.dialogues import DIALOGUES, Dialogue, Says
 from tests.recommending import FILMS

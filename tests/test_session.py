@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from agent import AsyncRecommender, AsyncSession, EvokeError, Recommender
 from agent.blocking import Session
+from agent.dialogue.lexicon import Lexicon
+from agent.dialogue.parser import parse
+from agent.dialogue.state import State, merged
+from agent.dialogue.turns import Constraint, Done, Items, Understanding, Words
 from agent.errors import SessionNotFound
-from agent.lexicon import Lexicon
-from agent.parser import parse
-from agent.state import State, merged
-from agent.turns import Constraint, Done, Items, Understanding, Words
 from store import Catalog, History, Item
 from store.catalog import Field
 from tests.faults import Hang, Text

@@ -15,6 +15,7 @@ from fastapi.responses import Response
 from fastapi.sse import EventSourceResponse, format_sse_event
 from pydantic import BaseModel, Field, StringConstraints
 
+from agent.dialogue.turns import Done, Event, Items, Turn, Understanding, Words
 from agent.errors import EvokeError
 from agent.results import Recommendation
 from agent.serve.asked import Id, SessionId, Whose, note, wanted
@@ -23,7 +24,6 @@ from agent.serve.refusals import Refused, handled
 from agent.serve.tenants import Tenant
 from agent.serve.writing import Stop, Writing
 from agent.session import AsyncSession
-from agent.turns import Done, Event, Items, Turn, Understanding, Words
 
 MODEL = "evoke"
 Text = Annotated[str, StringConstraints(max_length=20_000)]

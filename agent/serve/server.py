@@ -16,8 +16,8 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
+from agent.dialogue.lexicon import Lexicon
 from agent.errors import EvokeError
-from agent.lexicon import Lexicon
 from agent.serve import chat, events, health, page, recommendations, refusals, sessions
 from agent.serve.gate import Gate
 from agent.serve.tenants import Tenants

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 
+from agent.dialogue.turns import Event
 from agent.session import AsyncSession
-from agent.turns import Event
 
 
 class Stop:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from agent.lexicon import MAKERS, PLAYERS, Lexicon, Value
-from agent.scan import STRUCK, Text, cue
-from agent.turns import Constraint
-from agent.wording import worded
+from agent.dialogue.lexicon import MAKERS, PLAYERS, Lexicon, Value
+from agent.dialogue.scan import STRUCK, Text, cue
+from agent.dialogue.turns import Constraint
+from agent.dialogue.wording import worded
 
 LONGEST = 5
 """Words of a value that is looked for."""

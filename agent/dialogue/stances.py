@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from agent.scan import Text, cue
+from agent.dialogue.scan import Text, cue
 
 Stance = Literal["like", "dislike", "seen", "seed", "away", "none"]
 

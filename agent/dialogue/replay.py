@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent.follow import follow
-from agent.lexicon import Lexicon
-from agent.parser import parse
-from agent.scan import Text
-from agent.state import State
-from agent.titles import titled
+from agent.dialogue.follow import follow
+from agent.dialogue.lexicon import Lexicon
+from agent.dialogue.parser import parse
+from agent.dialogue.scan import Text
+from agent.dialogue.state import State
+from agent.dialogue.titles import titled
 from store import Catalog
 
 _NUMBERED = re.compile(r"^\s*\d{1,2}\.\s+(?P<title>.+?)(?:\s+\((?P<year>\d{4})\))?(?::\s|\s*$)", re.MULTILINE)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from agent.lexicon import KINDS, Lexicon
-from agent.turns import Constraint
-from agent.wording import worded
+from agent.dialogue.lexicon import KINDS, Lexicon
+from agent.dialogue.turns import Constraint
+from agent.dialogue.wording import worded
 
 SMALL = {
     "a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,

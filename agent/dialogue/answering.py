@@ -7,10 +7,10 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from agent.dialogue.lexicon import MAKERS, PLAYERS, Lexicon
+from agent.dialogue.state import State
+from agent.dialogue.turns import Constraint, Understood
 from agent.facts import first_sentence
-from agent.lexicon import MAKERS, PLAYERS, Lexicon
-from agent.state import State
-from agent.turns import Constraint, Understood
 from store import Catalog, Item
 
 CHAT = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from agent.scan import STRUCK, Text
+from agent.dialogue.scan import STRUCK, Text
 
 THING = (
     r"(?:ones?|films?|movies?|books?|songs?|games?|shows?|items?|things?|picks?|results?|suggestions?|"

@@ -8,14 +8,14 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from agent import answering
-from agent.follow import follow
-from agent.lexicon import Lexicon
-from agent.parser import Reading
+from agent.dialogue import answering
+from agent.dialogue.follow import follow
+from agent.dialogue.lexicon import Lexicon
+from agent.dialogue.parser import Reading
+from agent.dialogue.state import State
+from agent.dialogue.turns import Items, Understanding, Understood, Words
 from agent.results import Explained, Profile, Recommendation, Result, Trace
-from agent.state import State
 from agent.steer import Said
-from agent.turns import Items, Understanding, Understood, Words
 
 if TYPE_CHECKING:
     from agent.recommender import AsyncRecommender

@@ -9,10 +9,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from agent.comparators import made
-from agent.lexicon import Lexicon
-from agent.scan import Text
-from agent.turns import Constraint
+from agent.dialogue.comparators import made
+from agent.dialogue.lexicon import Lexicon
+from agent.dialogue.scan import Text
+from agent.dialogue.turns import Constraint
 
 THING = r"(?:something|anything|one|ones|stuff|things?|films?|movies?|books?|songs?|games?|shows?|items?|it|them|\w+s)"
 _MORE = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from agent.comparators import (
+from agent.dialogue.comparators import (
     EXACTLY,
     LEAST,
     LESS,
@@ -18,10 +18,10 @@ from agent.comparators import (
     made,
     operator,
 )
-from agent.lexicon import Lexicon
-from agent.scan import Text
-from agent.times import times
-from agent.turns import Constraint
+from agent.dialogue.lexicon import Lexicon
+from agent.dialogue.scan import Text
+from agent.dialogue.times import times
+from agent.dialogue.turns import Constraint
 
 ABOUT = 0.1
 """How far "about 90 minutes" reaches, as a share; of years, two to either side."""

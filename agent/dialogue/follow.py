@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from agent.lexicon import Lexicon
-from agent.parser import Reading
-from agent.state import State
-from agent.turns import Constraint, Understood
+from agent.dialogue.lexicon import Lexicon
+from agent.dialogue.parser import Reading
+from agent.dialogue.state import State
+from agent.dialogue.turns import Constraint, Understood
 
 PHRASES = 4
 """Phrases that are looked for together, the latest."""

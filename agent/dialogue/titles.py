@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from agent.lexicon import Lexicon, tokens
-from agent.scan import STRUCK, Text, cue
-from agent.stances import CUES
+from agent.dialogue.lexicon import Lexicon, tokens
+from agent.dialogue.scan import STRUCK, Text, cue
+from agent.dialogue.stances import CUES
 
 LONGEST = 9
 """Words of a title that is looked for."""

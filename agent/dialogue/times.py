@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from agent.comparators import LEAST, LESS, MORE, MOST, SMALL, flipped, made, operator
-from agent.lexicon import Lexicon
-from agent.scan import STRUCK, Text
-from agent.turns import Constraint
+from agent.dialogue.comparators import LEAST, LESS, MORE, MOST, SMALL, flipped, made, operator
+from agent.dialogue.lexicon import Lexicon
+from agent.dialogue.scan import STRUCK, Text
+from agent.dialogue.turns import Constraint
 
 DECADES = {
     "twenties": 20, "thirties": 30, "forties": 40, "fifties": 50, "sixties": 60, "seventies": 70, "eighties": 80,

@@ -15,20 +15,20 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 from rapidfuzz import fuzz
 
-from agent.comparators import SMALL, made
+from agent.dialogue.comparators import SMALL, made
+from agent.dialogue.facets import condition
+from agent.dialogue.lexicon import Lexicon, Value, stems
+from agent.dialogue.mentions import Mention
+from agent.dialogue.parser import Reading
+from agent.dialogue.scan import Text
+from agent.dialogue.state import State
+from agent.dialogue.turns import Constraint
 from agent.errors import ModelError
-from agent.facets import condition
 from agent.grounding import plain
 from agent.interests import ASKED, Line, Lines
-from agent.lexicon import Lexicon, Value, stems
 from agent.llm import Connect, Deadline
-from agent.mentions import Mention
-from agent.parser import Reading
 from agent.results import Stage
-from agent.scan import Text
-from agent.state import State
 from agent.topup import good_queries
-from agent.turns import Constraint
 from prompts import Prompts
 from store import Catalog
 

@@ -1,7 +1,7 @@
 """The plain reader of messages: no model, in milliseconds, the same every time. What it reads as a condition stands.
 
 Readers take turns on one text, from the surest to the vaguest; each strikes out what it understood, and what none of them
-understood describes what is looked for. No reader knows what the catalog holds: see `agent.lexicon`.
+understood describes what is looked for. No reader knows what the catalog holds: see `agent.dialogue.lexicon`.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from agent import phrases
-from agent.bounds import bounds
-from agent.critique import comparatives
-from agent.facets import facets
-from agent.lexicon import KINDS, Lexicon
-from agent.mentions import COUNTS, Mention, mentions
-from agent.scan import Text
-from agent.state import State
-from agent.turns import Constraint, Intent
+from agent.dialogue import phrases
+from agent.dialogue.bounds import bounds
+from agent.dialogue.critique import comparatives
+from agent.dialogue.facets import facets
+from agent.dialogue.lexicon import KINDS, Lexicon
+from agent.dialogue.mentions import COUNTS, Mention, mentions
+from agent.dialogue.scan import Text
+from agent.dialogue.state import State
+from agent.dialogue.turns import Constraint, Intent
 
 LONGEST = 1000
 """Characters of a message that are read: the time to read grows with their square."""

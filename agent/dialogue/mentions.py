@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from agent.lexicon import Lexicon, tokens
-from agent.scan import STRUCK, Text, cue
-from agent.stances import Stance, stance
-from agent.titles import YEAR, titled, year_after
+from agent.dialogue.lexicon import Lexicon, tokens
+from agent.dialogue.scan import STRUCK, Text, cue
+from agent.dialogue.stances import Stance, stance
+from agent.dialogue.titles import YEAR, titled, year_after
 
 ORDINALS = {
     "first": 1, "second": 2, "third": 3, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9, "tenth": 10,
