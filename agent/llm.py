@@ -247,7 +247,7 @@ class LLM:
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 # Some hosted models take no temperature or seed, some servers no field they do not know: from then on they
                 # get none. Which field it is that they do not know, some say in the message only.
-                refused = {error.param} & set(OPTIONAL) & wanted.keys()
+                refused = {name for name in OPTIONAL if name == error.param and name in wanted}
                 refused |= {name for name in extra if name == error.param or name in str(error)}
                 if not refused:
                     raise
