@@ -16,7 +16,9 @@ class Serving(BaseModel):
     """`[serve]`: the bounds of `evoke serve`."""
 
     model_config = ConfigDict(extra="forbid")
-    origins: list[str] = Field(default_factory=list, description="web origins whose pages may call the service (CORS); none by default")
+    origins: list[str] = Field(
+        default_factory=list, description="web origins whose pages may call the service (CORS); none by default"
+    )
     body: int = Field(default=1_000_000, ge=1, description="bytes a request may have")
     rate: int = Field(default=1200, ge=1, description="requests a minute and key")
     concurrency: int = Field(default=256, ge=1, description="requests at once and tenant")
