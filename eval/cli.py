@@ -80,7 +80,7 @@ def compare(
     show_default=True,
     help="Validation cases to judge the stages on that call a model.",
 )
-@click.option("--minutes", type=float, default=20.0, show_default=True, help="Time for the model, at most.")
+@click.option("--minutes", type=float, default=10.0, show_default=True, help="Time for the model, at most.")
 @click.option("--no-model", is_flag=True, help="Do not judge the stages that call a model; they keep their defaults.")
 @STORE
 @AS_JSON

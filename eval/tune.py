@@ -32,7 +32,7 @@ SEARCH_CASES = 1500
 """Cases that weights and the comparison's baselines are searched on."""
 MODEL_CASES = 500
 """The most cases that stages which call a model are judged on."""
-MINUTES = 20.0
+MINUTES = 10.0
 READING = 0.75
 """Share of the model's time for its channels; the rest is for ranking."""
 REPEATS = 0.005
