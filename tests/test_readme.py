@@ -11,17 +11,18 @@ from pathlib import Path
 import pytest
 
 from agent.settings import Settings
+from tests.serving import process
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCK = re.compile(
-    r"(?P<mark><!-- (?:long|data) -->\n)?^```(?P<kind>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+    r"(?:<!-- (?P<mark>long|data|served) -->\n)?^```(?P<kind>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 
 
-def blocks(kind: str) -> list[str]:
-    """The code blocks of a kind, without those marked as long or as needing benchmark data."""
-    return [found["code"] for found in BLOCK.finditer(README) if found["kind"] == kind and not found["mark"]]
+def blocks(kind: str, mark: str | None = None) -> list[str]:
+    """The code blocks of a kind that are marked so; without a mark, those that need neither time, data nor a service."""
+    return [found["code"] for found in BLOCK.finditer(README) if found["kind"] == kind and found["mark"] == mark]
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -57,6 +58,19 @@ def test_the_python_runs_as_written(code: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Ronin" in done.stdout
     assert "[]" in done.stdout
+
+
+def test_what_talks_to_the_service_runs_as_written(films: Path, tmp_path: Path) -> None:
+    with process(films, tmp_path) as service:
+        here = service.url.removeprefix("http://")
+        python, shell = ("".join(blocks(kind, "served")).replace("127.0.0.1:8080", here) for kind in ("python", "sh"))
+        talked = subprocess.run([sys.executable, "-c", python], capture_output=True, text=True, timeout=300)
+        assert talked.returncode == 0, talked.stderr
+        assert "like Heat" in talked.stdout
+        command = ["bash", "-euo", "pipefail", "-c", shell]
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert asked.returncode == 0, asked.stderr
+        assert '"accepted":1' in asked.stdout.replace(" ", "")
 
 
 def test_there_is_something_to_run() -> None:
