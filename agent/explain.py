@@ -100,13 +100,16 @@ async def explain(
 
 
 def borrowed(sentence: str, position: int, shown: Sequence[Shown]) -> str | None:
-    """Words of the sentence that come from another shown item, or the sentence itself if nothing in it is of its own item.
+    """Words of the sentence that come from another shown item, or the sentence itself if it says nothing of its own item.
 
-    So a text that talks the model into repeating it spoils no explanation but its own item's.
+    So a text that talks the model into repeating it spoils no explanation but its own item's, and one that only repeats the
+    titles of the evidence explains nothing.
     """
     one = shown[position]
     own = " ".join(plain(_all_text(item)) for item in (one.item, *one.evidence))
-    if not {w for w in plain(sentence).split() if len(w) > 3 and w not in _COMMON} & set(own.split()):
+    cited = {word for item in one.evidence for word in plain(item.title).split()}
+    said = {w for w in plain(sentence).split() if len(w) > 3 and w not in _COMMON}
+    if not said & (set(plain(_all_text(one.item)).split()) - cited):
         return sentence
     words = plain(sentence).split()
     others = " / ".join(plain(f"{s.item.title} {s.item.text}") for i, s in enumerate(shown) if i != position)

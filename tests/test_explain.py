@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from agent.explain import Shown, Vocabulary, _parsed, from_evidence
+from agent.explain import Shown, Vocabulary, _parsed, borrowed, from_evidence
 from agent.fusion import Candidate
 from store import Item
 from store.where import fields_of
@@ -60,6 +60,14 @@ def test_supported_sentences_pass(sentence: str) -> None:
 )
 def test_what_neither_item_nor_evidence_holds_is_found(sentence: str, wrong: str) -> None:
     assert VOCABULARY.unsupported(sentence, SHOWN) == wrong
+
+
+def test_a_sentence_says_something_of_its_own_item() -> None:
+    thief = Shown(THIEF, Candidate("thief", 0.5, {"dense": 1}), [HEAT])
+    assert borrowed('It shares "Heat" with "Heat".', 0, [thief])
+    assert borrowed("You will love it, since you loved Heat.", 0, [thief])
+    assert borrowed("A safecracker's tale by the director of Heat.", 0, [thief]) is None
+    assert borrowed("Michael Mann again, as in Heat.", 0, [thief]) is None
 
 
 def test_sentences_from_the_evidence() -> None:
