@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -19,6 +18,7 @@ from agent.errors import EvokeError
 from agent.facts import facts
 from agent.results import Recommendation
 from agent.session import Kind
+from agent.show import inert
 from store import Catalog, Item
 from store.place import home
 
@@ -29,7 +29,6 @@ Say what you feel like, in your own words, and then what to change: "newer", "le
   /constraints, /drop 1           what every answer keeps to; take one back
   /save                           keep the conversation, and say how to go on with it
   /help, /quit                    this text; leave (Ctrl-D does too; Ctrl-C stops an answer)"""
-_JOINERS = "\u200c\u200d"  # some scripts and emoji are written with them, and they move nothing in a terminal
 _NUMBERED = re.compile(r"^\d+\. ", re.MULTILINE)
 
 
@@ -178,11 +177,6 @@ class Talk:
         for lapse in degraded:
             said = f"{lapse['stage']} went on without the model: {lapse['reason']}"
             self._err.print(Text(inert(said), "yellow"))
-
-
-def inert(text: str) -> str:
-    """`text` without what a terminal obeys: control characters but for line ends, and marks that turn the direction of writing."""
-    return "".join(c for c in text if c == "\n" or c in _JOINERS or unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
 
 
 def _row(one: Recommendation) -> Text:

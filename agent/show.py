@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import asdict
 from typing import Any
 
+from rich import markup
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from agent.results import Interests, Profile, Result
 from store import Catalog
 from store.index import Indexed
+
+_JOINERS = "\u200c\u200d"  # some scripts and emoji are written with them, and they move nothing in a terminal
 
 
 def result(found: Result) -> None:
@@ -27,7 +30,7 @@ def result(found: Result) -> None:
         )
     table = Table("", "Item", "Score", "Channels", "Why", box=None, padding=(0, 1), header_style="bold")
     for r in found:
-        channels = ", ".join(f"{channel} {rank}" for channel, rank in r.channels.items())
+        channels = escape(", ".join(f"{channel} {rank}" for channel, rank in r.channels.items()))
         table.add_row(
             str(r.rank), escape(f"{r.item.title} [{r.item.id}]"), f"{r.score:.2f}", channels, escape(r.explanation)
         )
@@ -44,7 +47,7 @@ def result(found: Result) -> None:
         for note in stage.notes:
             err.print(f"[dim]{stage.name}: {escape(note)}[/]")
         if stage.degraded:
-            err.print(f"[yellow]{stage.name} went on without the model: {escape(stage.degraded)}[/]")
+            err.print(f"[yellow]{stage.name} went on with less: {escape(stage.degraded)}[/]")
 
 
 def interests(found: Interests, catalog: Catalog) -> None:
@@ -103,3 +106,13 @@ def _profile(out: Console, profile: Profile, titles: dict[str, str] | None = Non
         out.print(f"         {interest.weight:.2f} {escape(interest.name)} [dim]({escape(evidence)})[/]")
     if profile.avoid:
         out.print("[bold]Avoids[/]   " + escape(", ".join(profile.avoid)))
+
+
+def inert(text: str) -> str:
+    """`text` without what a terminal obeys: control characters but for line ends, and marks that turn the direction of writing."""
+    return "".join(c for c in text if c == "\n" or c in _JOINERS or unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
+
+
+def escape(text: str) -> str:
+    """`text` for a rich console, on one line: nothing in it is markup, and nothing moves the cursor."""
+    return markup.escape(inert(text).replace("\n", " "))

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from agent.chat import inert
+from agent.show import inert
 from store import Catalog, Item
 from tests.faults import Hang
 from tests.recommending import modelled
