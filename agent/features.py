@@ -36,13 +36,19 @@ class Candidates:
 
 
 def candidates(
-    signals: Signals, histories: Sequence[np.ndarray], *, repeats: bool, allowed: np.ndarray | None = None
+    signals: Signals,
+    histories: Sequence[np.ndarray],
+    *,
+    repeats: bool,
+    allowed: np.ndarray | None = None,
+    scores: dict[str, np.ndarray] | None = None,
 ) -> Candidates:
     """The candidates that any signal brings for these histories, with their features.
 
-    `repeats`: history items may come back. `allowed` (n,) bool: which rows may at all.
+    `repeats`: history items may come back. `allowed` (n,) bool: which rows may at all. `scores`: the signals' scores of these
+    histories where they are at hand; they are changed.
     """
-    scores = signals.scores(histories)
+    scores = signals.scores(histories) if scores is None else scores
     brought = _brought(signals, scores, histories, repeats, allowed)
     case, item = np.repeat(np.arange(len(brought)), [len(rows) for rows in brought]), np.concatenate(brought)
     columns: dict[str, np.ndarray] = {}

@@ -70,14 +70,15 @@ class Learned:
         *,
         repeats: bool = False,
         allowed: np.ndarray | None = None,
+        scores: dict[str, np.ndarray] | None = None,
     ) -> list[list[tuple[int, float]]]:
-        """For each history the k best (snapshot row, score), best first."""
-        table = candidates(signals, histories, repeats=repeats, allowed=allowed)
-        scores = self.scores(table)
-        order = np.lexsort((table.item, -scores, table.case))
+        """For each history the k best (snapshot row, score), best first. See `candidates` for the rest."""
+        table = candidates(signals, histories, repeats=repeats, allowed=allowed, scores=scores)
+        found = self.scores(table)
+        order = np.lexsort((table.item, -found, table.case))
         starts = np.searchsorted(table.case, np.arange(len(histories) + 1))
         return [
-            [(int(table.item[at]), float(scores[at])) for at in order[start : min(end, start + k)]]
+            [(int(table.item[at]), float(found[at])) for at in order[start : min(end, start + k)]]
             for start, end in pairwise(starts)
         ]
 

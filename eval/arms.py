@@ -129,17 +129,19 @@ class Bench:
         singles = wanted - bases
         if bases and self.learned is None:
             singles = singles | set(FUSED)
-        scores = self.signals.scores(histories) if singles & _FROM_SIGNALS else {}
+        scores = self.signals.scores(histories) if singles & _FROM_SIGNALS or "base" in bases else {}
         lists = {arm: self._top(self.arm_scores(arm, scores, histories), histories, k) for arm in singles}
         for base in bases:
             out = base.removeprefix("base").removeprefix("-")
             if self.learned is None:
                 lists[base] = self.fused({c: lists[c] for c in FUSED if c != out}, self.weights, k)
             else:
-                learned, signals = (
-                    (self.without[out], without(self.signals, out)) if out else (self.learned, self.signals)
+                learned, signals, at_hand = (
+                    (self.without[out], without(self.signals, out), None)
+                    if out
+                    else (self.learned, self.signals, scores)
                 )
-                ranked = learned.rank(signals, histories, k, repeats=self.repeats)
+                ranked = learned.rank(signals, histories, k, repeats=self.repeats, scores=at_hand)
                 lists[base] = [[row for row, _ in best] for best in ranked]
         return lists
 
