@@ -48,6 +48,8 @@ class Terminal:
         self.seen = ""
         self._pid, self._fd = pty.fork()
         if self._pid == 0:
+            # What is started in the background of a script inherits an ignored Ctrl-C.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.execve(sys.executable, command(store, *options), environment(base_url))
 
     def until(self, what: str) -> str:
@@ -146,7 +148,9 @@ def test_at_a_terminal_items_are_numbered_acted_on_and_explained(films: Path, te
     talk.send("/why 1\r")
     assert "was number 1" in talk.until("was number 1")
     talk.until("> ")
-    talk.send("half a line\x03")
+    talk.send("half a line")
+    talk.until("half a line")  # the line is being edited now
+    talk.send("\x03")
     talk.until("> ")
     talk.send("\x1b[A\r")  # the line before: history
     talk.until("was number 1")
