@@ -42,12 +42,14 @@ bench-serve: .venv/.installed
 # What the README says of benchmark data and long runs. DATA holds the benchmark folders; the store is thrown away.
 DATA ?= ../shared/data
 reproduce: .venv/.installed bench-scale
-	rm -rf .cache/office && mkdir -p .cache
+	rm -rf .cache/office .cache/films && mkdir -p .cache
 	$(BIN)/evoke index $(DATA)/amazon-office --store .cache/office
 	$(BIN)/evoke index $(DATA)/amazon-office --store .cache/office
 	$(BIN)/evoke recommend --store .cache/office --user A994 -n 10
 	$(BIN)/evoke tune $(DATA)/amazon-office --store .cache/office
 	$(BIN)/evoke compare $(DATA)/amazon-office --store .cache/office --allow-repeats --out .cache/office-run
+	$(BIN)/evoke tune $(DATA)/ml-latest-small --store .cache/films
+	$(BIN)/evoke compare $(DATA)/ml-latest-small --store .cache/films --out .cache/films-run
 
 clean:
 	rm -rf .venv .venv-vllm .cache
