@@ -12,7 +12,7 @@ demo: .venv/.installed
 	$(BIN)/evoke recommend --user $(DEMO_USER)
 
 test: .venv/.installed lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: .venv/.installed
 	$(BIN)/ruff check .
