@@ -31,8 +31,6 @@ from store.snapshot import Snapshot
 
 CHANNELS = ("queries", "named", "dense", "collaborative", "lexical", "popular")
 
-DECAY = 0.8
-"""Weight of a history item falls by this factor a step into the past."""
 RECENT = 10
 """History items that recall starts from."""
 TRANSITIONS = 1.0
@@ -87,7 +85,10 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What recall is asked: a history (liked ids, oldest first), text, queries, names, and what may not come back."""
+    """What recall is asked: a history (liked ids, oldest first), text, queries, names, and what may not come back.
+
+    A history item weighs `decay` times the one after it. Each channel brings at most `k` items.
+    """
 
     history: Sequence[str] = ()
     text: str | None = None
@@ -96,6 +97,7 @@ class Request:
     exclude: Collection[str] = field(default_factory=frozenset)
     where: Mapping[str, Any] | None = None
     k: int = 200
+    decay: float = 0.8
 
 
 async def recall(
@@ -111,7 +113,7 @@ def _recall(
     snapshot = sources.snapshot
     known = [id for id in request.history if id in snapshot.rows]
     rows = np.array([snapshot.rows[id] for id in known[-RECENT:]], dtype=np.int64)
-    decay = DECAY ** np.arange(len(rows) - 1, -1, -1, dtype=np.float32)
+    decay = request.decay ** np.arange(len(rows) - 1, -1, -1, dtype=np.float32)
     allowed = allowed_rows(sources, request)
     named = [ground(n, snapshot) for n in request.named] if "named" in channels else list(request.named)
 

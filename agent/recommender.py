@@ -138,6 +138,7 @@ class AsyncRecommender:
                 exclude=known.seen | set(exclude),
                 where=where,
                 k=settings.budget,
+                decay=settings.decay,
             )
             lists, named = await recall(sources, request, weights, stage)
             if not any(lists[c] for c in lists if c != "popular"):

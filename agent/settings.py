@@ -76,6 +76,7 @@ class Settings(BaseSettings):
         },
         description="fusion weight of each channel; 0 switches it off",
     )
+    decay: float = Field(0.8, gt=0, le=1, description="what a history item weighs in recall against the one after it")
     budget: int = Field(200, ge=10, description="candidates each channel may bring")
     n_queries: int = Field(8, ge=1, le=10, description="queries of a profile that are searched with, the first ones")
     diversity: float = Field(0.0, ge=0, le=1, description="0: by score alone; 1: as unlike each other as can be")

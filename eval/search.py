@@ -23,6 +23,9 @@ TREES: Sequence[dict[str, Any]] = (
     {"num_leaves": 7, "rounds": 300},
 )
 WEIGHTS = (0.0, 0.1, 0.3, 0.6, 1.0)
+SIZES = (100, 200, 400)
+SLACK = 0.001
+"""Recall@100 that a shorter list may cost."""
 START = {"dense": 0.6, "collaborative": 1.0, "lexical": 0.3, "popular": 0.1}
 """The weights that the search begins with, those of `Settings`."""
 
@@ -36,27 +39,27 @@ def values(cases: Sequence[Case], lists: Lists, ids: Sequence[str]) -> dict[str,
     return {measure: found[measure] for measure in ("ndcg@10", "recall@10", "recall@100")}
 
 
-def ranked(bench: Bench, arms: Sequence[str], cases: Cases) -> dict[str, Lists]:
-    """Each model-free arm's lists for all cases."""
+def ranked(bench: Bench, arms: Sequence[str], cases: Cases, k: int = BUDGET) -> dict[str, Lists]:
+    """Each model-free arm's lists of k rows for all cases."""
     read = histories(cases, bench.signals.snapshot)
     lists: dict[str, Lists] = {arm: [] for arm in arms}
     for at in batches(len(read)):
-        for arm, rows in bench.rank(arms, read[at], BUDGET).items():
+        for arm, rows in bench.rank(arms, read[at], k).items():
             lists[arm] += rows
     return lists
 
 
-def parameters(bench: Bench, arm: str, cases: Cases, say: Say) -> dict[str, float]:
-    """The parameters of one baseline with the best nDCG@10, of all combinations."""
+def parameters(bench: Bench, arm: str, cases: Cases, measure: str, say: Say) -> dict[str, float]:
+    """The parameters of one baseline that are best by the measure, of all combinations."""
     names = list(PARAMETERS[arm])
     tried = []
     for found in itertools.product(*PARAMETERS[arm].values()):
         given = dict(zip(names, found, strict=True))
         one = Bench(bench.signals, baselines={arm: given}, repeats=bench.repeats)
         lists = ranked(one, [arm], cases)[arm]
-        tried.append((metrics.means(values(cases.cases, lists, bench.signals.snapshot.ids))["ndcg@10"], given))
+        tried.append((metrics.means(values(cases.cases, lists, bench.signals.snapshot.ids))[measure], given))
     best = max(tried, key=lambda entry: entry[0])
-    say(f"{arm}: {', '.join(f'{k} {v:g}' for k, v in best[1].items())} (nDCG@10 {best[0]:.4f})")
+    say(f"{arm}: {', '.join(f'{k} {v:g}' for k, v in best[1].items())} ({measure} {best[0]:.4f})")
     return best[1]
 
 
@@ -79,10 +82,23 @@ def channel_weights(bench: Bench, cases: Cases, say: Say) -> tuple[dict[str, flo
     return weights, best
 
 
+def list_size(bench: Bench, cases: Cases, weights: Mapping[str, float], say: Say) -> tuple[int, dict[str, float]]:
+    """How many candidates each channel should bring: the fewest that cost no recall@100 to speak of; and what each number gives."""
+    lists = ranked(bench, FUSED, cases, SIZES[-1])
+    found = {}
+    for size in SIZES:
+        cut = {channel: [rows[:size] for rows in of_all] for channel, of_all in lists.items()}
+        fused = Bench.fused(cut, weights, BUDGET)
+        found[size] = metrics.means(values(cases.cases, fused, bench.signals.snapshot.ids))["recall@100"]
+    size = next(size for size in SIZES if found[size] >= max(found.values()) - SLACK)
+    say(f"{size} candidates a channel (recall@100 {found[size]:.4f})")
+    return size, {str(size): round(value, 5) for size, value in found.items()}
+
+
 def cross_validated(
-    candidates: Candidates, chosen: np.ndarray, cases: Cases, rows: Sequence[int], say: Say
+    candidates: Candidates, chosen: np.ndarray, cases: Cases, rows: Sequence[int], measure: str, say: Say
 ) -> tuple[dict[str, Any], dict[str, float], Lists]:
-    """The trees with the best nDCG@10 over folds of users, their quality, and what they rank for the cases `rows` when their
+    """The trees that are best by the measure over folds of users, their quality, and what they rank for the cases `rows` when their
     users were left out."""
     users = sorted({case.user for case in cases.cases})
     fold_of = dict(zip(users, np.random.default_rng(0).permutation(len(users)) % FOLDS, strict=True))
@@ -96,7 +112,7 @@ def cross_validated(
             scores[~inside] = model.scores(_some(candidates, ~inside))
         quality = _of_scores(candidates, chosen, scores, cases)
         say(f"learned fusion {trees}: recall@100 {quality['recall@100']:.4f}, nDCG@10 {quality['ndcg@10']:.4f}")
-        tried.append((quality["ndcg@10"], dict(trees), quality, scores))
+        tried.append((quality[measure], dict(trees), quality, scores))
     _, trees, quality, scores = max(tried, key=lambda entry: entry[0])
     return dict(trees), quality, [_first(candidates, scores, row) for row in rows]
 

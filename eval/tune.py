@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from eval.judged import Judge, diversity, model_channels
 from eval.records import Cases
 from eval.reduced import MOST_CASES
 from eval.reranked import ranking
-from eval.search import Say, channel_weights, cross_validated, parameters, ranked
+from eval.search import Say, channel_weights, cross_validated, list_size, parameters, ranked
 from eval.steps import Steps
 from eval.trust import seen_hash
 from store import Catalog, History
@@ -46,6 +47,7 @@ def tune(
     seed: int = 0,
     model_cases: int = MODEL_CASES,
     minutes: float = MINUTES,
+    measure: str = "ndcg@10",
     say: Say = lambda _: None,
     progress: Progress = quiet,
     **settings: Any,
@@ -53,8 +55,9 @@ def tune(
     """Tune the store of this dataset on its validation cases; returns what was found and written.
 
     Stages that call a model are judged on at most `model_cases` cases and for about `minutes`; with 0 of either they are not
-    judged, and what is not judged keeps its default. Further keywords override settings, such as `base_url`. Raises EvalError
-    where there are no validation cases or no events to fit on. `say` is told each step.
+    judged, and what is not judged keeps its default. `measure` (ndcg@10, recall@10 or recall@100) decides between parameters
+    and between trees; channel weights go by recall@100 and nDCG@10 together. Further keywords override settings, such as
+    `base_url`. `say` is told each step. Raises EvalError where there are no validation cases or no events to fit on.
     """
     from store.index import index
     from store.place import default_store
@@ -66,7 +69,7 @@ def tune(
     index(dataset, folder)
     cases = cases.sample(MOST_CASES, seed)
     seen = seen_hash(dataset)
-    steps = Steps(folder / "tuned" / "unfinished.json", f"{seen} {seed}")
+    steps = Steps(folder / "tuned" / "unfinished.json", f"{seen} {seed} {measure}")
     in_force = Settings.load(**settings)
     with Catalog.open(folder, create=False) as catalog, History.open(folder) as history:
         say(f"fitting on {len(cases.events)} events before the cut")
@@ -74,14 +77,17 @@ def tune(
         repeats = _repeats(cases)
         bench = Bench(signals, repeats=repeats)
         few = cases.sample(SEARCH_CASES, seed)
-        baselines = {arm: steps.step(arm, lambda arm=arm: parameters(bench, arm, few, say)) for arm in PARAMETERS}  # type: ignore[misc]
+        baselines = {arm: steps.step(arm, partial(parameters, bench, arm, few, measure, say)) for arm in PARAMETERS}
         bench = Bench(signals, baselines=baselines, repeats=repeats)
         weights, by_rank = steps.step("weights", lambda: channel_weights(bench, few, say))
+        size, sizes = steps.step("list size", lambda: list_size(bench, few, weights, say))
         say(f"features of {len(cases)} cases")
         candidates, chosen = table(cases, signals, repeats=repeats)
         drawn = _drawn(cases, seed)
-        trees, learned, unseen = steps.step("fusion", lambda: cross_validated(candidates, chosen, cases, drawn, say))
-        pays = learned["ndcg@10"] >= by_rank["ndcg@10"]
+        trees, learned, unseen = steps.step(
+            "fusion", lambda: cross_validated(candidates, chosen, cases, drawn, measure, say)
+        )
+        pays = learned[measure] >= by_rank[measure]
         if pays:
             say("training learned fusion on all validation cases")
             Learned.fit(candidates, chosen, **trees).save(folder / "tuned")
@@ -91,6 +97,7 @@ def tune(
         found, evidence = _joining(judge, catalog, in_force, folder, steps, model_cases, minutes, progress)
         defaults = Settings.model_fields["weights"].get_default(call_default_factory=True)
         # With learned fusion the four channels serve requests in words, which no validation case holds: they keep their defaults.
+        found |= {"decay": baselines["dense"]["decay"], "budget": size}
         found["weights"] = defaults | ({} if pays else weights) | found.get("weights", {})
         tuned = Tuned(
             settings=found,
@@ -98,7 +105,8 @@ def tune(
             learned=pays,
             evidence={
                 "on": "valid", "seen": seen, "seed": seed, "cases": len(cases), "users": cases.users, "repeats": repeats,
-                "weighted ranks": by_rank, "learned fusion": learned, "trees": trees, **evidence,
+                "measure": measure, "list size": sizes, "weighted ranks": by_rank, "learned fusion": learned, "trees": trees,
+                **evidence,
             },
         )  # fmt: skip
         for stale in (folder / "tuned").glob("without-*"):
