@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from agent.learned import Learned
 from agent.recall import Sources
@@ -11,6 +12,8 @@ from store.derived import drop
 
 REFIT_PATIENCE = 0.1
 """Seconds that a request waits for matrices to be refitted to events that came in since."""
+REST = 10
+"""After a refit the next waits this many times as long as it took: where events never stop, refitting takes a tenth of the time."""
 
 
 class Fresh:
@@ -20,6 +23,7 @@ class Fresh:
         self._catalog, self._history, self._learned = catalog, history, learned
         self._sources: Sources | None = None
         self._refit: asyncio.Task[Sources] | None = None
+        self._rests_until = 0.0
 
     async def now(self) -> Sources:
         """The sources as of now. After new events they are refitted once for all who wait; where that takes longer than
@@ -29,12 +33,12 @@ class Fresh:
             now = await asyncio.to_thread(lambda: (self._catalog.version, self._history.version))
             if former and former.versions == now:
                 return former
-            if self._refit is None:
-                self._refit = asyncio.create_task(
-                    asyncio.to_thread(Sources.of, self._catalog, self._history, self._learned, former)
-                )
-            refit = self._refit
             usable = former is not None and former.versions[0] == now[0]
+            if former and usable and self._refit is None and time.monotonic() < self._rests_until:
+                return former
+            if self._refit is None:
+                self._refit = asyncio.create_task(asyncio.to_thread(self._fitted, former))
+            refit = self._refit
             await asyncio.wait({refit}, timeout=REFIT_PATIENCE if usable else None)
             if refit.done() and self._refit is refit:
                 self._refit = None  # first: one that failed must not stand in the way of the next
@@ -42,11 +46,18 @@ class Fresh:
             if former and usable:
                 return self._sources or former
 
+    def _fitted(self, former: Sources | None) -> Sources:
+        started = time.monotonic()
+        sources = Sources.of(self._catalog, self._history, self._learned, former)
+        ended = time.monotonic()
+        self._rests_until = ended + REST * (ended - started)
+        return sources
+
     async def anew(self) -> None:
         """Refit everything: what was derived from someone who is forgotten must not stay."""
         if self._refit:
             await asyncio.wait({self._refit})
-        self._refit = self._sources = None
+        self._refit, self._sources = None, None
         if self._catalog.folder:
             drop(self._catalog.folder, "linear")
         await self.now()

@@ -1,6 +1,6 @@
 """100 conversations at once against `evoke serve`, on a paced model server; then `kill -9` in the middle of it.
 
-    python -m eval.bench.load [--sessions 100] [--seconds 60] [--think 1] [--store S]
+    python -m eval.bench.load [--sessions 100] [--seconds 60] [--think 5] [--store S]
 
 Each conversation asks for its own year on, streams the answer, thinks, asks on; a writer sends events meanwhile. Reported are
 errors, conversations mixed up, the time to the first items and what of it was retrieval, and the service's memory. Then the
@@ -189,7 +189,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--sessions", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--think", type=float, default=1)
+    parser.add_argument("--think", type=float, default=5, help="seconds between an answer and the next message")
     parser.add_argument("--store", type=Path, help="A store to copy; by default the demo films are indexed.")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
