@@ -48,6 +48,8 @@ reproduce: .venv/.installed bench-scale
 	$(BIN)/evoke recommend --store .cache/office --user A994 -n 10
 	$(BIN)/evoke tune $(DATA)/amazon-office --store .cache/office
 	$(BIN)/evoke compare $(DATA)/amazon-office --store .cache/office --allow-repeats --out .cache/office-run
+	$(BIN)/evoke compare $(DATA)/amazon-office --store .cache/office --allow-repeats --cases 100 \
+		--arms base,base+queries,base+named,queries,named,dense,collaborative,lexical,popular
 	$(BIN)/evoke tune $(DATA)/ml-latest-small --store .cache/films
 	$(BIN)/evoke compare $(DATA)/ml-latest-small --store .cache/films --out .cache/films-run
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from agent.tuned import Tuned
 from store.embedder import Embedder
 
 ROOT = Path(__file__).parent.parent
@@ -179,3 +180,14 @@ def test_an_embedding_model_in_a_folder_is_named_again_by_a_setting(tmp_path: Pa
     assert "EVOKE_EMBEDDING_MODEL" in without.stderr
     assert without.stderr.count("\n") == 1
     assert len(printed(evoke(*ask, EVOKE_EMBEDDING_MODEL=str(folder), **elsewhere))["items"]) == 2
+
+
+def test_forgetting_names_what_was_trained_on_the_user_and_drops_what_a_model_wrote(films: Path) -> None:
+    Tuned(learned=True).save(films)
+    (films / "tuned" / "fusion.json").write_text('{"names": [], "models": 0}')
+    (films / "measured").mkdir()
+    (films / "measured" / "answers.db").write_text("mara")
+    done = evoke("forget", "--user", "mara", "--store", films, "--json")
+    assert printed(done)["trained"] == ["learned fusion"]
+    assert "train it anew with `evoke tune`" in done.stderr
+    assert not (films / "measured").exists()
