@@ -5,7 +5,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 EXTRAS := embedded,serve,eval,train,parquet,postgres,dev
 DEMO_USER ?= mara
 
-.PHONY: demo test lint test-vllm bench-scale bench-serve reproduce clean
+.PHONY: demo test lint test-vllm bench-scale bench-serve bench-gpu reproduce clean
 
 demo: .venv/.installed
 	$(BIN)/evoke index eval/films
@@ -29,7 +29,7 @@ lint: .venv/.installed
 # Real vLLM (built for CPUs, in .venv-vllm), serving the embedded model's weights.
 test-vllm: .venv/.installed
 	$(BIN)/python -m tests.vllm_setup
-	$(BIN)/pytest -m vllm -s tests/test_vllm.py tests/test_server_vllm.py
+	$(BIN)/pytest -m vllm -s tests/test_vllm.py tests/test_server_vllm.py tests/test_bench_gpu.py
 
 # 100,000 made-up items through the real command; fails above 3 GiB of memory.
 bench-scale: .venv/.installed
@@ -38,6 +38,13 @@ bench-scale: .venv/.installed
 # 100 conversations at once for a minute against a paced model server, then kill -9; fails on an error or on anything lost.
 bench-serve: .venv/.installed
 	$(BIN)/python -m eval.bench.load
+
+# Recommendations and tokens a second with 1 to 256 users at once, through vLLM on this machine's GPU: started from VLLM_PYTHON's
+# environment to serve MODEL, or the server at BASE_URL.
+VLLM_PYTHON ?= $(PYTHON)
+MODEL ?= Qwen/Qwen3-4B-Instruct-2507
+bench-gpu: .venv/.installed
+	$(BIN)/python -m eval.bench.gpu $(if $(BASE_URL),--base-url $(BASE_URL),--model $(MODEL) --vllm-python $(VLLM_PYTHON)) $(ARGS)
 
 # What the README says of benchmark data and long runs. DATA holds the benchmark folders; the store is thrown away.
 DATA ?= ../shared/data

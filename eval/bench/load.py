@@ -177,6 +177,18 @@ def said_in(port: int, sessions: list[str]) -> dict[str, list[str]]:
     return found
 
 
+def indexed(folder: Path, given: Path | None) -> Path:
+    """A store in `folder`: a copy of the one given, or else of the demo films."""
+    store = folder / "store"
+    if given:
+        shutil.copytree(given, store)
+    else:
+        command = [sys.executable, "-m", "agent.cli", "index", str(FILMS), "--store", str(store)]
+        own = os.environ | {"XDG_DATA_HOME": str(folder)}
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=own)  # noqa: S603
+    return store
+
+
 async def load(port: int, asked: argparse.Namespace, items: list[str], seconds: float, seen: Seen) -> None:
     """All conversations and the writer, for so long."""
     until = time.monotonic() + seconds
@@ -194,12 +206,7 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        store = folder / "store"
-        if asked.store:
-            shutil.copytree(asked.store, store)
-        else:
-            command = [sys.executable, "-m", "agent.cli", "index", str(FILMS), "--store", str(store)]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"XDG_DATA_HOME": name})  # noqa: S603
+        store = indexed(folder, asked.store)
         with Catalog.open(store) as catalog:
             items = catalog.ids()
         report = measured(store, folder, asked, items)

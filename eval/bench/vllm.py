@@ -1,0 +1,151 @@
+"""A vLLM server to measure: started on this machine's GPU and stopped, or found by its URL; and its own counters."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import httpx
+
+from agent.calls import LOOPBACK
+
+PATIENCE = 1800.0
+"""Seconds that vLLM may take to load, and to fetch, the weights."""
+PROBE = "from vllm.platforms import current_platform as p; print(p.device_type, p.device_type and p.get_device_name())"
+OPTIONS = (
+    "--host", "127.0.0.1", "--max-model-len", "4096", "--enable-prefix-caching",
+    "--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}',
+)  # fmt: skip
+COUNTERS = {
+    "tokens_in": "vllm:prompt_tokens_total",
+    "tokens_out": "vllm:generation_tokens_total",
+    "looked_up": "vllm:prefix_cache_queries_total",
+    "found": "vllm:prefix_cache_hits_total",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server. `gpu` names the GPU it runs on; None where it runs on none, or that is not known from here."""
+
+    base_url: str
+    device: str
+    gpu: str | None = None
+
+    def counters(self) -> dict[str, float]:
+        """The sum of each of COUNTERS over its labels; empty where the server counts nothing (it is no vLLM)."""
+        answer = self._get("/metrics")
+        text = answer.text if answer else ""
+        found = {
+            name: re.findall(rf"^{metric}(?:{{.*}})? (\S+)$", text, re.MULTILINE) for name, metric in COUNTERS.items()
+        }
+        return {name: sum(map(float, values)) for name, values in found.items()} if all(found.values()) else {}
+
+    def version(self) -> str | None:
+        """What vLLM says its version is; None from a server that is no vLLM."""
+        answer = self._get("/version")
+        return answer.json().get("version") if answer else None
+
+    def answers(self) -> bool:
+        """Whether it is ready."""
+        return self._get("/v1/models", timeout=2) is not None
+
+    def _get(self, path: str, timeout: float = 30) -> httpx.Response | None:
+        near = urlsplit(self.base_url).hostname in LOOPBACK
+        address = self.base_url.rstrip("/").removesuffix("/v1") + path
+        try:
+            answer = httpx.get(address, timeout=timeout, trust_env=not near)
+        except httpx.HTTPError:
+            return None
+        return answer if answer.is_success else None
+
+
+def elsewhere(base_url: str) -> Server:
+    """The server behind this URL. It runs on a GPU of this machine, as far as can be told, when one holds over 1 GiB."""
+    if urlsplit(base_url).hostname not in LOOPBACK or not shutil.which("nvidia-smi"):
+        return Server(base_url, "not known from here")
+    asked = ["nvidia-smi", "--query-gpu=memory.used,name", "--format=csv,noheader,nounits"]
+    listed = subprocess.run(asked, capture_output=True, text=True).stdout.splitlines()  # noqa: S603
+    rows = [(float(used), name.strip()) for used, _, name in (line.partition(",") for line in listed)]
+    busy = [name for used, name in rows if used > 1024]
+    return Server(base_url, ", ".join(busy) or "no GPU of this machine", ", ".join(busy) or None)
+
+
+@contextmanager
+def serving(python: str, model: str) -> Iterator[Server]:
+    """vLLM of this Python's environment on a free loopback port, from when it answers until the block ends.
+
+    Exits in one line where that environment has no vLLM, its vLLM finds no GPU, or the server ends before it is ready.
+    """
+    kind, device = _device(python)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    server = Server(
+        f"http://127.0.0.1:{port}/v1",
+        "CPU build of vLLM" if kind == "cpu" else device,
+        None if kind == "cpu" else device,
+    )
+    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--port", str(port), *OPTIONS]
+    with tempfile.TemporaryFile() as log:
+        # In a group of its own: vLLM's engines are processes too, and must end with it however it ends.
+        own = os.environ | {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+        started = subprocess.Popen(command, stdout=log, stderr=log, env=own, start_new_session=True)  # noqa: S603
+        try:
+            until = time.monotonic() + PATIENCE
+            while not server.answers():
+                if started.poll() is not None or time.monotonic() > until:
+                    log.seek(0)
+                    sys.exit(f"vLLM did not start: {_reason(log.read().decode(errors='replace'))}")
+                time.sleep(0.5)
+            yield server
+        finally:
+            started.terminate()
+            try:
+                started.wait(20)
+            except subprocess.TimeoutExpired:
+                pass
+            finally:
+                _end(started)
+
+
+def _device(python: str) -> tuple[str, str]:
+    """The kind of device that vLLM in this Python's environment runs on, and its name."""
+    try:
+        done = subprocess.run([python, "-c", PROBE], capture_output=True, text=True)  # noqa: S603
+    except OSError:
+        sys.exit(f"{python} cannot be run; name the Python of vLLM's environment with --vllm-python")
+    if done.returncode:
+        sys.exit(
+            f"no vLLM in the environment of {python}; name the Python that has it with --vllm-python, or a server with --base-url"
+        )
+    kind, _, name = (done.stdout.splitlines() or [""])[-1].strip().partition(" ")  # before it, whatever vLLM logs
+    if not kind:
+        sys.exit("vLLM finds no GPU on this machine; run this where there is one, or name a server with --base-url")
+    return kind, name
+
+
+def _end(started: subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(started.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    finally:
+        started.wait()
+
+
+def _reason(log: str) -> str:
+    """The last line that names an error, else the last line."""
+    said = [line for line in log.splitlines() if line.strip()] or ["it said nothing"]
+    return next((line for line in reversed(said) if re.search(r"\w+Error: ", line)), said[-1]).strip()[-500:]
