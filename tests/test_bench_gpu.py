@@ -80,7 +80,7 @@ def test_it_starts_a_server_measures_every_level_and_stops_it(films: Path, prete
     assert gone(tmp_path / "pid")
 
 
-def test_a_server_left_on_ctrl_c_is_stopped(films: Path, pretended: Any, tmp_path: Path) -> None:
+def test_a_run_that_is_ended_stops_its_server(films: Path, pretended: Any, tmp_path: Path) -> None:
     command = [*BENCH, "--model", "paced", "--vllm-python", str(pretended("cuda Pretended GPU")), "--store", str(films)]
     started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert started.stderr is not None

@@ -37,7 +37,10 @@ from store import Catalog, History
 if TYPE_CHECKING:
     from rich.table import Table
 
-NO_GPU = "These are no GPU figures: the model did not run on a GPU, or that is not known from here."
+NO_GPU = "These are no GPU figures: the model ran on none, or that is not known from here."
+
+SAMPLE = 1000
+"""Of a store's people, so many at most are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,25 +64,27 @@ class Level:
 
 
 ROWS = {
-    "recommendations": "{0.requests}",
-    "recommendations per second": "{0.per_second:.2f}",
-    "seconds per recommendation, p50": "{0.p50_s:.2f}",
-    "p90": "{0.p90_s:.2f}",
-    "tokens in per second": "{0.tokens_in_per_second:,.0f}",
-    "tokens out per second": "{0.tokens_out_per_second:,.0f}",
-    "prompt tokens from the prefix cache": "{0.prefix_hits:.1%}",
-    "degraded recommendations": "{0.degraded:.1%}",
-    "ours outside of model stages, ms, p50": "{0.own_p50_ms:.1f}",
-    "its share of the time": "{0.own_share:.1%}",
-    "our CPU time a recommendation, all stages, ms": "{0.cpu_ms:.1f}",
+    "recommendations": ("requests", ",d"),
+    "recommendations per second": ("per_second", ".2f"),
+    "seconds per recommendation, p50": ("p50_s", ".2f"),
+    "seconds per recommendation, p90": ("p90_s", ".2f"),
+    "tokens in per second": ("tokens_in_per_second", ",.0f"),
+    "tokens out per second": ("tokens_out_per_second", ",.0f"),
+    "prompt tokens from the prefix cache": ("prefix_hits", ".1%"),
+    "degraded recommendations": ("degraded", ".1%"),
+    "ours outside of model stages, ms, p50": ("own_p50_ms", ".1f"),
+    "its share of the time": ("own_share", ".1%"),
+    "our CPU time a recommendation, all stages, ms": ("cpu_ms", ".1f"),
 }
 
 
 def people(history: History, seed: int = 0) -> Iterator[list[str]]:
-    """Histories of people who do not exist, without end."""
+    """Histories of people who do not exist, without end. Exits in one line where nobody is there to make them from."""
     rng = random.Random(seed)
-    likes = [[e.item for e in history.positive(history.of(user))] for user in history.users()]
+    likes = [[e.item for e in history.positive(history.of(user))] for user in history.users()[:SAMPLE]]
     likes = [items for items in likes if items]
+    if len(likes) < 2:
+        sys.exit("the store holds fewer than two people who like anything; give one with histories, or no --store")
     while True:
         one, other = rng.sample(likes, 2)
         yield rng.sample(list(dict.fromkeys(one + other)), len(set(one)))
@@ -158,17 +163,14 @@ async def measured(server: Server, store: Path, asked: argparse.Namespace) -> di
 
 def table(report: dict[str, Any]) -> Table:
     """The figures, a column for each level."""
-    from rich.markup import escape
     from rich.table import Table
 
-    levels = [Level(**row) for row in report["levels"]]
-    title = f"{report['model']} · {report['device']} · vLLM {report['vllm']} · Evoke {report['evoke']}"
-    shown = Table("users at once", title=escape(title), title_justify="left", box=None, pad_edge=False)
-    for one in levels:
-        shown.add_column(str(one.users), justify="right")
-    for name, form in ROWS.items():
-        field = form[3:].rstrip("}").partition(":")[0]
-        shown.add_row(name, *("-" if getattr(one, field) is None else form.format(one) for one in levels))
+    shown = Table("users at once", box=None, pad_edge=False)
+    for level in report["levels"]:
+        shown.add_column(str(level["users"]), justify="right")
+    for name, (figure, form) in ROWS.items():
+        values = [level[figure] for level in report["levels"]]
+        shown.add_row(name, *("-" if value is None else format(value, form) for value in values))
     return shown
 
 
@@ -215,6 +217,7 @@ def main() -> None:
     from rich.console import Console
 
     out = Console(highlight=False)
+    out.print("{model} · {device} · vLLM {vllm} · Evoke {evoke}".format_map(report), markup=False, style="bold")
     out.print(table(report))
     for row in report["levels"]:
         for reason, times in row["reasons"].items():

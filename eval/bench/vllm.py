@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -92,11 +92,8 @@ def serving(python: str, model: str) -> Iterator[Server]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    server = Server(
-        f"http://127.0.0.1:{port}/v1",
-        "CPU build of vLLM" if kind == "cpu" else device,
-        None if kind == "cpu" else device,
-    )
+    base_url = f"http://127.0.0.1:{port}/v1"
+    server = Server(base_url, "CPU build of vLLM") if kind == "cpu" else Server(base_url, device, device)
     command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--port", str(port), *OPTIONS]
     with tempfile.TemporaryFile() as log:
         # In a group of its own: vLLM's engines are processes too, and must end with it however it ends.
@@ -113,11 +110,12 @@ def serving(python: str, model: str) -> Iterator[Server]:
         finally:
             started.terminate()
             try:
-                started.wait(20)
-            except subprocess.TimeoutExpired:
-                pass
+                with suppress(subprocess.TimeoutExpired):
+                    started.wait(20)
             finally:
-                _end(started)
+                with suppress(ProcessLookupError):
+                    os.killpg(started.pid, signal.SIGKILL)
+                started.wait()
 
 
 def _device(python: str) -> tuple[str, str]:
@@ -134,15 +132,6 @@ def _device(python: str) -> tuple[str, str]:
     if not kind:
         sys.exit("vLLM finds no GPU on this machine; run this where there is one, or name a server with --base-url")
     return kind, name
-
-
-def _end(started: subprocess.Popen[bytes]) -> None:
-    try:
-        os.killpg(started.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    finally:
-        started.wait()
 
 
 def _reason(log: str) -> str:
