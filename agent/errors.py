@@ -27,3 +27,7 @@ class ModelSlow(ModelError):
 
 class BadAnswer(ModelError):
     """The model answered, but with nothing that can be used."""
+
+
+class AdapterRefused(ModelError):
+    """A trained adapter does not belong to what would run with it."""

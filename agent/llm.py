@@ -9,53 +9,28 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
 from agent import answers
 from agent.calls import Deadline, OnlyModelErrors, attempt, http_client, within, without_credentials
-from agent.errors import BadAnswer, ModelError
+from agent.errors import BadAnswer, EvokeError, ModelDown, ModelError
+from agent.replies import Reply, TextStream, Usage, choice, usage
+
+if TYPE_CHECKING:
+    from agent.embedded import Embedded
+    from agent.trained import Adapter
 
 __all__ = ["LLM", "Connect", "Deadline", "Reply", "TextStream", "Usage"]
 
 M = TypeVar("M", bound=BaseModel)
-T = TypeVar("T")
 Messages = Sequence[dict[str, str]]
 Constraint = Callable[[str, dict[str, Any]], dict[str, Any]]
 
 TOP_LOGPROBS = 20  # the most that servers return
 OPTIONAL = ("temperature", "seed")
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens as the server counts them; `cached_tokens` of `tokens_in` came from its prefix cache (0 where it is silent)."""
-
-    tokens_in: int = 0
-    tokens_out: int = 0
-    cached_tokens: int = 0
-    calls: int = 0
-
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            self.tokens_in + other.tokens_in,
-            self.tokens_out + other.tokens_out,
-            self.cached_tokens + other.cached_tokens,
-            self.calls + other.calls,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Reply(Generic[T]):
-    """One answer: its value, what it cost, whether it had to be salvaged, and what broke it off if anything did."""
-
-    value: T
-    usage: Usage
-    ms: float
-    partial: bool = False
-    broken: ModelError | None = None
 
 
 class LLM:
@@ -71,11 +46,12 @@ class LLM:
         place: str | None = None,
         constraint: Constraint | None = None,
         extra: Mapping[str, Any] | None = None,
+        start: Callable[[Adapter], Embedded] | None = None,
         http_client: Any = None,
     ) -> None:
         """`place` stands for the base URL in cache keys where that changes from run to run; `constraint` says in the server's
         own terms what `response_format` says to all: hold the answer to this JSON schema. `extra` are further fields of every
-        request, left out once the server has refused them."""
+        request, left out once the server has refused them. `start` runs an adapter where servers list it as a model."""
         from openai import AsyncOpenAI
 
         # An explicit key always: the client would else send whatever key the environment holds to any server.
@@ -90,6 +66,8 @@ class LLM:
         self._constraint = constraint or _response_format
         self._extra = dict(extra or {})
         self._refused: set[str] = set()
+        self._start = start
+        self._adapted: dict[str, tuple[Any, str]] = {}
         self._free = asyncio.Semaphore(concurrency)
 
     @classmethod
@@ -109,12 +87,17 @@ class LLM:
             place=f"embedded {engine.weights_hash}",  # the hash: weights changed in place must miss every cache
             constraint=embedded.grammar,
             extra=None if shares else {"cache_prompt": False},
+            start=partial(embedded.start, model),
         )
 
     @property
     def key(self) -> str:
         """Where the model runs and which it is, for cache keys; whole once `model_name` has been awaited."""
         return f"{self._place} {self._model or '(first)'}"
+
+    def key_of(self, adapter: Adapter | None) -> str:
+        """The same for what it says with an adapter, or without."""
+        return f"{self.key} {adapter.hash}" if adapter else self.key
 
     async def model_name(self, deadline: Deadline | None = None) -> str:
         """The model asked for, or else the first that the server lists."""
@@ -135,16 +118,17 @@ class LLM:
         deadline: Deadline,
         temperature: float = 0.0,
         seed: int = 0,
+        adapter: Adapter | None = None,
     ) -> Reply[M]:
         """An answer of the form `schema`, asked for by JSON schema and validated whatever the server made of that.
 
         Of an answer that breaks off, what was complete is returned, with the reason in `broken`. Raises a ModelError where
-        nothing can be used; defaults in `schema` stand for what an answer lacks.
+        nothing can be used, also where `adapter` cannot be had; defaults in `schema` stand for what an answer lacks.
         """
         options = {"max_completion_tokens": max_tokens, "temperature": temperature, "seed": seed}
         options |= self._constraint(schema.__name__, answers.form(schema))
         # Streamed, so that what was written before a deadline or a dropped connection is not lost.
-        stream = TextStream(lambda stream: self._chunks(stream, messages, deadline, **options))
+        stream = TextStream(lambda stream: self._chunks(stream, messages, deadline, adapter, **options))
         text, broken = "", None
         try:
             async with aclosing(stream):
@@ -158,28 +142,42 @@ class LLM:
             raise broken or error from None
         return Reply(value, stream.usage, stream.ms, partial, broken)
 
-    async def labels(self, messages: Messages, labels: Sequence[str], *, deadline: Deadline) -> Reply[dict[str, float]]:
+    async def labels(
+        self, messages: Messages, labels: Sequence[str], *, deadline: Deadline, adapter: Adapter | None = None
+    ) -> Reply[dict[str, float]]:
         """The log-probability of each one-token label as the answer's first word; labels not returned are absent.
 
         One decoded token judges all labels, as in FIRST (arXiv 2406.15657).
         """
         started = time.monotonic()
         completion = await self._complete(
-            messages, deadline, max_completion_tokens=1, temperature=0.0, logprobs=True, top_logprobs=TOP_LOGPROBS
+            messages,
+            deadline,
+            adapter,
+            max_completion_tokens=1,
+            temperature=0.0,
+            logprobs=True,
+            top_logprobs=TOP_LOGPROBS,
         )
-        logprobs = _choice(completion).logprobs
+        logprobs = choice(completion).logprobs
         if not logprobs or not logprobs.content:
             raise BadAnswer("the server returned no log-probabilities")
         tokens = [(top.token, top.logprob) for top in logprobs.content[0].top_logprobs]
-        return Reply(answers.label_scores(tokens, labels), _usage(completion), _ms(started))
+        return Reply(answers.label_scores(tokens, labels), usage(completion), _ms(started))
 
     def stream(
-        self, messages: Messages, *, max_tokens: int, deadline: Deadline, temperature: float = 0.0
+        self,
+        messages: Messages,
+        *,
+        max_tokens: int,
+        deadline: Deadline,
+        temperature: float = 0.0,
+        adapter: Adapter | None = None,
     ) -> TextStream:
         """The answer's text piece by piece. Closing the stream, or cancelling who reads it, makes the server stop."""
         return TextStream(
             lambda stream: self._chunks(
-                stream, messages, deadline, max_completion_tokens=max_tokens, temperature=temperature
+                stream, messages, deadline, adapter, max_completion_tokens=max_tokens, temperature=temperature
             )
         )
 
@@ -190,34 +188,62 @@ class LLM:
     async def _models(self) -> Any:
         return await self._client.models.list()
 
-    async def _complete(self, messages: Messages, deadline: Deadline, **options: Any) -> Any:
-        model = await self.model_name(deadline)
+    async def _reached(self, adapter: Adapter | None, deadline: Deadline) -> tuple[Any, str]:
+        """The client that reaches the model, with the adapter or plain, and what it is called there."""
+        if adapter is None:
+            return self._client, await self.model_name(deadline)
+        if adapter.name not in self._adapted:
+            self._adapted[adapter.name] = await self._adapt(adapter, deadline)
+        return self._adapted[adapter.name]
+
+    async def _adapt(self, adapter: Adapter, deadline: Deadline) -> tuple[Any, str]:
+        with OnlyModelErrors():
+            await asyncio.to_thread(adapter.check_files)
+            if self._start is None:
+                models = await attempt(deadline, self._models)
+                adapter.check_served([str(model.id) for model in models.data or ()])
+                return self._client, adapter.name
+            try:
+                engine = await within(deadline, asyncio.to_thread(self._start, adapter))
+            except ModelError:
+                raise
+            except EvokeError as error:
+                raise ModelDown(str(error)) from None
+            return self._client.with_options(base_url=engine.base_url), engine.model_name
+
+    async def _complete(self, messages: Messages, deadline: Deadline, adapter: Adapter | None, **options: Any) -> Any:
+        client, model = await self._reached(adapter, deadline)
         with OnlyModelErrors():
             await within(deadline, self._free.acquire())
             try:
-                return await attempt(deadline, lambda: self._create(model, messages, deadline, **options))
+                return await attempt(deadline, lambda: self._create(client, model, messages, deadline, **options))
             finally:
                 self._free.release()
 
     async def _chunks(
-        self, stream: TextStream, messages: Messages, deadline: Deadline, **options: Any
+        self,
+        stream: TextStream,
+        messages: Messages,
+        deadline: Deadline,
+        adapter: Adapter | None,
+        **options: Any,
     ) -> AsyncGenerator[str, None]:
         from openai.types.chat import ChatCompletionChunk
 
-        model = await self.model_name(deadline)
+        client, model = await self._reached(adapter, deadline)
         started = time.monotonic()
         options |= {"stream": True, "stream_options": {"include_usage": True}}
         with OnlyModelErrors():
             await within(deadline, self._free.acquire())
             answer, pieces = None, 0
             try:
-                answer = await attempt(deadline, lambda: self._create(model, messages, deadline, **options))
+                answer = await attempt(deadline, lambda: self._create(client, model, messages, deadline, **options))
                 events = answer.aiter_lines()
                 # Each event is awaited under a timeout of its own: none may stay open across a yield.
                 while (event := await within(deadline, anext(events, None))) is not None:
                     chunk = answers.chunk(event)
                     if chunk.get("usage"):
-                        stream.usage = _usage(ChatCompletionChunk.construct(**chunk))
+                        stream.usage = usage(ChatCompletionChunk.construct(**chunk))
                     if chunk.get("choices") and (text := chunk["choices"][0]["delta"].get("content")):
                         pieces += 1
                         yield text
@@ -229,13 +255,13 @@ class LLM:
                 if answer is not None:
                     await answer.aclose()
 
-    async def _create(self, model: str, messages: Messages, deadline: Deadline, **options: Any) -> Any:
+    async def _create(self, client: Any, model: str, messages: Messages, deadline: Deadline, **options: Any) -> Any:
         import openai
 
         options |= {"model": model, "messages": list(messages)}
         options["timeout"] = deadline.remaining() + 1  # ours strikes first; this one frees the connection should it not
         of_the_call = options.pop("extra_body", {})
-        of = self._client.chat.completions
+        of = client.chat.completions
         # The client's own objects, one a token, would cost more than all the rest of a request.
         create: Any = of.with_raw_response.create if "stream" in options else of.create
         while True:
@@ -257,43 +283,11 @@ class LLM:
 Connect = Callable[[], Awaitable[LLM]]
 
 
-class TextStream:
-    """An answer being written: iterate over it for pieces of text. `usage` and `ms` are known when it has ended."""
-
-    def __init__(self, chunks: Callable[[TextStream], AsyncGenerator[str, None]]) -> None:
-        self.usage = Usage()
-        self.ms = 0.0
-        self._chunks = chunks(self)
-
-    def __aiter__(self) -> AsyncGenerator[str, None]:
-        return self._chunks
-
-    async def aclose(self) -> None:
-        """Ends the answer: the connection is closed, at which the server stops writing."""
-        await self._chunks.aclose()
-
-
 def _response_format(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"response_format": {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}}
 
 
 _http_client = http_client  # LLM's parameter of that name hides it
-
-
-def _choice(completion: Any) -> Any:
-    """The first choice of what should be a completion but may be anything a server sends with status 200."""
-    choices = getattr(completion, "choices", None)
-    if not isinstance(choices, list) or not choices or choices[0].message is None:
-        raise BadAnswer("the server's answer holds no choice")
-    return choices[0]
-
-
-def _usage(completion: Any) -> Usage:
-    usage = getattr(completion, "usage", None)
-    if usage is None:
-        return Usage(calls=1)
-    cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else 0
-    return Usage(usage.prompt_tokens or 0, usage.completion_tokens or 0, cached or 0, calls=1)
 
 
 def _ms(started: float) -> float:

@@ -19,6 +19,7 @@ from agent.facts import line, lines
 from agent.fusion import Candidate
 from agent.llm import LLM, Connect, Deadline
 from agent.results import Profile, Stage
+from agent.trained import Adapter
 from prompts import Prompts
 from store import Item
 
@@ -39,10 +40,12 @@ async def rank(
     prompts: Prompts,
     deadline: Deadline,
     stage: Stage,
+    adapter: Adapter | None = None,
 ) -> list[Candidate]:
     """The candidates with their scores blended, (1 - weight) fused + weight ranked, over the first `depth`; best first.
 
     A window whose answer is bad keeps its fused order; `stage.degraded` then says why. With weight 0 nothing is called.
+    With an adapter the model answers as it was trained to; where that cannot be had, the fused order stays.
     """
     if weight == 0 or len(candidates) < 2:
         stage.notes.append("off")
@@ -55,6 +58,9 @@ async def rank(
         "request": text or "",
     }
     try:
+        if adapter:
+            adapter.check_prompt(prompts)
+            stage.notes.append("trained adapter")
         llm = await connect()
         stage.model = await llm.model_name()
     except ModelError as error:
@@ -62,7 +68,7 @@ async def rank(
         return list(candidates)
     windows = [window for shuffle in range(shuffles) for window in _windows(head, shuffle)]
     places = await asyncio.gather(
-        *(_places(window, i, items, known, llm, prompts, deadline, stage) for i, window in enumerate(windows))
+        *(_places(window, i, items, known, llm, adapter, prompts, deadline, stage) for i, window in enumerate(windows))
     )
     votes: dict[str, list[float]] = {}
     for window in places:
@@ -91,6 +97,7 @@ async def _places(
     items: Mapping[str, Item],
     known: dict[str, Any],
     llm: LLM,
+    adapter: Adapter | None,
     prompts: Prompts,
     deadline: Deadline,
     stage: Stage,
@@ -102,7 +109,8 @@ async def _places(
     labels = dict(zip(ascii_uppercase, shown, strict=False))
     shown_as = [line(label, items[c.id]) for label, c in labels.items()]
     try:
-        reply = await llm.labels(prompts.render("rank", candidates=shown_as, **known), list(labels), deadline=deadline)
+        asked = prompts.render("rank", candidates=shown_as, **known)
+        reply = await llm.labels(asked, list(labels), deadline=deadline, adapter=adapter)
         stage.tokens_in += reply.usage.tokens_in
         stage.tokens_out += reply.usage.tokens_out
         if len(reply.value) * 2 < len(labels):

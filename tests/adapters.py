@@ -1,0 +1,106 @@
+"""LoRA adapters to test with, and ranking prompts to ask them: drawn by a seed from the demo films, as `agent.rank` writes them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+from agent import answers
+from agent.embedded import file_hash, find_weights
+from agent.facts import line, lines
+from agent.llm import TOP_LOGPROBS
+from agent.rank import WINDOW
+from agent.trained import PROMPTS, WEIGHTS, Adapter, Trained
+from eval.train.export import export
+from prompts import Prompts
+from store import Catalog, History, Item
+
+LABELS = ascii_uppercase[:WINDOW]
+Messages = Sequence[dict[str, str]]
+
+
+def adapter(folder: Path, task: str, model: Any) -> Adapter:
+    """The record of a peft model's adapter, written with all its files into `folder`, on."""
+    model.save_pretrained(str(folder))
+    weights = find_weights()
+    export(folder, weights)
+    found = Adapter(
+        task=task,
+        folder=folder,
+        hash=file_hash(folder / WEIGHTS),
+        weights=file_hash(weights),
+        model=weights.stem,
+        prompt=Prompts().fingerprint(*PROMPTS[task]),
+        on=True,
+        evidence={},
+    )
+    Trained.save(found)
+    return found
+
+
+def random_lora(base: Any, seed: int, scale: float = 0.02) -> Any:
+    """The base model with an adapter on all linear layers that nobody trained, large enough to change what it says."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    model = get_peft_model(base, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=scale)
+    return model.eval()
+
+
+def ranking_prompts(store: Path, n: int, seed: int) -> list[list[dict[str, str]]]:
+    """`n` prompts that rank a window of films for a user."""
+    drawn = random.Random(seed)
+    prompts = Prompts()
+    with Catalog.open(store) as catalog, History.open(store) as history:
+        users = sorted(history.users())
+        known = {user: [event.item for event in history.positive(history.of(user))] for user in users}
+        items: dict[str, Item] = {item.id: item for item in catalog.items()}
+    asked = []
+    for user in drawn.choices(users, k=n):
+        liked = [items[id] for id in known[user] if id in items]
+        window = drawn.sample(sorted(items), WINDOW)
+        asked.append(
+            prompts.render(
+                "rank",
+                profile="",
+                history=lines(liked),
+                request="",
+                candidates=[line(label, items[id]) for label, id in zip(LABELS, window, strict=True)],
+            )
+        )
+    return asked
+
+
+def torch_labels(model: Any, tokenizer: Any, asked: Sequence[Messages], *, plain: bool = False) -> list[dict[str, float]]:
+    """What `LLM.labels` gives, read from the model in this process; `plain` without its adapter."""
+    import torch
+
+    found = []
+    without: Callable[[], Any] = model.disable_adapter if plain else nullcontext
+    with torch.inference_mode(), without():
+        for messages in asked:
+            text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+            tokens = tokenizer(text, return_tensors="pt", add_special_tokens=False)
+            scores = model(**tokens, logits_to_keep=1).logits[0, -1].float().log_softmax(-1).topk(TOP_LOGPROBS)
+            best = [(tokenizer.decode([id]), float(score)) for score, id in zip(*scores, strict=True)]
+            found.append(answers.label_scores(best, list(LABELS)))
+    return found
+
+
+def best(labels: dict[str, float]) -> str:
+    """The label with the highest log-probability."""
+    return max(labels, key=lambda label: labels[label])
+
+
+def gap(labels: dict[str, float]) -> float:
+    """How far, in nats, the best label is ahead of the second."""
+    first, second, *_ = sorted(labels.values(), reverse=True)
+    return first - second
