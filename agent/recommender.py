@@ -61,7 +61,7 @@ class AsyncRecommender:
         self.catalog = catalog
         self.history = history
         self.tuned = Tuned.load(catalog.folder)
-        self.settings = self.tuned.applied(Settings.load(base_url=base_url, model=model, **settings))
+        self.settings = self.tuned.applied(Settings.load(base_url=base_url, model=model, **settings), catalog.folder)
         try:
             self._learned, self._lacking = self.tuned.fusion(catalog.folder), None
         except MissingExtra as error:

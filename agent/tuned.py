@@ -18,7 +18,8 @@ FILE = "tuned.json"
 class Tuned:
     """`settings` (some of Settings' fields), `baselines` (parameters of comparison arms), `evidence` (how all were chosen).
 
-    `learned` says whether learned fusion was switched on; its models lie beside the file.
+    `learned` says whether learned fusion was switched on; its models lie beside the file. The setting `prompts` is a folder
+    inside the store, so that a store can be moved.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
@@ -47,8 +48,9 @@ class Tuned:
         """Learned fusion, where it is switched on. Raises MissingExtra without LightGBM."""
         return Learned.load(store / "tuned") if self.learned and store else None
 
-    def applied(self, settings: Settings) -> Settings:
-        """The settings with what was tuned wherever nobody set anything."""
-        return settings.model_copy(
-            update={name: value for name, value in self.settings.items() if name not in settings.model_fields_set}
-        )
+    def applied(self, settings: Settings, store: Path | None) -> Settings:
+        """The settings with what was tuned for this store wherever nobody set anything."""
+        found = {name: value for name, value in self.settings.items() if name not in settings.model_fields_set}
+        if store and "prompts" in found:
+            found["prompts"] = store / found["prompts"]
+        return settings.model_copy(update=found)

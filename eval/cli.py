@@ -89,6 +89,13 @@ def compare(
     help="What decides between parameters and between trees.",
 )
 @click.option("--no-model", is_flag=True, help="Do not judge the stages that call a model; they keep their defaults.")
+@click.option("--prompts", is_flag=True, help="Look for a better wording of the prompt for interests instead.")
+@click.option(
+    "--rounds", type=click.IntRange(min=1), default=2, show_default=True, help="Times that wordings are proposed."
+)
+@click.option("--proposer-url", help="The server of a larger model that proposes them; default the model in force.")
+@click.option("--proposer-model", help="Its name there.")
+@click.option("--proposer-key", envvar="EVOKE_PROPOSER_KEY", show_envvar=True, help="The key of its server.")
 @STORE
 @AS_JSON
 def tune(
@@ -98,14 +105,40 @@ def tune(
     minutes: float,
     measure: str,
     no_model: bool,
+    prompts: bool,
+    rounds: int,
+    proposer_url: str | None,
+    proposer_model: str | None,
+    proposer_key: str | None,
     store: Path | None,
     as_json: bool,
 ) -> None:
-    """Find weights, learned fusion and which stages pay for DIR's store on its validation cases, and write them there."""
+    """Find weights, learned fusion and which stages pay for DIR's store on its validation cases, and write them there.
+
+    With --prompts: variants of the prompt for interests race on those cases, and one that is shown to find more is put in force.
+    """
     from agent.progress import progress
     from agent.settings import Settings
     from eval.tune import tune as run_tune
 
+    if prompts:
+        from eval.prompted import proposer, tune_prompts
+
+        if no_model or not model_cases:
+            raise click.UsageError("prompts cannot be tuned without a model")
+        found = tune_prompts(
+            dataset,
+            store=store or Settings.load().store,
+            seed=seed,
+            model_cases=model_cases,
+            minutes=minutes,
+            rounds=rounds,
+            proposer=proposer(proposer_url, proposer_model, proposer_key),
+            say=say,
+            progress=progress,
+        )
+        print_json(found.as_json()) if as_json else click.echo(found)
+        return
     tuned = run_tune(
         dataset,
         store=store or Settings.load().store,
@@ -119,8 +152,8 @@ def tune(
     if as_json:
         print_json({"settings": tuned.settings, "learned": tuned.learned, "evidence": tuned.evidence})
         return
-    found = tuned.evidence["learned fusion" if tuned.learned else "weighted ranks"]
-    figures = ", ".join(f"{measure} {value:.4f}" for measure, value in found.items())
+    quality = tuned.evidence["learned fusion" if tuned.learned else "weighted ranks"]
+    figures = ", ".join(f"{measure} {value:.4f}" for measure, value in quality.items())
     click.echo(f"{'learned fusion' if tuned.learned else 'weighted ranks'} on validation: {figures}")
     for name, value in tuned.settings.items():
         click.echo(f"{name}: {value}")

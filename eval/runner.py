@@ -72,7 +72,7 @@ def compare(
     index(dataset, folder)
     with Catalog.open(folder, create=False) as catalog:
         tuned, warnings = trusted(folder, dataset, on, how)
-        told = tuned.applied(Settings.load(**settings))
+        told = tuned.applied(Settings.load(**settings), folder)
         switched_on = [channel for channel in MODEL if told.weights.get(channel, 0.0) > 0]
         calling = [arm for arm in calling if set(parts(arm, switched_on)) & set(MODEL)]
         if calling and cases is None and len(asked) > MODEL_CASES:

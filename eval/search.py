@@ -96,15 +96,21 @@ def list_size(bench: Bench, cases: Cases, weights: Mapping[str, float], say: Say
 
 
 def cross_validated(
-    candidates: Candidates, chosen: np.ndarray, cases: Cases, rows: Sequence[int], measure: str, say: Say
+    candidates: Candidates,
+    chosen: np.ndarray,
+    cases: Cases,
+    rows: Sequence[int],
+    measure: str,
+    say: Say,
+    kinds: Sequence[dict[str, Any]] | None = None,
 ) -> tuple[dict[str, Any], dict[str, float], Lists]:
-    """The trees that are best by the measure over folds of users, their quality, and what they rank for the cases `rows` when their
-    users were left out."""
+    """The trees (of `kinds`, else TREES) that are best by the measure over folds of users, their quality, and what they rank for
+    the cases `rows` when their users were left out."""
     users = sorted({case.user for case in cases.cases})
     fold_of = dict(zip(users, np.random.default_rng(0).permutation(len(users)) % FOLDS, strict=True))
     folds = np.array([fold_of[case.user] for case in cases.cases])[candidates.case]
     tried = []
-    for trees in TREES:
+    for trees in kinds or TREES:
         scores = np.zeros(len(candidates.case))
         for fold in range(FOLDS):
             inside = folds != fold

@@ -63,18 +63,20 @@ def tune(
     from store.place import default_store
 
     dataset = Path(dataset)
-    cases = _cases(dataset)
+    cases = validation_cases(dataset)
     folder = Path(store) if store else default_store(dataset)
     say("indexing")
     index(dataset, folder)
     cases = cases.sample(MOST_CASES, seed)
     seen = seen_hash(dataset)
     steps = Steps(folder / "tuned" / "unfinished.json", f"{seen} {seed} {measure}")
-    in_force = Settings.load(**settings)
+    former = Tuned.load(folder).settings
+    prompts = {"prompts": former["prompts"]} if "prompts" in former else {}
+    in_force = Tuned(prompts).applied(Settings.load(**settings), folder)
     with Catalog.open(folder, create=False) as catalog, History.open(folder) as history:
         say(f"fitting on {len(cases.events)} events before the cut")
         signals = fit(cases, catalog)
-        repeats = _repeats(cases)
+        repeats = repeating(cases)
         bench = Bench(signals, repeats=repeats)
         few = cases.sample(SEARCH_CASES, seed)
         baselines = {arm: steps.step(arm, partial(parameters, bench, arm, few, measure, say)) for arm in PARAMETERS}
@@ -97,7 +99,7 @@ def tune(
         found, evidence = _joining(judge, catalog, in_force, folder, steps, model_cases, minutes, progress)
         defaults = Settings.model_fields["weights"].get_default(call_default_factory=True)
         # With learned fusion the four channels serve requests in words, which no validation case holds: they keep their defaults.
-        found |= {"decay": baselines["dense"]["decay"], "budget": size}
+        found |= {"decay": baselines["dense"]["decay"], "budget": size} | prompts
         found["weights"] = defaults | ({} if pays else weights) | found.get("weights", {})
         tuned = Tuned(
             settings=found,
@@ -119,7 +121,8 @@ def tune(
     return tuned
 
 
-def _cases(dataset: Path) -> Cases:
+def validation_cases(dataset: Path) -> Cases:
+    """The cases that may be tuned on. Raises EvalError where there are none, or no events to fit on."""
     if case_file(dataset, "valid") is None and case_file(dataset, "test") is not None:
         raise EvalError(f"{dataset}: there is no valid.jsonl, and tuning looks at no test case; add validation cases")
     cases = load_cases(dataset, "valid")
@@ -180,6 +183,7 @@ def _drawn(cases: Cases, seed: int) -> list[int]:
     return [rows[at] for at in np.random.default_rng(seed).permutation(len(rows))[:MODEL_CASES]]
 
 
-def _repeats(cases: Cases) -> bool:
+def repeating(cases: Cases) -> bool:
+    """Whether people choose again what they chose before often enough that repeats are recommended."""
     again = sum(target in case.history for case in cases.cases for target in case.targets)
     return again >= REPEATS * sum(len(case.targets) for case in cases.cases)

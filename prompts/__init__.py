@@ -24,6 +24,7 @@ VARIABLES: dict[str, frozenset[str]] = {
     "rank": frozenset({"profile", "history", "request", "candidates"}),
     "explain": frozenset({"profile", "history", "request", "items"}),
     "request": frozenset({"fields", "turns", "conditions", "liked", "message", "draft"}),
+    "propose": frozenset({"task", "found", "failures", "tried"}),
 }
 SHARED = ("_data", "_person", "_answer")
 BLOCKS = ("system", "user")

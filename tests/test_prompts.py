@@ -39,7 +39,8 @@ def filled(name: str, text: str) -> dict[str, Any]:
         "history": [one, line(2, text, "", text)], "parts": ["profile", "queries", "named"], "n_queries": 8, "n_named": 5,
         "request": text, "candidates": [one | {"label": "A"}], "items": [one | {"evidence": [text]}],
         "fields": [{"name": text, "holds": [text]}], "turns": [{"speaker": "Person", "text": text}],
-        "conditions": text, "liked": [text], "message": text, "draft": text,
+        "conditions": text, "liked": [text], "message": text, "draft": text, "task": text, "found": "3 %", "tried": [text],
+        "failures": [{"liked": [text], "queries": [text], "chosen": [text]}],
         "profile": text if name in ("rank", "explain") else taste,
     }  # fmt: skip
     return {variable: values[variable] for variable in VARIABLES[name]}
