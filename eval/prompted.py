@@ -17,6 +17,7 @@ import numpy as np
 from agent import bridge
 from agent.errors import ModelError
 from agent.settings import Settings
+from agent.trained import Trained
 from agent.tuned import Tuned
 from eval.answers import Progress, quiet
 from eval.arms import JOINING, Bench, Lists
@@ -91,9 +92,9 @@ def tune_prompts(
 
     In each of `rounds` a few wordings are proposed by the model of the settings `proposer` (default: the one in force) and race
     against the leader. At most `model_cases` cases are used, half of their users for the race, and about `minutes` of the
-    model's time. The race's winner is put in force where it beats the prompt in force on the other half, by a paired
-    randomisation test over users (one-sided p < .05). Further keywords override settings, such as `base_url`. Raises EvalError
-    for too few cases, for a store tuned on other data, and where no model answers; nothing is written then.
+    model's time. The race's winner is put in force where it beats the prompt in force on the other half (see `Race.tested`).
+    Further keywords override settings, such as `base_url`. Raises EvalError for too few cases, for a store tuned on other
+    data or with an adapter that writes its queries, and where no model answers; nothing is written then.
     """
     from store.index import index
     from store.place import default_store
@@ -107,12 +108,18 @@ def tune_prompts(
     tuned, seen = Tuned.load(folder), seen_hash(dataset)
     if tuned.evidence and tuned.evidence.get("seen") != seen:
         raise EvalError(f"{folder} was tuned on other data than {dataset} holds now; run `evoke tune` first")
+    if Trained.load(folder).adapter("queries"):
+        raise EvalError(
+            f"{folder}: the queries adapter writes the queries, by a prompt of its own; take trained/queries out of the store "
+            "to tune the prompt without it"
+        )
     told = tuned.applied(Settings.load(**settings), folder)
     proposer = (proposer or told).model_copy(update={"prompts": told.prompts})
     before = fingerprint(IN_FORCE, told)
     key = [seen, seed, model_cases, minutes, rounds, before, told.weights, told.n_queries]
+    # Beside the answers: these hold queries too, which are about people, and `evoke forget` empties that folder.
     steps = Steps(
-        folder / "tuned" / "unfinished-prompts.json",
+        folder / "measured" / "unfinished-prompts.json",
         " ".join(map(str, [*key, told.base_url, told.model, proposer.base_url, proposer.model])),
     )
     with Catalog.open(folder, create=False) as catalog:
@@ -124,7 +131,7 @@ def tune_prompts(
         evidence: dict[str, Any] = {
             "on": "valid", "seen": seen, "seed": seed, "model": race.scores[IN_FORCE].model, "rounds": rounds,
             "proposer": proposer.model or proposer.base_url or "embedded", "measure": "recall@100",
-            "weight": told.weights["queries"] or JOINING, "prompt": before, "leader": leader.name, "race": _table(race),
+            "weight": told.weights["queries"] or JOINING, "prompt": before, "leader": leader.name, "race": race.table,
             "refused": refused,
         }  # fmt: skip
         pays = False
@@ -181,7 +188,7 @@ def _raced(
 ) -> tuple[Variant, list[dict[str, str]]]:
     """The variant that leads after all rounds, and the proposals that were refused."""
     leader, refused = IN_FORCE, []
-    wordings = [variant.wording for variant in POOL]
+    wordings = list(dict.fromkeys(variant.wording for variant in POOL))
     race.score(IN_FORCE, FIRST)
     for drawn in range(1, rounds + 1):
         made = race.steps.step(
@@ -223,18 +230,6 @@ def _proposed(
     except ModelError as error:
         raise EvalError(f"no model answers to propose wordings ({error.reason}); see `evoke model`") from error
     return {"proposals": made, "seconds": time.monotonic() - started}
-
-
-def _table(race: Race) -> list[dict[str, Any]]:
-    """Each scored variant, those judged on most cases first."""
-    rows = [
-        {
-            "variant": variant.name, "wording": variant.wording, "draft": variant.draft, "cases": len(score),
-            "base+queries": score.mean()[0], "queries": score.mean()[1],
-        }
-        for variant, score in race.scores.items()
-    ]  # fmt: skip
-    return sorted(rows, key=lambda row: (-row["cases"], -row["base+queries"], -row["queries"]))
 
 
 def _verdict(evidence: dict[str, Any]) -> str:

@@ -110,6 +110,18 @@ class Race:
         self.spent = 0.0
         self._scorer, self.n, self.steps, self._say = scorer, n, steps, say
 
+    @property
+    def table(self) -> list[dict[str, Any]]:
+        """Each scored variant, those judged on most cases first."""
+        rows = [
+            {
+                "variant": variant.name, "wording": variant.wording, "draft": variant.draft, "cases": len(score),
+                "base+queries": score.mean()[0], "queries": score.mean()[1],
+            }
+            for variant, score in self.scores.items()
+        ]  # fmt: skip
+        return sorted(rows, key=lambda row: (-row["cases"], -row["base+queries"], -row["queries"]))
+
     def score(self, variant: Variant, n: int) -> Score:
         """Its score on the first n of the race's cases at least."""
         n = min(n, self.n)

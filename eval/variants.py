@@ -172,7 +172,7 @@ async def proposals(
     prompts = Prompts(settings.prompts)
     try:
         for drawn in range(n):
-            taken = [*tried, *(str(each["wording"]) for each in made)]
+            taken = [wording for wording in (*tried, *(str(each["wording"]) for each in made)) if wording]
             messages = prompts.render("propose", **shown, tried=taken[-8:])
             try:
                 reply = await llm.structured(

@@ -12,6 +12,7 @@ import pytest
 
 from agent import Recommender
 from agent.settings import Settings
+from agent.trained import Adapter, Trained
 from agent.tuned import Tuned
 from eval import cli, prompted, search
 from eval.cases import load_cases
@@ -77,7 +78,7 @@ def test_a_wording_that_finds_more_is_put_in_force_and_used(films: Path, model_s
     assert {row["variant"] for row in kept["race"]} == {"in force", "short", "proposed 1.2"}
     assert [row["wording"] for row in kept["refused"]] == [JINJA]
     assert kept["prompt"] == Prompts().fingerprint("interests", "refresh")
-    assert not (films / "tuned" / "unfinished-prompts.json").exists()
+    assert not (films / "measured" / "unfinished-prompts.json").exists()
     assert Tuned.load(films).settings == {"prompts": "tuned/prompts"}
     with Catalog.open(films) as catalog, History.open(films) as history:
         rec: Any = Recommender(catalog, history, explain=False, **given)
@@ -131,7 +132,7 @@ def test_a_run_that_broke_off_asks_nothing_twice(films: Path, model_server: Call
 
     with pytest.raises(KeyboardInterrupt):
         tune_prompts(FILMS, say=broken, **given)
-    assert (films / "tuned" / "unfinished-prompts.json").is_file()
+    assert (films / "measured" / "unfinished-prompts.json").is_file()
     before = len(server.requests)
     assert tune_prompts(FILMS, **given).folder
     asked = [json.dumps([body["messages"], body["seed"]]) for body in server.requests]
@@ -206,3 +207,9 @@ def test_over_learned_fusion_and_kept_by_the_next_tuning(
     Tuned(stale.settings, {}, stale.learned, stale.evidence | {"seen": "other"}).save(films)
     with pytest.raises(EvalError, match="other data"):
         tune_prompts(FILMS, **given)
+
+
+def test_an_adapter_that_writes_the_queries_leaves_nothing_to_tune(films: Path) -> None:
+    Trained.save(Adapter("queries", films / "trained" / "queries", "h", "w", "m", "p", True, {}))
+    with pytest.raises(EvalError, match="queries adapter"):
+        tune_prompts(FILMS, store=films)
