@@ -29,7 +29,7 @@ lint: .venv/.installed
 # Real vLLM (built for CPUs, in .venv-vllm), serving the embedded model's weights.
 test-vllm: .venv/.installed
 	$(BIN)/python -m tests.vllm_setup
-	$(BIN)/pytest -m vllm -s tests/test_vllm.py tests/test_server_vllm.py tests/test_bench_gpu.py
+	$(BIN)/pytest -m vllm -s tests/test_vllm.py tests/test_vllm_adapters.py tests/test_server_vllm.py tests/test_bench_gpu.py
 
 # 100,000 made-up items through the real command; fails above 3 GiB of memory.
 bench-scale: .venv/.installed

@@ -133,7 +133,8 @@ def forget(store: Path | None, user: str, as_json: bool) -> None:
                 f"forgot {user}: " + ", ".join(f"{n} {table}" for table, n in rows.items()) + "; matrices refitted"
             )
         for part in recommender.trained:
-            say(f"{part} was trained on histories that may have held {user}'s: train it anew with `evoke tune`")
+            again = "evoke tune" if part == "learned fusion" else f"evoke train {part.removesuffix(' adapter')}"
+            say(f"{part} was trained on histories that may have held {user}'s: train it anew with `{again}`")
         if not history.local:
             say("the database's WAL and backups may still hold this user: that is for its operator to clear")
 
@@ -164,19 +165,22 @@ def serve(store: Path | None, host: str, port: int) -> None:
 
 
 @cli.command()
+@STORE
 @AS_JSON
-def model(as_json: bool) -> None:
-    """Say which model answers, where, and whether it does (exit 1 if not)."""
-    from agent import bridge
+def model(store: Path | None, as_json: bool) -> None:
+    """Say which model answers, where, and whether it does, plain and with what was trained for the store (exit 1 if not)."""
+    from agent import bridge, show
     from agent.model import check
     from agent.settings import Settings
+    from agent.trained import Trained
+    from agent.tuned import Tuned
+    from store.place import last_store
 
-    found = bridge.run(check(Settings.load()))
-    if as_json:
-        print_json(found)
-    else:
-        click.echo(f"{found['model']} at {found['where']}: " + ("answers" if found["answers"] else found["reason"]))
-    if not found["answers"]:
+    settings = Settings.load(store=store)
+    folder = settings.store or last_store()
+    found = bridge.run(check(Tuned.load(folder).applied(settings, folder), Trained.load(folder).on))
+    print_json(found) if as_json else show.model(found)
+    if not found["answers"] or not all(adapter["usable"] for adapter in found["adapters"]):
         sys.exit(1)
 
 

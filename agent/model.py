@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import shlex
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
-from agent.errors import EvokeError
+from agent.errors import EvokeError, ModelError
 from agent.llm import LLM, Deadline
 from agent.settings import Settings
+from agent.trained import Adapter, vllm_options
+from prompts import Prompts
 
 log = logging.getLogger("evoke")
+QUESTION = [{"role": "user", "content": "A or B?"}]
 
 
 def connect(settings: Settings) -> LLM:
@@ -49,24 +54,42 @@ def _say_once(host: str) -> None:
     log.warning("histories are sent to %s, the model server that EVOKE_BASE_URL names", host)
 
 
-async def check(settings: Settings) -> dict[str, Any]:
-    """Ask the model in force for one word: {"model", "where", "answers": bool, "reason": null or why not, "ms"}."""
+async def check(settings: Settings, adapters: Sequence[Adapter] = ()) -> dict[str, Any]:
+    """Ask the model in force for one word, plain and with each of the adapters: {"model", "where", "answers": bool,
+    "reason": null or why not, "ms", "adapters": [{"task", "name", "usable": bool, "reason"}], "vllm": what serves them or null}.
+    """
     found: dict[str, Any] = {
         "model": settings.model,
         "where": settings.base_url or "embedded",
         "answers": False,
         "reason": None,
         "ms": None,
+        "adapters": [],
+        "vllm": None,
     }
     llm = None
     try:
         llm = await asyncio.to_thread(connect, settings)
         found["model"] = await llm.model_name()
-        reply = await llm.labels([{"role": "user", "content": "A or B?"}], ["A", "B"], deadline=Deadline(20))
+        reply = await llm.labels(QUESTION, ["A", "B"], deadline=Deadline(20))
         found |= {"answers": True, "ms": round(reply.ms, 1)}
+        if adapters:
+            prompts = Prompts(settings.prompts)
+            found["adapters"] = [await _checked(adapter, llm, prompts) for adapter in adapters]
+            found["vllm"] = shlex.join(["vllm", "serve", "MODEL", *vllm_options(adapters)])
     except EvokeError as error:
         found["reason"] = str(error)
     finally:
         if llm:
             await llm.close()
     return found
+
+
+async def _checked(adapter: Adapter, llm: LLM, prompts: Prompts) -> dict[str, Any]:
+    reason = None
+    try:
+        adapter.check_prompt(prompts)
+        await llm.labels(QUESTION, ["A", "B"], deadline=Deadline(20), adapter=adapter)
+    except ModelError as error:
+        reason = error.reason
+    return {"task": adapter.task, "name": adapter.name, "usable": reason is None, "reason": reason}

@@ -50,6 +50,19 @@ def result(found: Result) -> None:
             err.print(f"[yellow]{stage.name} went on with less: {escape(stage.degraded)}[/]")
 
 
+def model(found: dict[str, Any]) -> None:
+    """Print what `agent.model.check` found: the model, whether it answers, and each trained adapter."""
+    out = Console(highlight=False, soft_wrap=True)
+    out.print(escape(f"{found['model']} at {found['where']}: {'answers' if found['answers'] else found['reason']}"))
+    for adapter in found["adapters"]:
+        can = "answers" if adapter["usable"] else adapter["reason"]
+        out.print(escape(f"{adapter['task']} adapter ({adapter['name']}): {can}"))
+    if found["vllm"]:
+        out.print(
+            escape(f"served by: {found['vllm']} (MODEL: the weights they were trained on, as a Hugging Face folder)")
+        )
+
+
 def interests(found: Interests, catalog: Catalog) -> None:
     """Print a profile with the titles of its evidence, the queries and the named items."""
     out = Console(highlight=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ from pydantic import TypeAdapter, ValidationError
 from agent.embedded import file_hash
 from agent.errors import AdapterRefused, EvokeError
 from prompts import Prompts
+from store.place import write_atomically
 
 PROMPTS: Mapping[str, tuple[str, ...]] = {"queries": ("search",), "rank": ("rank",)}
 """The templates that a task's adapter is trained with."""
 TASKS = tuple(PROMPTS)
 RECORD = "adapter.json"
+CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 GGUF = "adapter.gguf"
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -51,6 +53,14 @@ class Adapter:
     def gguf(self) -> Path:
         """The adapter as the embedded engine takes it."""
         return self.folder / GGUF
+
+    @property
+    def rank(self) -> int:
+        """The rank of its matrices. Raises AdapterRefused where its configuration cannot be read."""
+        try:
+            return int(json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))["r"])
+        except (OSError, ValueError, TypeError, KeyError):
+            raise AdapterRefused(f"the {self.task} adapter's {CONFIG} cannot be read: {self._again}") from None
 
     def check_files(self) -> None:
         """Raises AdapterRefused where the adapter's files are gone or are not those that the record was made of."""
@@ -122,14 +132,15 @@ class Trained:
         row = asdict(adapter)
         del row["folder"]  # a store can be moved
         adapter.folder.mkdir(parents=True, exist_ok=True)
-        partial = adapter.folder / f"{RECORD}.part"
-        partial.write_text(json.dumps(row, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(adapter.folder / RECORD)
+        write_atomically(adapter.folder / RECORD, json.dumps(row, indent=1, ensure_ascii=False).encode() + b"\n")
 
 
-def vllm_options(adapters: list[Adapter]) -> list[str]:
-    """The options of `vllm serve` that serve these adapters beside the model that they were trained on."""
-    rank = max(json.loads((a.folder / "adapter_config.json").read_text(encoding="utf-8"))["r"] for a in adapters)
+def vllm_options(adapters: Sequence[Adapter]) -> list[str]:
+    """The options of `vllm serve` that serve these adapters beside the model that they were trained on.
+
+    Raises AdapterRefused where an adapter's configuration cannot be read.
+    """
+    rank = max(adapter.rank for adapter in adapters)
     several = ["--max-loras", str(len(adapters))] if len(adapters) > 1 else []
     return [
         "--enable-lora",

@@ -16,6 +16,7 @@ from agent.llm import TOP_LOGPROBS
 from agent.rank import WINDOW
 from agent.trained import PROMPTS, WEIGHTS, Adapter, Trained
 from eval.train.export import export
+from eval.train.lora import Sample
 from prompts import Prompts
 from store import Catalog, History, Item
 
@@ -55,31 +56,35 @@ def random_lora(base: Any, seed: int, scale: float = 0.02) -> Any:
     return model.eval()
 
 
-def ranking_prompts(store: Path, n: int, seed: int) -> list[list[dict[str, str]]]:
-    """`n` prompts that rank a window of films for a user."""
-    drawn = random.Random(seed)
-    prompts = Prompts()
+def ranking_samples(store: Path, n: int, seed: int) -> list[Sample]:
+    """`n` prompts that rank a window of films for a user, in the order of users, so that what they share is read once.
+
+    The right answer is the label of the film that the user liked last; it is not in the history shown.
+    """
+    drawn, prompts = random.Random(seed), Prompts()
     with Catalog.open(store) as catalog, History.open(store) as history:
         users = sorted(history.users())
-        known = {user: [event.item for event in history.positive(history.of(user))] for user in users}
+        liked = {user: [event.item for event in history.positive(history.of(user))] for user in users}
         items: dict[str, Item] = {item.id: item for item in catalog.items()}
-    asked = []
-    for user in drawn.choices(users, k=n):
-        liked = [items[id] for id in known[user] if id in items]
-        window = drawn.sample(sorted(items), WINDOW)
-        asked.append(
-            prompts.render(
-                "rank",
-                profile="",
-                history=lines(liked),
-                request="",
-                candidates=[line(label, items[id]) for label, id in zip(LABELS, window, strict=True)],
-            )
+    samples = []
+    for user in sorted(drawn.choices([user for user in users if len(liked[user]) > 1], k=n)):
+        *known, right = liked[user]
+        window = [right, *drawn.sample(sorted(items.keys() - set(liked[user])), WINDOW - 1)]
+        drawn.shuffle(window)
+        asked = prompts.render(
+            "rank",
+            profile="",
+            history=lines([items[id] for id in known]),
+            request="",
+            candidates=[line(label, items[id]) for label, id in zip(LABELS, window, strict=True)],
         )
-    return asked
+        samples.append(Sample(asked, LABELS[window.index(right)]))
+    return samples
 
 
-def torch_labels(model: Any, tokenizer: Any, asked: Sequence[Messages], *, plain: bool = False) -> list[dict[str, float]]:
+def torch_labels(
+    model: Any, tokenizer: Any, asked: Sequence[Messages], *, plain: bool = False
+) -> list[dict[str, float]]:
     """What `LLM.labels` gives, read from the model in this process; `plain` without its adapter."""
     import torch
 

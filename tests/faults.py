@@ -88,6 +88,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.base_url = f"http://127.0.0.1:{self.server_address[1]}/v1"
         self.requests: list[dict[str, Any]] = []
+        self.models = [MODEL]
         self.pieces = 0  # of streamed text, over all requests
         self.left = threading.Event()  # set when a client went away before its answer was complete
         self._script = script
@@ -111,9 +112,8 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        self._send(
-            200, {"object": "list", "data": [{"id": MODEL, "object": "model", "created": 0, "owned_by": "tests"}]}
-        )
+        listed = [{"id": id, "object": "model", "created": 0, "owned_by": "tests"} for id in self.server.models]
+        self._send(200, {"object": "list", "data": listed})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

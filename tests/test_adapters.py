@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from agent import EvokeError
-from agent.embedded import find_weights
-from agent.errors import AdapterRefused
+from agent.embedded import file_hash, find_weights
+from agent.errors import AdapterRefused, ModelDown
 from agent.llm import LLM, Deadline
-from agent.trained import PROMPTS, TASKS, Adapter, Trained, vllm_options
+from agent.trained import PROMPTS, TASKS, Adapter, Trained
 from eval.cli import cli
 from eval.train.export import export
 from eval.train.weights import load
 from prompts import Prompts
-from tests.adapters import LABELS, Messages, adapter, best, random_lora, ranking_prompts, torch_labels
+from tests.adapters import LABELS, Messages, adapter, best, random_lora, ranking_samples, torch_labels
 from tests.recommending import modelled
 
 GONE = "http://127.0.0.1:9/v1"
@@ -32,7 +33,7 @@ GONE = "http://127.0.0.1:9/v1"
 def made(tmp_path_factory: pytest.TempPathFactory, films_store: Path) -> dict[str, Any]:
     """Two adapters, 20 ranking prompts, and what torch says to these, plain and with each adapter."""
     folder = tmp_path_factory.mktemp("trained")
-    asked = ranking_prompts(films_store, 20, seed=1)
+    asked = [sample.messages for sample in ranking_samples(films_store, 20, seed=1)]
     made: dict[str, Any] = {"folder": folder, "asked": asked}
     for seed, task in enumerate(TASKS):
         base, tokenizer = load(find_weights())
@@ -44,9 +45,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, films_store: Path) -> dict[st
 
 
 async def labelled(llm: LLM, asked: Sequence[Messages], adapter: Adapter | None = None) -> list[dict[str, float]]:
-    return [
-        (await llm.labels(messages, LABELS, deadline=Deadline(60), adapter=adapter)).value for messages in asked
-    ]
+    return [(await llm.labels(messages, LABELS, deadline=Deadline(60), adapter=adapter)).value for messages in asked]
 
 
 async def test_the_engine_says_with_an_adapter_what_torch_says(made: dict[str, Any]) -> None:
@@ -55,9 +54,7 @@ async def test_the_engine_says_with_an_adapter_what_torch_says(made: dict[str, A
     said |= {task: await labelled(llm, made["asked"], made[task]) for task in TASKS}
     await llm.close()
     agree = {
-        (ours, theirs): np.mean(
-            [best(a) == best(b) for a, b in zip(said[ours], made[f"torch {theirs}"], strict=True)]
-        )
+        (ours, theirs): np.mean([best(a) == best(b) for a, b in zip(said[ours], made[f"torch {theirs}"], strict=True)])
         for ours in said
         for theirs in said
     }
@@ -78,36 +75,143 @@ async def test_plain_answers_stay_plain_beside_adapters(made: dict[str, Any]) ->
     await llm.close()
 
 
-async def test_what_an_adapter_says_is_cached_by_itself(made: dict[str, Any]) -> None:
+@pytest.fixture
+def record(tmp_path: Path) -> Callable[..., Adapter]:
+    """Makes the record of an adapter that no engine could run, in the store `tmp_path / "store"` or in another."""
+
+    def make(task: str, store: Path = tmp_path / "store", **other: Any) -> Adapter:
+        folder = store / "trained" / task
+        folder.mkdir(parents=True)
+        (folder / "adapter_model.safetensors").write_bytes(task.encode())
+        (folder / "adapter.gguf").write_bytes(b"nothing")
+        (folder / "adapter_config.json").write_text('{"r": 12}')
+        facts = {
+            "hash": file_hash(folder / "adapter_model.safetensors"),
+            "weights": file_hash(find_weights()),
+            "model": "TheModel",
+            "prompt": Prompts().fingerprint(*PROMPTS[task]),
+            "on": True,
+            "evidence": {"ndcg@10": [0.1, 0.2]},
+        }
+        found = Adapter(task=task, folder=folder, **(facts | other))
+        Trained.save(found)
+        return found
+
+    return make
+
+
+async def ask(llm: LLM, adapter: Adapter) -> Any:
+    return await llm.labels([{"role": "user", "content": "A or B?"}], "AB", deadline=Deadline(60), adapter=adapter)
+
+
+def test_a_store_remembers_its_adapters_and_uses_those_that_are_on(
+    record: Callable[..., Adapter], tmp_path: Path
+) -> None:
+    rank, queries = record("rank"), record("queries", on=False)
+    found = Trained.load(tmp_path / "store")
+    assert found.adapters == {"rank": rank, "queries": queries}
+    assert found.adapter("rank") == rank and found.adapter("queries") is None and found.on == [rank]
+    assert Trained.load(None).on == Trained.load(tmp_path).on == []
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"on": 3}', "\x00"])
+def test_a_broken_record_is_one_line_with_the_remedy(text: str, record: Callable[..., Adapter], tmp_path: Path) -> None:
+    (record("rank").folder / "adapter.json").write_text(text)
+    with pytest.raises(EvokeError, match="run `evoke train rank` again") as caught:
+        Trained.load(tmp_path / "store")
+    assert "\n" not in str(caught.value)
+
+
+async def test_what_an_adapter_says_is_cached_by_itself(record: Callable[..., Adapter]) -> None:
     llm = LLM(GONE, "some")
-    keys = {llm.key_of(None), *(llm.key_of(made[task]) for task in TASKS)}
+    keys = {llm.key_of(None), llm.key_of(record("rank")), llm.key_of(record("queries"))}
     assert len(keys) == 3 and llm.key in keys
     await llm.close()
 
 
-async def test_an_adapter_of_other_weights_is_refused(made: dict[str, Any]) -> None:
+async def test_an_adapter_that_does_not_belong_is_refused(record: Callable[..., Adapter], tmp_path: Path) -> None:
     llm = LLM.embedded()
-    other = replace(made["rank"], weights="0" * 16, model="SomeModel", hash=made["rank"].hash)
-    llm._adapted.clear()
-    shutil.copytree(made["rank"].folder, folder := made["folder"] / "other")
-    changed = replace(made["rank"], folder=folder)
-    (folder / "adapter_model.safetensors").write_bytes(b"changed")
-    with pytest.raises(AdapterRefused, match="the rank adapter's files were changed or are gone: run `evoke train rank`"):
-        await labelled(llm, made["asked"][:1], changed)
-    with pytest.raises(AdapterRefused, match="trained on SomeModel, and .* runs: unset EVOKE_MODEL, or run `evoke train rank`"):
-        other.check_weights(made["rank"].weights, made["rank"].model)
+    with pytest.raises(
+        AdapterRefused, match=r"trained on TheModel, and .* runs: unset EVOKE_MODEL, or run `evoke train"
+    ):
+        await ask(llm, record("rank", weights="0" * 16))
+    with pytest.raises(ModelDown, match=r"the queries adapter cannot be run .*: run `evoke train queries` again"):
+        await ask(llm, record("queries"))
+    changed = record("rank", tmp_path / "changed")
+    (changed.folder / "adapter_model.safetensors").write_bytes(b"changed")
+    with pytest.raises(AdapterRefused, match="files were changed or are gone: run `evoke train rank` again"):
+        await ask(llm, changed)
     await llm.close()
 
 
-async def test_a_server_must_list_the_adapter(made: dict[str, Any], model_server: Callable[..., Any]) -> None:
-    llm = LLM(model_server(modelled()).base_url)
-    with pytest.raises(AdapterRefused, match=f"--enable-lora --max-lora-rank 8 --lora-modules {made['rank'].name}=/"):
-        await labelled(llm, made["asked"][:1], made["rank"])
+def test_another_prompt_is_refused(record: Callable[..., Adapter], tmp_path: Path) -> None:
+    (tmp_path / "rank.j2").write_text("{% block system %}{% endblock %}{% block user %}Which?{% endblock %}")
+    with pytest.raises(AdapterRefused, match=r"another prompt: take rank.j2 .* out of the prompts folder, or run"):
+        record("rank").check_prompt(Prompts(tmp_path))
+
+
+async def test_a_server_is_asked_for_the_adapter_by_its_name(
+    record: Callable[..., Adapter], model_server: Callable[..., Any]
+) -> None:
+    adapter, server = record("rank"), model_server(modelled())
+    llm = LLM(server.base_url)
+    with pytest.raises(AdapterRefused, match=f"--enable-lora --max-lora-rank 16 --lora-modules {adapter.name}=/"):
+        await ask(llm, adapter)
+    assert server.requests == []
+    server.models.append(adapter.name)
+    await ask(llm, adapter)
+    await llm.labels([{"role": "user", "content": "A or B?"}], "AB", deadline=Deadline(5))
+    assert [request["model"] for request in server.requests] == [adapter.name, server.models[0]]
     await llm.close()
 
 
-def test_two_adapters_are_served_side_by_side(made: dict[str, Any]) -> None:
-    both = [made[task] for task in TASKS]
-    options = vllm_options(both)
-    assert options[options.index("--max-loras") + 1] == "2"
-    assert options[-2:] == [f"{a.name}={a.folder}" for a in both]
+def test_a_refused_adapter_costs_ranking_only(
+    rec: Callable[..., Any], films: Path, record: Callable[..., Adapter]
+) -> None:
+    adapter = record("rank", films)
+    recommender = rec(rank_weight=0.5, explain=False)
+    refused = recommender.recommend(user="mara")
+    assert len(refused) == 10
+    assert [d["stage"] for d in refused.as_json()["trace"]["degraded"]] == ["rank"]
+    assert "--lora-modules" in refused.trace["rank"].degraded
+    recommender.server.models.append(adapter.name)
+    used = recommender.recommend(user="mara")
+    assert used.trace.degraded == [] and "trained adapter" in used.trace["rank"].notes
+    assert {r["model"] for r in recommender.server.requests if r.get("logprobs")} == {adapter.name}
+    assert recommender.trained == ["rank adapter"]
+
+
+def test_the_command_says_whether_adapters_can_be_used(
+    record: Callable[..., Adapter], tmp_path: Path, model_server: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = model_server(modelled())
+    monkeypatch.setenv("EVOKE_BASE_URL", server.base_url)
+    both = [record("queries"), record("rank")]
+    command = ["model", "--store", str(tmp_path / "store"), "--json"]
+    refused = CliRunner().invoke(cli, command)
+    assert refused.exit_code == 1
+    assert ["--lora-modules" in adapter["reason"] for adapter in json.loads(refused.output)["adapters"]] == [True, True]
+    server.models += [adapter.name for adapter in both]
+    used = CliRunner().invoke(cli, command)
+    assert used.exit_code == 0
+    assert json.loads(used.output)["vllm"] == shlex.join(
+        ["vllm", "serve", "MODEL", "--enable-lora", "--max-lora-rank", "16", "--max-loras", "2", "--lora-modules"]
+        + [f"{adapter.name}={adapter.folder}" for adapter in both]
+    )
+    assert CliRunner().invoke(cli, command[:-1]).output.splitlines()[1] == f"queries adapter ({both[0].name}): answers"
+
+
+def test_only_plain_adapters_of_known_architectures_are_exported(made: dict[str, Any], tmp_path: Path) -> None:
+    folder = shutil.copytree(made["rank"].folder, tmp_path / "odd")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
+    with pytest.raises(EvokeError, match="use_dora has no GGUF form; serve it with vLLM"):
+        export(folder, find_weights())
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    other = gguf.GGUFWriter(tmp_path / "other.gguf", "gpt2")
+    other.add_block_count(1)
+    other.write_header_to_file()
+    other.write_kv_data_to_file()
+    other.close()
+    with pytest.raises(EvokeError, match=r"other\.gguf: no adapter can be written for architecture gpt2"):
+        export(folder, tmp_path / "other.gguf")

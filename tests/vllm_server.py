@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
 
+from agent.embedded import find_weights
+from agent.progress import progress
+from agent.trained import Adapter, vllm_options
+from eval.train.lora import Lora
+from tests.adapters import adapter, ranking_samples
 from tests.services import free_port, missing, running
 from tests.vllm_setup import PYTHON, WEIGHTS
 
@@ -36,22 +42,32 @@ class VLLM:
 
 
 @pytest.fixture(scope="session")
-def vllm() -> Iterator[VLLM]:
-    """Real vLLM, started once and stopped at the end."""
+def rank_adapter(films_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Adapter:
+    """An adapter that learned to rank films for a minute or so: enough to answer otherwise than the plain model."""
+    folder = tmp_path_factory.mktemp("rank")
+    lora = Lora(find_weights(), seed=0)
+    lora.learn(ranking_samples(films_store, 128, seed=0), 1, folder / "kept", "steps of learning to rank", progress)
+    return adapter(folder / "rank", "rank", lora.model)
+
+
+@pytest.fixture(scope="session")
+def vllm(rank_adapter: Adapter) -> Iterator[VLLM]:
+    """Real vLLM, started once and stopped at the end. It serves the adapter beside the plain model."""
     if not PYTHON.exists() or not WEIGHTS.exists():
         missing("vLLM (make test-vllm sets it up)")
-    with serving_vllm() as server:
+    with serving_vllm([rank_adapter]) as server:
         yield server
 
 
 @contextmanager
-def serving_vllm() -> Iterator[VLLM]:
-    """A server with prefix caching, ready to answer."""
+def serving_vllm(adapters: Sequence[Adapter]) -> Iterator[VLLM]:
+    """A server with prefix caching and these adapters, ready to answer."""
     port = free_port()
     command = [
         str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", "--model", str(WEIGHTS), "--served-model-name", MODEL,
         "--host", "127.0.0.1", "--port", str(port), "--max-model-len", "4096", "--enforce-eager", "--enable-prefix-caching",
         "--enable-prompt-tokens-details", "--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}',
+        *vllm_options(adapters),
     ]  # fmt: skip
     env = os.environ | {
         "VLLM_CPU_KVCACHE_SPACE": "2", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1",

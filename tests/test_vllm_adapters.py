@@ -1,0 +1,54 @@
+"""One adapter through the embedded engine and through real vLLM (make test-vllm): the same answers, but for rounding."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agent.llm import LLM, Deadline
+from agent.trained import Adapter
+from tests.adapters import LABELS, Messages, best, gap, ranking_samples
+from tests.vllm_server import VLLM
+
+pytestmark = pytest.mark.vllm
+
+CLEAR = 0.5
+"""Nats between the two best labels: below it, the rounding of 4-bit weights may decide."""
+
+
+async def labelled(llm: LLM, asked: Sequence[Messages], adapter: Adapter | None) -> list[dict[str, float]]:
+    replies = (llm.labels(messages, LABELS, deadline=Deadline(3000), adapter=adapter) for messages in asked)
+    return [reply.value for reply in await asyncio.gather(*replies)]
+
+
+async def test_an_adapter_answers_alike_through_both(
+    vllm: VLLM, rank_adapter: Adapter, films_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = ranking_samples(films_store, 200, seed=5)
+    asked = [sample.messages for sample in samples]
+    shares, firsts = {}, {}
+    for name, adapter in {"plain": None, "adapter": rank_adapter}.items():
+        embedded, served = LLM.embedded(), LLM(vllm.base_url)
+        ours, theirs = await labelled(embedded, asked, adapter), await labelled(served, asked, adapter)
+        await embedded.close()
+        await served.close()
+        firsts[name] = [best(labels) for labels in theirs]
+        same = np.array([best(a) == best(b) for a, b in zip(ours, theirs, strict=True)])
+        clear = np.array([min(gap(a), gap(b)) > CLEAR for a, b in zip(ours, theirs, strict=True)])
+        clear_there = np.array([gap(labels) > CLEAR for labels in theirs])
+        clear_here = np.array([gap(labels) > CLEAR for labels in ours])
+        shares[name] = float(same[clear_there].mean())
+        right = np.mean([first == sample.answer for first, sample in zip(firsts[name], samples, strict=True)])
+        with capsys.disabled():
+            print(
+                f"\n{name}: the same first label on {same.mean():.1%} of 200, on {same[clear_there].mean():.1%} of the "
+                f"{clear_there.sum()} that are clear by {CLEAR} nats through vLLM, on {same[clear_here].mean():.1%} of the "
+                f"{clear_here.sum()} through the embedded engine, {same[clear].mean():.1%} of {clear.sum()} through both; "
+                f"right {right:.1%}"
+            )
+    assert firsts["plain"] != firsts["adapter"]
+    assert shares["adapter"] >= 0.95
