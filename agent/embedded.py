@@ -137,7 +137,7 @@ def _serve(weights: Path, adapter: Adapter | None) -> Any:
     params.model_alias = {weights.stem}
     params.n_parallel = SLOTS
     params.n_ctx = SLOTS * CONTEXT  # llama.cpp divides it among the slots
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = _threads()
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads()
     params.endpoint_metrics = True
     params.cache_ram_mib = 256  # of prompts no longer in a slot; 8 GiB by default
     params.cors_origins = "http://127.0.0.1"  # no page in a browser has business here
@@ -156,9 +156,9 @@ def _serve(weights: Path, adapter: Adapter | None) -> Any:
         raise EvokeError(f"{weights.name} cannot be run ({error}): set EVOKE_MODEL to another GGUF file") from None
 
 
-def _threads() -> int:
-    """One core is left to others: the engine's threads wait for each other spinning, so that where anything else keeps a
-    core busy (the encoder, another process) as many threads as cores are over ten times slower than one less."""
+def threads() -> int:
+    """How many threads a model gets. One core is left to others: the threads wait for each other spinning, so that where anything
+    else keeps a core busy (the encoder, another process) as many threads as cores are over ten times slower than one less."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(max(1, cores - 1), 8)
 

@@ -31,14 +31,16 @@ def line(label: int | str, item: Item) -> dict[str, Any]:
     return {"label": label, "title": item.title, "facts": facts(item), "text": first_sentence(item)}
 
 
-def lines(history: Sequence[Item], start: int | None = None) -> list[dict[str, Any]]:
-    """The history as every prompt shows it, oldest first, from `start` on or its latest 12 to 19 items.
+def lines(
+    history: Sequence[Item], start: int | None = None, window: int = WINDOW, step: int = STEP
+) -> list[dict[str, Any]]:
+    """The history as prompts show it, oldest first, from `start` on or its latest 12 to 19 items.
 
-    All prompts of one person thus begin alike, and the beginning moves only once in STEP events, so that servers find the
+    All prompts of one person thus begin alike, and the beginning moves only once in `step` events, so that servers find the
     prefix in their cache.
     """
     if start is None:
-        start = max(0, (len(history) - WINDOW) // STEP * STEP)
+        start = max(0, (len(history) - window) // step * step)
     return [line(i + 1, item) for i, item in enumerate(history) if i >= start]
 
 

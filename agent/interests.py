@@ -6,7 +6,9 @@ silent model leaves a request as well served as no model at all.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -14,9 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from agent.errors import ModelError
 from agent.facts import lines
 from agent.grounding import plain
-from agent.llm import LLM, Connect, Deadline
+from agent.llm import LLM, Connect, Deadline, Reply, Usage
 from agent.results import NOTHING, Interest, Interests, Named, Profile, Stage
 from agent.topup import MIN_QUERIES, good_queries, topped_up
+from agent.trained import Adapter
 from prompts import Prompts
 from store import History, Item
 from store.catalog import Field as SchemaField
@@ -91,6 +94,7 @@ class Written(WrittenNamed, WrittenQueries, WrittenProfile):
 PARTS = ("profile", "queries", "named")
 FORMS: Mapping[tuple[str, ...], type[BaseModel]] = {
     PARTS: Written,
+    ("profile",): WrittenProfile,
     ("queries",): WrittenQueries,
     ("named",): WrittenNamed,
     ("queries", "named"): WrittenSearch,
@@ -106,33 +110,46 @@ async def interests(
     connect: Connect,
     prompts: Prompts,
     cache: History,
+    adapter: Adapter | None,
     deadline: Deadline,
     stage: Stage,
 ) -> Interests:
     """The interests behind `history` (liked items, oldest first): cached, refreshed or newly written.
 
-    A model that fails leaves `stage.degraded` set and the interests built from the catalog's fields alone.
+    An adapter trained for queries writes these and the titles. A model that fails leaves `stage.degraded` set and the interests
+    built from the catalog's fields alone.
     """
     if not history:
         stage.notes.append("no history")
         return NOTHING
     ids = [item.id for item in history]
-    stage.prompt = prompts.fingerprint("interests", "refresh")
+    stage.prompt = prompts.fingerprint(*_templates(adapter))
     try:
         llm = await connect()
         stage.model = await llm.model_name(deadline)
-        known = cache.profile(user, ids, llm.key, stage.prompt)
+        key = llm.key_of(adapter)
+        known = cache.profile(user, ids, key, stage.prompt)
         if known and known.exact:
             stage.cached = True
             return Interests.from_json(known.profile)
         former = Interests.from_json(known.profile) if known else None
-        written = await _write(history, former, known.history if known else [], llm, prompts, deadline, stage)
+        former_ids = known.history if known else []
+        if former and former.profile:
+            stage.notes.append(f"refreshed with {len(history) - len(former_ids)} new events")
+        asking = calls(history, prompts, PARTS, adapter, former, former_ids)
+        reply = await answered(llm, asking, deadline)
     except ModelError as error:
         stage.degraded = error.reason
         return topped_up(NOTHING, history, schema, stage)
-    found = topped_up(checked(written, history, former, stage), history, schema, stage)
+    stage.tokens_in += reply.usage.tokens_in
+    stage.tokens_out += reply.usage.tokens_out
+    if reply.broken:
+        stage.degraded = reply.broken.reason
+    if reply.partial:
+        stage.notes.append("the answer was cut short; what was complete is used")
+    found = topped_up(checked(reply.value, history, former, stage), history, schema, stage)
     if not stage.degraded:  # half an answer is not what the next request should go by
-        cache.save_profile(user, ids, llm.key, stage.prompt, found.as_json())
+        cache.save_profile(user, ids, key, stage.prompt, found.as_json())
     return found
 
 
@@ -143,6 +160,7 @@ def remembered(
     llm: LLM | None,
     prompts: Prompts,
     cache: History,
+    adapter: Adapter | None,
     stage: Stage,
 ) -> Interests:
     """The interests as far as they can be had at once: those kept of this history or its beginning, else the fields' alone.
@@ -153,41 +171,91 @@ def remembered(
         stage.notes.append("no history")
         return NOTHING
     if llm and (
-        known := cache.profile(user, [i.id for i in history], llm.key, prompts.fingerprint("interests", "refresh"))
+        known := cache.profile(
+            user, [i.id for i in history], llm.key_of(adapter), prompts.fingerprint(*_templates(adapter))
+        )
     ):
         stage.cached = True
         return Interests.from_json(known.profile)
     return topped_up(NOTHING, history, schema, stage)
 
 
-async def _write(
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One question to the model: its messages, the form of the answer, and the adapter that is asked."""
+
+    messages: list[dict[str, str]]
+    form: type[BaseModel]
+    adapter: Adapter | None = None
+
+
+def calls(
     history: Sequence[Item],
-    former: Interests | None,
-    former_ids: Sequence[str],
-    llm: LLM,
     prompts: Prompts,
-    deadline: Deadline,
-    stage: Stage,
-) -> Written:
+    parts: Sequence[str] = PARTS,
+    adapter: Adapter | None = None,
+    former: Interests | None = None,
+    former_ids: Sequence[str] = (),
+) -> list[Call]:
+    """What to ask for these parts of what a history says (in the order of PARTS): one question, or with a trained adapter, which
+    writes queries and titles, one for each part.
+
+    What was known before (`former`, of the items `former_ids`) is brought up to date. Raises AdapterRefused where the adapter
+    was trained with other prompts.
+    """
+    trained: list[Call] = []
+    if adapter:
+        adapter.check_prompt(prompts)
+        trained = [Call(asked_trained(history, prompts, p), FORMS[p,], adapter) for p in parts if p != "profile"]
+        parts = tuple(p for p in parts if p == "profile")
+    if not parts:
+        return trained
     if former and former.profile:
         new = lines(history, start=len(former_ids))
-        stage.notes.append(f"refreshed with {len(new)} new events")
-        messages = prompts.render("refresh", profile=former.profile.as_json(), history=new, **_wanted(PARTS))
+        messages = prompts.render("refresh", profile=former.profile.as_json(), history=new, **_wanted(parts))
     else:
-        messages = asked(history, prompts)
-    reply = await llm.structured(messages, Written, max_tokens=MAX_TOKENS, deadline=deadline)
-    stage.tokens_in += reply.usage.tokens_in
-    stage.tokens_out += reply.usage.tokens_out
-    if reply.broken:
-        stage.degraded = reply.broken.reason
-    if reply.partial:
-        stage.notes.append("the answer was cut short; what was complete is used")
-    return reply.value
+        messages = prompts.render("interests", history=lines(history), **_wanted(parts))
+    return [Call(messages, FORMS[tuple(parts)]), *trained]
 
 
-def asked(history: Sequence[Item], prompts: Prompts, parts: Sequence[str] = PARTS) -> list[dict[str, str]]:
-    """The messages that ask for these parts of what a history says (one of FORMS), nothing being known before."""
-    return prompts.render("interests", history=lines(history), **_wanted(parts))
+def asked_trained(history: Sequence[Item], prompts: Prompts, part: str) -> list[dict[str, str]]:
+    """The messages that ask a trained model for one part, "queries" or "named"."""
+    return prompts.render("search", history=lines(history, window=8, step=4), parts=[part])
+
+
+async def answered(llm: LLM, asking: Sequence[Call], deadline: Deadline) -> Reply[Written]:
+    """The answers to all calls, made side by side, as one; `broken` says why what is missing is missing.
+
+    Raises a ModelError where no call brought anything.
+    """
+    replies: list[Reply[Any]] = []
+    broken: ModelError | None = None
+    for found in await asyncio.gather(
+        *(
+            llm.structured(c.messages, c.form, max_tokens=MAX_TOKENS, deadline=deadline, adapter=c.adapter)
+            for c in asking
+        ),
+        return_exceptions=True,
+    ):
+        if isinstance(found, ModelError):
+            broken = found
+        elif isinstance(found, BaseException):
+            raise found
+        else:
+            replies.append(found)
+    if broken and not replies:
+        raise broken
+    return Reply(
+        Written(**{name: value for reply in replies for name, value in reply.value}),
+        sum((reply.usage for reply in replies), Usage()),
+        max(reply.ms for reply in replies),
+        any(reply.partial for reply in replies),
+        broken or next((reply.broken for reply in replies if reply.broken), None),
+    )
+
+
+def _templates(adapter: Adapter | None) -> tuple[str, ...]:
+    return ("interests", "refresh", "search") if adapter else ("interests", "refresh")
 
 
 def _wanted(parts: Sequence[str]) -> dict[str, Any]:

@@ -22,9 +22,10 @@ from agent.recall import CHANNELS, Request, Sources, evidence, recall
 from agent.results import NOTHING, Explained, Interests, Recommendation, Result, Stage, Trace
 from agent.settings import Settings
 from agent.steer import Said, completed, pushed
+from agent.trained import Trained
 from agent.tuned import Tuned
 from prompts import Prompts
-from store import Catalog, History, Item
+from store import Catalog, History, Item, place
 from store.errors import MissingExtra
 from store.history import Forgotten
 
@@ -66,6 +67,7 @@ class AsyncRecommender:
             self._learned, self._lacking = self.tuned.fusion(catalog.folder), None
         except MissingExtra as error:
             self._learned, self._lacking = None, str(error)
+        self.adapters = Trained.load(catalog.folder)
         self.prompts = Prompts(self.settings.prompts)
         self._llm: LLM | None = None
         self._connecting = asyncio.Lock()
@@ -123,7 +125,9 @@ class AsyncRecommender:
         with trace.stage("interests") as stage:
             stage.notes += known.notes
             if said:
-                found = remembered(liked, user, schema, self._llm, self.prompts, self.history, stage)
+                found = remembered(
+                    liked, user, schema, self._llm, self.prompts, self.history, self.adapters.adapter("queries"), stage
+                )
             elif {"queries", "named"} & weights.keys() or settings.explain:
                 found = await self._interests(liked, user, Deadline(left() * INTERESTS_SHARE), stage)
             else:
@@ -172,6 +176,7 @@ class AsyncRecommender:
                 depth=settings.rank_depth,
                 shuffles=settings.rank_shuffles,
                 connect=self._connect,
+                adapter=self.adapters.adapter("rank"),
                 prompts=self.prompts,
                 deadline=Deadline(left()),
                 stage=stage,
@@ -246,7 +251,9 @@ class AsyncRecommender:
     @property
     def trained(self) -> list[str]:
         """The parts of this store that were trained on people's histories: forgetting someone does not unlearn them there."""
-        return ["learned fusion"] if self.tuned.learned else []
+        learned = ["learned fusion"] if self.tuned.learned else []
+        retriever = ["retriever"] if self.catalog.folder and place.retriever(self.catalog.folder) else []
+        return [*learned, *retriever, *(f"{task} adapter" for task in self.adapters.adapters)]
 
     async def warm(self) -> None:
         """Load what the first request would else wait for: the encoder, the indexes, and what recall reads."""
@@ -275,6 +282,7 @@ class AsyncRecommender:
             connect=self._connect,
             prompts=self.prompts,
             cache=self.history,
+            adapter=self.adapters.adapter("queries"),
             deadline=deadline,
             stage=stage,
         )

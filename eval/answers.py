@@ -18,11 +18,12 @@ from typing import Any
 
 from agent import bridge, embedded, model
 from agent.errors import BadAnswer, EvokeError, ModelDown, ModelError
-from agent.interests import FORMS, MAX_TOKENS, Written, asked, checked
+from agent.interests import MAX_TOKENS, Call, Written, answered, calls, checked
 from agent.llm import LLM, Deadline
 from agent.results import NOTHING, Interests, Stage
 from agent.settings import Settings
 from agent.topup import topped_up
+from agent.trained import Adapter
 from eval.errors import EvalError
 from prompts import Prompts
 from store import Item
@@ -81,16 +82,18 @@ def answers(
     settings: Settings,
     schema: Mapping[str, Field],
     kept: Path,
+    adapter: Adapter | None = None,
     progress: Progress = quiet,
     seconds: float | None = None,
 ) -> Answers:
-    """What the model says in these parts (see `agent.interests.FORMS`) of each history, oldest item first.
+    """What the model, or a trained adapter on it, says in these parts (see `agent.interests.FORMS`) of each history, oldest item
+    first.
 
     `kept` is the file that answers are kept in. With `seconds` no further case is begun once that much time was spent; time
     that kept answers took counts too, so that the same cases are used when it is run again. Raises ModelError where no model
     can be had, EvalError where one stops answering.
     """
-    return bridge.run(_answers(histories, tuple(parts), settings, schema, kept, progress, seconds))
+    return bridge.run(_answers(histories, tuple(parts), settings, schema, kept, adapter, progress, seconds))
 
 
 async def _answers(
@@ -99,6 +102,7 @@ async def _answers(
     settings: Settings,
     schema: Mapping[str, Field],
     kept: Path,
+    adapter: Adapter | None,
     progress: Progress,
     seconds: float | None,
 ) -> Answers:
@@ -112,36 +116,36 @@ async def _answers(
     try:
         await llm.model_name()
         prompts = Prompts(settings.prompts)
-        messages = [asked(history, prompts, parts) if history else [] for history in histories]
+        asking = [calls(history, prompts, parts, adapter) if history else [] for history in histories]
         kept.parent.mkdir(parents=True, exist_ok=True)
         with closing(_Kept(kept)) as store, progress(f"cases read by the model for {' and '.join(parts)}") as advance:
             most_ms = float("inf") if seconds is None else 1000 * seconds * at_once
-            asking = _Asking(llm, parts, messages, store, advance, most_ms)
-            replies = await asking.all(at_once)
+            replies = await _Asking(llm, llm.key_of(adapter), parts, asking, store, advance, most_ms).all(at_once)
     finally:
         await llm.close()
     used = [_used(reply, history, schema) for reply, history in zip(replies, histories, strict=False)]
-    return Answers(used, llm.key, at_once)
+    return Answers(used, llm.key_of(adapter), at_once)
 
 
 class _Asking:
-    """Works through the messages in their order, a few at once."""
+    """Works through the cases in their order, a few at once."""
 
     def __init__(
         self,
         llm: LLM,
+        model: str,
         parts: tuple[str, ...],
-        messages: Sequence[Any],
+        asking: Sequence[Sequence[Call]],
         kept: _Kept,
         advance: Callable[[int, int], None],
         most_ms: float,
     ) -> None:
-        self._llm, self._parts, self._messages, self._kept = llm, parts, messages, kept
+        self._llm, self._asking, self._kept = llm, asking, kept
         self._advance, self._most_ms = advance, most_ms
-        self._replies: list[Reply | None] = [None] * len(messages)
-        self._keys = [kept.key(llm.key, parts, each) for each in messages]
+        self._replies: list[Reply | None] = [None] * len(asking)
+        self._keys = [kept.key(model, parts, [call.messages for call in each]) for each in asking]
         for row, key in enumerate(self._keys):
-            self._replies[row] = kept.get(key) if messages[row] else Reply(None)
+            self._replies[row] = kept.get(key) if asking[row] else Reply(None)
         self._left = [row for row, reply in enumerate(self._replies) if reply is None]
         self._done = self._failures = 0
 
@@ -171,19 +175,14 @@ class _Asking:
             self._done += 1
             self._advance(self._done, len(self._left))
 
-    async def _structured(self, row: int) -> Any:
-        return await self._llm.structured(
-            self._messages[row], FORMS[self._parts], max_tokens=MAX_TOKENS, deadline=Deadline(DEADLINE)
-        )
-
     async def _ask(self, row: int) -> Reply:
         try:
             try:
-                reply = await self._structured(row)
+                reply = await answered(self._llm, self._asking[row], Deadline(DEADLINE))
             except ModelDown:
-                reply = await self._structured(row)
+                reply = await answered(self._llm, self._asking[row], Deadline(DEADLINE))
         except BadAnswer:
-            answered = Reply(None)
+            settled = Reply(None)
         except ModelError as error:
             self._failures += 1
             if self._failures >= FAILURES:
@@ -194,10 +193,10 @@ class _Asking:
             return Reply(None)  # not kept: it may answer the next time
         else:
             usage = reply.usage
-            answered = Reply(reply.value.model_dump(), usage.tokens_in, usage.tokens_out, round(reply.ms, 1))
+            settled = Reply(reply.value.model_dump(), usage.tokens_in, usage.tokens_out, round(reply.ms, 1))
         self._failures = 0
-        self._kept.put(self._keys[row], answered)
-        return answered
+        self._kept.put(self._keys[row], settled)
+        return settled
 
 
 class _Kept:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -157,6 +158,95 @@ def tune(
     click.echo(f"{'learned fusion' if tuned.learned else 'weighted ranks'} on validation: {figures}")
     for name, value in tuned.settings.items():
         click.echo(f"{name}: {value}")
+
+
+@cli.group()
+def train() -> None:
+    """Teach the language model, or the retriever, on DIR's own events; what does not pay on validation stays off."""
+
+
+def _trained(task: str, **given: Any) -> None:
+    from agent.progress import progress
+    from agent.settings import Settings
+    from eval.train.run import train as run_train
+
+    as_json, store = given.pop("as_json"), given.pop("store")
+    done = run_train(task, store=store or Settings.load().store, say=say, progress=progress, **given)
+    if as_json:
+        print_json({"adapter": done.adapter.name, "on": done.adapter.on, "evidence": done.adapter.evidence})
+        return
+    from rich.console import Console
+
+    Console().print(done.verdict)
+    paid = (
+        "it pays: `evoke recommend` uses it; run `evoke tune` to weigh it"
+        if done.adapter.on
+        else "it stays off: no gain is shown"
+    )
+    click.echo(f"{done.adapter.name}: {paid}")
+
+
+SEED = click.option("--seed", type=int, default=0, show_default=True)
+SAMPLES = click.option("--samples", type=click.IntRange(min=1), help="Steps to learn from, at most; default by task.")
+CASES = click.option(
+    "--cases", type=click.IntRange(min=1), help="Validation cases to judge on, at most; default by task."
+)
+DATASET = click.argument("dataset", metavar="DIR", type=click.Path(path_type=Path))
+
+
+@train.command()
+@DATASET
+@SEED
+@SAMPLES
+@CASES
+@STORE
+@AS_JSON
+def queries(**given: Any) -> None:
+    """Teach the model to write, from histories, the searches and titles that find what people choose next."""
+    _trained("queries", **given)
+
+
+@train.command()
+@DATASET
+@SEED
+@SAMPLES
+@CASES
+@STORE
+@AS_JSON
+def rank(**given: Any) -> None:
+    """Teach the model to pick what people choose next among the candidates it is shown."""
+    _trained("rank", **given)
+
+
+@train.command()
+@DATASET
+@SEED
+@SAMPLES
+@STORE
+@AS_JSON
+def retriever(dataset: Path, seed: int, samples: int | None, store: Path | None, as_json: bool) -> None:
+    """Teach the encoder of items to put what people choose next near their histories, and index with it.
+
+    The way back: `evoke index DIR --embedding-model NAME` into a new store.
+    """
+    from agent.progress import progress
+    from agent.settings import Settings
+    from eval.train.retriever import to_do_next
+    from eval.train.retriever import train as run_train
+    from store.place import default_store
+
+    folder = store or Settings.load().store or default_store(dataset)
+    done = run_train(dataset, store=folder, seed=seed, samples=samples, say=say, progress=progress)
+    for line in to_do_next(folder) if done.on else ():
+        say(line)
+    if as_json:
+        print_json(done.as_json())
+        return
+    from rich.console import Console
+
+    Console().print(done)
+    paid = "it pays, and the store is indexed with it" if done.on else "nothing is switched on: no gain is shown"
+    click.echo(f"{done.name}: {paid}")
 
 
 __all__ = ["cli", "main"]

@@ -13,6 +13,7 @@ from agent import bridge
 from agent.recall import Request, Sources, recall
 from agent.results import Interests, Stage
 from agent.settings import Settings
+from agent.trained import Adapter
 from eval.answers import Answer, Progress, answers, quiet
 from eval.arms import Bench, Lists, Parts
 from eval.records import Case
@@ -65,17 +66,25 @@ def heard(
     *,
     settings: Settings,
     kept: Path,
+    adapter: Adapter | None = None,
     progress: Progress = quiet,
     seconds: float | None = None,
 ) -> Heard:
-    """Ask the model for these parts of each case (see `eval.answers.answers`), and retrieve with what it says.
+    """Ask the model, or an adapter on it, for these parts of each case, and retrieve with what it says.
 
     Counts come from the bench's signals alone. With `seconds` it may be fewer cases than given: the first ones.
     """
     items = catalog.get(sorted({id for case in cases for id in case.known}))
     histories = [[items[id] for id in case.known if id in items] for case in cases]
     given = answers(
-        histories, parts, settings=settings, schema=catalog.schema(), kept=kept, progress=progress, seconds=seconds
+        histories,
+        parts,
+        settings=settings,
+        schema=catalog.schema(),
+        kept=kept,
+        adapter=adapter,
+        progress=progress,
+        seconds=seconds,
     )
     found = [answer.found for answer in given.answers]
     lists, ms, grounded = _retrieved(cases, found, parts, bench, catalog, k, settings, progress)

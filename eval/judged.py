@@ -17,6 +17,7 @@ import numpy as np
 
 from agent.fusion import Candidate, fuse, spread
 from agent.settings import Settings
+from agent.trained import Adapter
 from eval.answers import Progress
 from eval.arms import MODEL, Bench, Lists
 from eval.heard import Heard, heard, retrieved_again
@@ -78,7 +79,13 @@ class Judge:
 
 
 def model_channels(
-    judge: Judge, catalog: Catalog, settings: Settings, kept: Path, progress: Progress, seconds: float
+    judge: Judge,
+    catalog: Catalog,
+    settings: Settings,
+    adapter: Adapter | None,
+    kept: Path,
+    progress: Progress,
+    seconds: float,
 ) -> tuple[dict[str, Any], dict[str, Any], Heard]:
     """Settings for the model's channels, the evidence for them, and what the model said. Raises ModelError without a model.
 
@@ -86,7 +93,7 @@ def model_channels(
     """
     said = heard(
         judge.cases, MODEL, judge.bench, catalog, BUDGET,
-        settings=settings, kept=kept, progress=progress, seconds=seconds,
+        settings=settings, kept=kept, adapter=adapter, progress=progress, seconds=seconds,
     )  # fmt: skip
     judge = judge.first(len(said))
     weights, tried = _weights(judge, said.lists)

@@ -18,6 +18,7 @@ from agent.llm import LLM, Deadline
 from agent.rank import rank
 from agent.results import Stage
 from agent.settings import Settings
+from agent.trained import Adapter
 from eval.answers import DEADLINE
 from eval.judged import Judge
 from eval.records import Case
@@ -31,7 +32,7 @@ SHARES = (0.1, 0.2, 0.3, 0.5)
 
 
 def ranking(
-    judge: Judge, catalog: Catalog, settings: Settings, steps: Steps, seconds: float
+    judge: Judge, catalog: Catalog, settings: Settings, adapter: Adapter | None, steps: Steps, seconds: float
 ) -> tuple[float, dict[str, Any]]:
     """The share of the model's ranking in the score (0: off), and the evidence. Raises ModelError where no model answers.
 
@@ -43,7 +44,9 @@ def ranking(
     for start in range(0, len(fused), AT_ONCE):
         if spent >= seconds:
             break
-        few = partial(_ranked, judge.cases[start : start + AT_ONCE], fused[start : start + AT_ONCE], catalog, settings)
+        few = partial(
+            ranked, judge.cases[start : start + AT_ONCE], fused[start : start + AT_ONCE], catalog, settings, adapter
+        )
         done = steps.step(f"ranking from {start}", few)
         places += done["places"]
         spent += done["seconds"]
@@ -51,7 +54,7 @@ def ranking(
     if not places:
         return 0.0, {"cases": 0}
     before = judge.quality(fused)["ndcg@10"]
-    quality = {share: judge.quality(_blended(fused, places, share))["ndcg@10"] for share in SHARES}
+    quality = {share: judge.quality(blended(fused, places, share))["ndcg@10"] for share in SHARES}
     best = max(quality, key=lambda share: quality[share].mean())
     on = judge.pays(quality[best] - before)
     tried = {"0": before, **{f"{share:g}": own for share, own in quality.items()}}
@@ -68,32 +71,47 @@ def ranking(
     return best if on else 0.0, evidence
 
 
-def _ranked(
-    cases: Sequence[Case], fused: Sequence[Sequence[Candidate]], catalog: Catalog, settings: Settings
+def ranked(
+    cases: Sequence[Case],
+    fused: Sequence[Sequence[Candidate]],
+    catalog: Catalog,
+    settings: Settings,
+    adapter: Adapter | None,
 ) -> dict[str, Any]:
+    """ "places": for each case the place (1 the first, 0 the last) that the model gives each candidate, none where its answers are
+    bad; "seconds" that took. Raises ModelError where no model answers."""
     started = time.monotonic()
-    places = bridge.run(_all(cases, fused, catalog, settings))
+    places = bridge.run(_all(cases, fused, catalog, settings, adapter))
     return {"places": places, "seconds": time.monotonic() - started}
 
 
 async def _all(
-    cases: Sequence[Case], fused: Sequence[Sequence[Candidate]], catalog: Catalog, settings: Settings
+    cases: Sequence[Case],
+    fused: Sequence[Sequence[Candidate]],
+    catalog: Catalog,
+    settings: Settings,
+    adapter: Adapter | None,
 ) -> list[dict[str, float]]:
     llm = await asyncio.to_thread(model.connect, settings)
     try:
         await llm.model_name()
         prompts = Prompts(settings.prompts)
         return await asyncio.gather(
-            *(_one(case, own, catalog, settings, llm, prompts) for case, own in zip(cases, fused, strict=True))
+            *(_one(case, own, catalog, settings, adapter, llm, prompts) for case, own in zip(cases, fused, strict=True))
         )
     finally:
         await llm.close()
 
 
 async def _one(
-    case: Case, fused: Sequence[Candidate], catalog: Catalog, settings: Settings, llm: LLM, prompts: Prompts
+    case: Case,
+    fused: Sequence[Candidate],
+    catalog: Catalog,
+    settings: Settings,
+    adapter: Adapter | None,
+    llm: LLM,
+    prompts: Prompts,
 ) -> dict[str, float]:
-    """The place (1 the first, 0 the last) that the model gives each candidate; none where its answers are bad."""
     head = list(fused[: settings.rank_depth])
     items = catalog.get([candidate.id for candidate in head])
     known = catalog.get(list(case.known))
@@ -112,6 +130,7 @@ async def _one(
         depth=settings.rank_depth,
         shuffles=settings.rank_shuffles,
         connect=connect,
+        adapter=adapter,
         prompts=prompts,
         deadline=Deadline(DEADLINE),
         stage=stage,
@@ -121,12 +140,12 @@ async def _one(
     return {} if stage.degraded else {candidate.id: candidate.score for candidate in ranked}
 
 
-def _blended(
+def blended(
     fused: Sequence[Sequence[Candidate]], places: Sequence[dict[str, float]], share: float
 ) -> list[list[Candidate]]:
     """As `agent.rank` blends: what the model has not placed keeps its fused order."""
-    blended = []
+    found = []
     for own, given in zip(fused, places, strict=True):
         moved = [replace(c, score=(1 - share) * c.score + share * given.get(c.id, 0.0)) for c in own] if given else own
-        blended.append(sorted(moved, key=lambda candidate: -candidate.score))
-    return blended
+        found.append(sorted(moved, key=lambda candidate: -candidate.score))
+    return found

@@ -12,6 +12,7 @@ import numpy as np
 from agent.errors import ModelError
 from agent.learned import Learned
 from agent.settings import Settings
+from agent.trained import Adapter
 from agent.tuned import Tuned
 from eval.answers import Progress, quiet
 from eval.arms import DEFAULT, MODEL, Bench, Given, Parts, asked_parts, parts
@@ -24,7 +25,7 @@ from eval.measured import measured
 from eval.records import Cases
 from eval.reduced import refitted
 from eval.report import Run
-from eval.trust import trusted
+from eval.trust import trusted, trusted_adapter
 from store import Catalog
 
 BUDGET = 100
@@ -72,6 +73,7 @@ def compare(
     index(dataset, folder)
     with Catalog.open(folder, create=False) as catalog:
         tuned, warnings = trusted(folder, dataset, on, how)
+        adapter = trusted_adapter(folder, dataset, on, how, warnings)
         told = tuned.applied(Settings.load(**settings), folder)
         switched_on = [channel for channel in MODEL if told.weights.get(channel, 0.0) > 0]
         calling = [arm for arm in calling if set(parts(arm, switched_on)) & set(MODEL)]
@@ -92,7 +94,15 @@ def compare(
         )
         not_run = cannot_run(arms, bench, asked)
         said = _heard(
-            [arm for arm in calling if arm not in not_run], bench, catalog, asked, told, folder, progress, not_run
+            [arm for arm in calling if arm not in not_run],
+            bench,
+            catalog,
+            asked,
+            told,
+            adapter,
+            folder,
+            progress,
+            not_run,
         )
         arms = [arm for arm in arms if arm not in not_run]
         if not arms:
@@ -143,6 +153,7 @@ def _heard(
     catalog: Catalog,
     cases: Cases,
     settings: Settings,
+    adapter: Adapter | None,
     folder: Path,
     progress: Progress,
     not_run: dict[str, str],
@@ -161,6 +172,7 @@ def _heard(
                 catalog,
                 BUDGET,
                 settings=settings,
+                adapter=adapter,
                 kept=folder / "measured" / "answers.db",
                 progress=progress,
             )

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from agent.trained import Adapter, Trained
 from agent.tuned import Tuned
 from eval.data import case_file, file_hash
 from store.load import find_dataset
+from store.place import retriever
+
+EVIDENCE = "evidence.json"
+"""Beside a trained retriever: how it was shown to pay."""
 
 
 def seen_hash(dataset: Path) -> str:
@@ -24,15 +32,40 @@ def trusted(store: Path, dataset: Path, on: str, how: str | None) -> tuple[Tuned
     It is left aside on the cases it was tuned on, for cases cut in another way than those, and where the data it saw have
     changed: any of these could hold what is asked for.
     """
-    tuned = Tuned.load(store)
+    tuned, warnings = Tuned.load(store), _flattered(store, dataset, on, how)
     if not tuned.evidence:
-        return Tuned(), ["nothing was tuned for this store: defaults are used; run `evoke tune` first"]
+        return Tuned(), [*warnings, "nothing was tuned for this store: defaults are used; run `evoke tune` first"]
+    if reason := _doubt(tuned.evidence, dataset, on, how, "evoke tune"):
+        return Tuned(), [*warnings, f"what was tuned for this store is not used here, defaults are: {reason}"]
+    return tuned, warnings
+
+
+def trusted_adapter(store: Path, dataset: Path, on: str, how: str | None, warnings: list[str]) -> Adapter | None:
+    """The adapter that writes queries, as far as it may be used to measure this part; `warnings` are told why not otherwise."""
+    adapter = Trained.load(store).adapter("queries")
+    if adapter and (reason := _doubt(adapter.evidence, dataset, on, how, "evoke train queries")):
+        warnings.append(f"the trained queries adapter is not used here, the plain model is: {reason}")
+        return None
+    return adapter
+
+
+def _flattered(store: Path, dataset: Path, on: str, how: str | None) -> list[str]:
+    """A warning where the store's trained retriever may have seen what is asked for: its vectors cannot be left aside."""
+    trained = retriever(store)
+    if trained is None:
+        return []
+    evidence = json.loads((trained / EVIDENCE).read_text(encoding="utf-8"))
+    reason = _doubt(evidence, dataset, on, how, "evoke train retriever")
+    return [f"what reads vectors may look better here than it is, by the trained retriever: {reason}"] if reason else []
+
+
+def _doubt(evidence: Mapping[str, Any], dataset: Path, on: str, how: str | None, again: str) -> str | None:
+    if outdated := evidence.get("outdated"):
+        return str(outdated)
     if on == "valid":
-        reason = "it was chosen on these very cases"
-    elif how is not None:
-        reason = f"its cases were not cut the way these are ({how})"
-    elif tuned.evidence.get("on") != "valid" or tuned.evidence.get("seen") != seen_hash(dataset):
-        reason = "it saw other data than these; run `evoke tune` again"
-    else:
-        return tuned, []
-    return Tuned(), [f"what was tuned for this store is not used here, defaults are: {reason}"]
+        return "it was chosen on these very cases"
+    if how is not None:
+        return f"its cases were not cut the way these are ({how})"
+    if evidence.get("on") != "valid" or evidence.get("seen") != seen_hash(dataset):
+        return f"it saw other data than these; run `{again}` again"
+    return None

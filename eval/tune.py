@@ -13,6 +13,7 @@ from agent.errors import ModelError
 from agent.learned import Learned
 from agent.settings import Settings
 from agent.signals import Signals
+from agent.trained import Trained
 from agent.tuned import Tuned
 from eval.answers import Progress, quiet
 from eval.arms import FUSED, PARAMETERS, Bench
@@ -146,12 +147,13 @@ def _joining(
     evidence: dict[str, Any] = {}
     seconds = 60 * minutes
     kept = folder / "measured" / "answers.db"
+    trained = Trained.load(folder)
     asking = judge.first(min(model_cases, MODEL_CASES))
     reading = len(asking.cases) > 0 and seconds > 0
     if reading:
         try:
             found, evidence["model channels"], said = model_channels(
-                asking, catalog, settings, kept, progress, READING * seconds
+                asking, catalog, settings, trained.adapter("queries"), kept, progress, READING * seconds
             )
             weights = found["weights"]
             asking = asking.first(len(said)).joined(said.lists, weights)
@@ -169,7 +171,7 @@ def _joining(
     if reading:
         try:
             found["rank_weight"], evidence["ranking"] = ranking(
-                asking, catalog, settings, steps, (1 - READING) * seconds
+                asking, catalog, settings, trained.adapter("rank"), steps, (1 - READING) * seconds
             )
         except ModelError as error:
             evidence["ranking"] = {"not judged": error.reason}

@@ -1,0 +1,222 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv 2106.09685) for a language model: learning from samples, and writing so."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agent.embedded import threads
+from eval.answers import Progress
+from eval.train.weights import load
+
+RANK = 16
+LAYERS = 0.5
+"""Share of the layers that are adapted, the upper ones: below them nothing has to be run backwards."""
+BATCH = 16
+RATE = 1e-3
+WARM = 0.06
+"""Share of the steps in which the rate rises; from then on it falls to 0 in a line."""
+SAVED_EVERY = 60.0
+"""Seconds between checkpoints."""
+WRITING = 32
+"""Prompts that are answered at once."""
+
+Messages = Sequence[dict[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What is asked and what is right; `weight` is what it counts in the loss."""
+
+    messages: Messages
+    answer: str
+    weight: float = 1.0
+
+
+class Lora:
+    """A base model with one adapter in training."""
+
+    def __init__(self, gguf: Path, seed: int) -> None:
+        import torch
+        from peft import LoraConfig, get_peft_model
+
+        torch.manual_seed(seed)
+        torch.set_num_threads(threads())
+        base, self.tokenizer = load(gguf)
+        layers = base.config.num_hidden_layers
+        linear = {
+            name.rpartition(".")[2]
+            for name, part in base.named_modules()
+            if isinstance(part, torch.nn.Linear) and ".layers." in name
+        }
+        self.model = get_peft_model(
+            base,
+            LoraConfig(
+                r=RANK,
+                lora_alpha=2 * RANK,
+                target_modules=sorted(linear),
+                layers_to_transform=list(range(round(layers * (1 - LAYERS)), layers)),
+                task_type="CAUSAL_LM",
+            ),
+            autocast_adapter_dtype=False,
+        )
+        self.seed = seed
+        self._taught: list[Any] = [p for p in self.model.parameters() if p.requires_grad]
+
+    def learn(self, samples: Sequence[Sample], epochs: int, kept: Path, what: str, progress: Progress) -> float:
+        """Goes over the samples so often; returns the mean loss of the last tenth. Ended early it goes on from the last
+        checkpoint (`kept`), which is of no use to other samples. The same seed gives the same adapter on one machine."""
+        import torch
+
+        rows = [self._tokens(sample) for sample in samples]
+        steps = list(self._batches([len(row[0]) for row in rows], epochs))
+        # bfloat16 is too coarse to add small steps to: the optimizer keeps the weights in full.
+        whole = [p.detach().float().clone().requires_grad_() for p in self._taught]
+        optimizer = torch.optim.AdamW(whole, lr=RATE, weight_decay=0.0)
+        key = _key(samples, epochs, self.seed)
+        at, losses = self._resumed(kept, key, whole, optimizer)
+        saved = time.monotonic()
+        self.model.train()
+        with progress(what) as advance:
+            for step in range(at, len(steps)):
+                for group in optimizer.param_groups:
+                    group["lr"] = RATE * _schedule(step, len(steps))
+                loss = self._loss([(*rows[row], samples[row].weight) for row in steps[step]])
+                loss.backward()
+                for own, used in zip(whole, self._taught, strict=True):
+                    own.grad, used.grad = used.grad.float(), None
+                torch.nn.utils.clip_grad_norm_(whole, 1.0)
+                optimizer.step()
+                self._take(whole)
+                losses.append(float(loss.detach()))
+                if time.monotonic() - saved > SAVED_EVERY:
+                    _save(kept, key, step + 1, losses, whole, optimizer)
+                    saved = time.monotonic()
+                advance(step + 1, len(steps))
+        _save(kept, key, len(steps), losses, whole, optimizer)
+        self.model.eval()
+        return float(np.mean(losses[-max(len(losses) // 10, 1) :]))
+
+    def write(
+        self, asked: Sequence[Messages], begun: str, tokens: int, temperature: float, what: str, progress: Progress
+    ) -> list[str]:
+        """An answer to each that begins so and has at most so many tokens more, drawn at this temperature."""
+        import torch
+
+        self.model.eval()
+        self.tokenizer.padding_side = "left"
+        texts = [self._prompt(messages) + begun for messages in asked]
+        written = [""] * len(texts)
+        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+        options = {"do_sample": True, "max_new_tokens": tokens, "temperature": temperature, "top_k": 0, "top_p": 0.95}
+        torch.manual_seed(self.seed)
+        with progress(what) as advance, torch.no_grad():
+            for start in range(0, len(order), WRITING):
+                rows = order[start : start + WRITING]
+                batch = self.tokenizer(
+                    [texts[row] for row in rows], return_tensors="pt", padding=True, add_special_tokens=False
+                ).to(self.model.device)
+                out = self.model.generate(**batch, **options, pad_token_id=self._end)
+                for row, ids in zip(rows, out[:, batch["input_ids"].shape[1] :], strict=True):
+                    written[row] = begun + self.tokenizer.decode(ids, skip_special_tokens=True)
+                advance(start + len(rows), len(order))
+        return written
+
+    def save(self, folder: Path) -> None:
+        """Write the adapter as peft does: adapter_config.json and adapter_model.safetensors."""
+        self.model.save_pretrained(str(folder))
+
+    @property
+    def _end(self) -> int:
+        return int(self.tokenizer.eos_token_id)
+
+    def _prompt(self, messages: Messages) -> str:
+        return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+
+    def _tokens(self, sample: Sample) -> tuple[list[int], int]:
+        """The sample's tokens, and how many of them are its answer."""
+        prompt = self.tokenizer(self._prompt(sample.messages), add_special_tokens=False)["input_ids"]
+        answer = self.tokenizer(sample.answer, add_special_tokens=False)["input_ids"] + [self._end]
+        return prompt + answer, len(answer)
+
+    def _batches(self, lengths: Sequence[int], epochs: int) -> Iterator[list[int]]:
+        """Rows of like length together, in an order drawn anew for each epoch."""
+        rng = np.random.default_rng(self.seed)
+        for _ in range(epochs):
+            near = np.asarray(lengths) + rng.uniform(0, 16, len(lengths))
+            order = np.argsort(near)
+            groups = [order[start : start + BATCH].tolist() for start in range(0, len(order), BATCH)]
+            for group in rng.permutation(len(groups)):
+                yield groups[group]
+
+    def _loss(self, rows: Sequence[tuple[list[int], int, float]]) -> Any:
+        """Cross-entropy of the answers' tokens, weighted; only these are ever compared with the vocabulary."""
+        import torch
+        import torch.nn.functional as F  # noqa: N812  as everybody calls it
+
+        device = self.model.device
+        most = max(len(ids) for ids, _, _ in rows)
+        ids = torch.full((len(rows), most), self._end, device=device)
+        there = torch.zeros((len(rows), most), dtype=torch.long, device=device)
+        said = torch.zeros((len(rows), most), dtype=torch.bool, device=device)
+        weights = torch.zeros((len(rows), most), device=device)
+        for row, (own, answer, weight) in enumerate(rows):
+            ids[row, : len(own)] = torch.tensor(own)
+            there[row, : len(own)] = 1
+            said[row, len(own) - answer - 1 : len(own) - 1] = True
+            weights[row, len(own) - answer - 1 : len(own) - 1] = weight
+        causal = self.model.get_base_model()
+        hidden = causal.model(input_ids=ids, attention_mask=there).last_hidden_state[said]
+        logits = causal.lm_head(hidden).float()
+        each = F.cross_entropy(logits, ids.roll(-1, 1)[said], reduction="none")
+        return (each * weights[said]).sum() / weights[said].sum().clamp(min=1e-6)
+
+    def _take(self, whole: Sequence[Any]) -> None:
+        import torch
+
+        with torch.no_grad():
+            for own, used in zip(whole, self._taught, strict=True):
+                used.copy_(own)
+
+    def _resumed(self, kept: Path, key: str, whole: Sequence[Any], optimizer: Any) -> tuple[int, list[float]]:
+        import torch
+
+        if not kept.is_file():
+            return 0, []
+        state = torch.load(kept, weights_only=True)
+        if state["key"] != key:
+            return 0, []
+        with torch.no_grad():
+            for own, value in zip(whole, state["weights"], strict=True):
+                own.copy_(value)
+        optimizer.load_state_dict(state["optimizer"])
+        self._take(whole)
+        return state["step"], state["losses"]
+
+
+def _schedule(step: int, steps: int) -> float:
+    rising = max(round(steps * WARM), 1)
+    return min((step + 1) / rising, (steps - step) / max(steps - rising, 1))
+
+
+def _key(samples: Sequence[Sample], epochs: int, seed: int) -> str:
+    whole = json.dumps([[list(s.messages), s.answer, s.weight] for s in samples])
+    return hashlib.blake2b(f"{epochs} {seed} {RANK} {LAYERS} {RATE} {whole}".encode(), digest_size=16).hexdigest()
+
+
+def _save(kept: Path, key: str, step: int, losses: list[float], whole: Sequence[Any], optimizer: Any) -> None:
+    import torch
+
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    half = kept.with_suffix(".half")
+    torch.save(
+        {"key": key, "step": step, "losses": losses, "weights": list(whole), "optimizer": optimizer.state_dict()}, half
+    )
+    half.replace(kept)

@@ -1,0 +1,48 @@
+"""`evoke train rank`: the model learns to pick, by a one-token label, what was chosen next among the candidates it will be shown.
+
+The others are hard negatives: the first of the list that recall and fusion bring for the same history. Windows are drawn and
+shuffled as in ranking, so that neither place nor letter tells which is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from string import ascii_uppercase
+from typing import Any
+
+import numpy as np
+
+from agent.facts import line, lines
+from agent.rank import WINDOW
+from eval.arms import Bench
+from eval.train.lora import Sample
+from eval.train.pairs import Pair
+from eval.train.school import School
+
+HARD = 30
+"""Negatives come from so many first places of the fused list."""
+BATCH = 256
+
+
+def samples(school: School, pairs: Sequence[Pair], bench: Bench, seed: int) -> list[Sample]:
+    """One window a pair: its next item that is new to the history, among what the fused list holds beside it."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for start in range(0, len(pairs), BATCH):
+        some = pairs[start : start + BATCH]
+        fused = bench.rank(["base"], [np.array(pair.history) for pair in some], HARD + WINDOW)["base"]
+        for pair, best in zip(some, fused, strict=True):
+            chosen = next((row for row in pair.chosen if row not in pair.history), None)
+            others = [row for row in best if row not in pair.chosen and row not in pair.history][:HARD]
+            if chosen is None or len(others) < WINDOW - 1:
+                continue
+            window = [chosen, *rng.choice(others, WINDOW - 1, replace=False).tolist()]
+            rng.shuffle(window)
+            made.append(_sample(school, pair, window, window.index(chosen)))
+    return made
+
+
+def _sample(school: School, pair: Pair, window: Sequence[int], right: int) -> Sample:
+    known: dict[str, Any] = {"profile": "", "request": "", "history": lines([school.item(row) for row in pair.history])}
+    shown = [line(label, school.item(row)) for label, row in zip(ascii_uppercase, window, strict=False)]
+    return Sample(school.prompts.render("rank", candidates=shown, **known), ascii_uppercase[right])

@@ -1,0 +1,158 @@
+"""`evoke train queries|rank`: teach the language model on the events before the cut, judge it on validation cases, and switch it
+on where it paid."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from agent.embedded import file_hash, find_weights
+from agent.settings import Settings
+from agent.trained import PROMPTS, WEIGHTS, Adapter, Trained
+from agent.tuned import Tuned
+from eval import reranked
+from eval.answers import Progress, quiet
+from eval.arms import Bench
+from eval.fitting import fit
+from eval.heard import heard
+from eval.judged import Judge
+from eval.records import Cases
+from eval.runner import BUDGET
+from eval.search import Say, ranked
+from eval.train import queries, rank
+from eval.train.export import export
+from eval.train.lora import Lora
+from eval.train.pairs import pairs
+from eval.train.school import School
+from eval.train.verdict import Verdict, judging
+from eval.trust import seen_hash
+from eval.tune import repeating, validation_cases
+from prompts import Prompts
+from store import Catalog
+
+SAMPLES: Mapping[str, int] = {"queries": 2400, "rank": 1200}
+"""Steps from one item to the next to learn from: with these either takes about a quarter of an hour on two cores."""
+CASES: Mapping[str, int] = {"queries": 150, "rank": 100}
+"""Validation cases to judge on."""
+SHARE = 0.3
+"""Share of the model's ranking in the score where it is judged; `evoke tune` finds the best one."""
+AT_ONCE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What a training came to: the adapter, on or off, and the table that says why."""
+
+    adapter: Adapter
+    verdict: Verdict
+
+
+def train(
+    task: str,
+    dataset: str | Path,
+    *,
+    store: str | Path | None = None,
+    seed: int = 0,
+    samples: int | None = None,
+    cases: int | None = None,
+    say: Say = lambda _: None,
+    progress: Progress = quiet,
+    **settings: Any,
+) -> Training:
+    """Train an adapter for `task` ("queries" or "rank") and keep it in the store, on only where validation shows that it pays.
+
+    Learns from at most `samples` steps before the cut and is judged on at most `cases` validation cases. Run again after a kill it
+    goes on where it stopped. Deterministic by seed on one machine's CPU; uses a GPU where there is one. Further keywords
+    override settings. Raises EvalError where there is too little to learn from, or the extra "train" is missing.
+    """
+    from store.index import index
+    from store.place import default_store
+
+    dataset = Path(dataset)
+    known = validation_cases(dataset)
+    folder = Path(store) if store else default_store(dataset)
+    say("indexing")
+    index(dataset, folder)
+    in_force = Tuned.load(folder).applied(Settings.load(**settings), folder)
+    prompts = Prompts(in_force.prompts)
+    weights = find_weights(None if in_force.base_url else in_force.model).resolve()
+    kept = folder / "trained" / f"{task}.unfinished"
+    with Catalog.open(folder, create=False) as catalog:
+        drawn = pairs(known, catalog.snapshot(), samples or SAMPLES[task], seed)
+        say(f"fitting on {len(known.events)} events before the cut")
+        signals = fit(known, catalog)
+        school = School.of(catalog, prompts, signals.counts)
+        say(f"{len(drawn)} steps to learn from; loading {weights.stem}")
+        lora = Lora(weights, seed)
+        if task == "queries":
+            told = queries.teach(school, drawn, lora, kept, progress)
+        else:
+            windows = rank.samples(school, drawn, Bench(signals), seed)
+            told = {"examples": len(windows)}
+            told["loss"] = lora.learn(windows, 1, kept / "windows.pt", "batches of windows learned", progress)
+        made = folder / "trained" / task
+        lora.save(made)
+        export(made, weights)
+        adapter = Adapter(
+            task,
+            made,
+            file_hash(made / WEIGHTS),
+            file_hash(weights),
+            weights.stem,
+            prompts.fingerprint(*PROMPTS[task]),
+            on=False,
+            evidence={"on": "valid", "seen": seen_hash(dataset), "seed": seed, "steps": len(drawn), **told},
+        )
+        Trained.save(adapter)
+        del lora  # its memory is wanted by the engine that judges
+        judge = judging(
+            known, cases or CASES[task], signals, Tuned.load(folder), in_force.weights, repeating(known), seed, say
+        )
+        judged = _queries_judged if task == "queries" else _rank_judged
+        verdict = judged(judge, adapter, catalog, in_force, folder / "measured" / "answers.db", progress)
+    adapter = replace(adapter, on=verdict.paid, evidence=adapter.evidence | {"verdict": verdict.as_json()})
+    Trained.save(adapter)
+    shutil.rmtree(kept, ignore_errors=True)
+    return Training(adapter, verdict)
+
+
+def _queries_judged(
+    judge: Judge, adapter: Adapter, catalog: Catalog, settings: Settings, kept: Path, progress: Progress
+) -> Verdict:
+    """The arm `queries` with the adapter and without, beside what it may join."""
+    said = {
+        name: heard(
+            judge.cases, ("queries",), judge.bench, catalog, BUDGET,
+            settings=settings, kept=kept, adapter=given, progress=progress,
+        ).lists["queries"]
+        for name, given in (("queries", adapter), ("queries, untrained", None))
+    }  # fmt: skip
+    dense = ranked(judge.bench, ["dense"], Cases("", "valid", tuple(judge.cases), ()))["dense"]
+    rows = judge.bench.snapshot.rows
+    base = [[rows[candidate.id] for candidate in own] for own in judge.fused()]
+    fused = judge.bench.joined({"dense": dense, "queries": said["queries"]}, BUDGET)
+    joined = judge.bench.joined({"base": base, "queries": said["queries"]}, BUDGET)
+    lists = said | {"dense": dense, "dense+queries": fused, "base": base, "base+queries": joined}
+    return Verdict.of(judge.cases, lists, judge.bench.snapshot.ids, "queries", "queries, untrained", "recall@50")
+
+
+def _rank_judged(
+    judge: Judge, adapter: Adapter, catalog: Catalog, settings: Settings, _: Path, progress: Progress
+) -> Verdict:
+    """The fused list ranked with the adapter and without, and as it was."""
+    fused = judge.fused()
+    rows = judge.bench.snapshot.rows
+    lists = {}
+    for name, given in (("ranked", adapter), ("ranked, untrained", None)):
+        places: list[dict[str, float]] = []
+        with progress(f"cases {name}") as advance:
+            for start in range(0, len(fused), AT_ONCE):
+                at = slice(start, start + AT_ONCE)
+                places += reranked.ranked(judge.cases[at], fused[at], catalog, settings, given)["places"]
+                advance(len(places), len(fused))
+        lists[name] = [[rows[c.id] for c in own] for own in reranked.blended(fused, places, SHARE)]
+    lists["as fused"] = [[rows[candidate.id] for candidate in own] for own in fused]
+    return Verdict.of(judge.cases, lists, judge.bench.snapshot.ids, "ranked", "as fused", "ndcg@10")

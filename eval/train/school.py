@@ -1,0 +1,80 @@
+"""What samples for the language model are made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from agent.facts import descriptive
+from agent.interests import asked_trained
+from eval.train.lora import Sample
+from eval.train.pairs import AHEAD, Pair
+from prompts import Prompts
+from store import Catalog, Item
+from store.catalog import Field
+from store.cooccurrence import Cooccurrence
+from store.snapshot import Snapshot
+
+WORDS = 60
+"""Characters of a search: long ones take time to write, and find no more."""
+
+
+@dataclass(frozen=True)
+class School:
+    """What samples are made of: the catalog, its prompts, and what goes together before the cut."""
+
+    catalog: Catalog
+    prompts: Prompts
+    counts: Cooccurrence
+    items: Mapping[str, Item]
+    schema: Mapping[str, Field]
+
+    @classmethod
+    def of(cls, catalog: Catalog, prompts: Prompts, counts: Cooccurrence) -> School:
+        """The school of a whole catalog."""
+        return cls(catalog, prompts, counts, catalog.get(catalog.snapshot().ids), catalog.schema())
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The catalog's rows."""
+        return self.catalog.snapshot()
+
+    def item(self, row: int) -> Item:
+        """The item of a snapshot row."""
+        return self.items[self.snapshot.ids[row]]
+
+    def asked(self, pair: Pair, part: str) -> list[dict[str, str]]:
+        """The prompt for one part of what a trained model writes."""
+        return asked_trained([self.item(row) for row in pair.history], self.prompts, part)
+
+    def example(self, pair: Pair, part: str) -> Sample:
+        """What was chosen next, filled up with what goes best with it: people choose but a few of what they would."""
+        goes = np.asarray(self.counts.goes_with[list(pair.chosen)].sum(axis=0)).ravel()
+        goes[[*pair.history, *pair.chosen]] = 0
+        near = [row for row in np.argsort(-goes)[:AHEAD].tolist() if goes[row] > 0]
+        rows = [*(row for row in pair.chosen if row not in pair.history), *near][:AHEAD]
+        return Sample(self.asked(pair, part), self.answer([self.item(row) for row in rows], part))
+
+    def answer(self, chosen: Sequence[Item], part: str) -> str:
+        """The answer that names or describes these items."""
+        if part == "named":
+            named = [{"title": item.title[:80], "year": _year(item)} for item in chosen]
+            return json.dumps({"named": named}, ensure_ascii=False)
+        return json.dumps({"queries": [described(item, self.schema) for item in chosen]}, ensure_ascii=False)
+
+
+def described(item: Item, schema: Mapping[str, Field]) -> str:
+    """The item as one would search for it: its title, and what else tells its kind where there is room."""
+    words = item.title
+    for value in descriptive(item, schema)[:3]:
+        if len(words) + len(value) + 2 <= WORDS and value.casefold() not in words.casefold():
+            words += f", {value}"
+    return words if len(words) <= WORDS else words[:WORDS].rsplit(" ", 1)[0]
+
+
+def _year(item: Item) -> int | None:
+    year = item.metadata.get("year")
+    return int(year) if isinstance(year, int | float) and not isinstance(year, bool) else None

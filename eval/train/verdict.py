@@ -1,0 +1,106 @@
+"""Whether a training paid: arms before and after it on the same validation cases, paired by user."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from agent.signals import Signals
+from agent.tuned import Tuned
+from eval import metrics, significance
+from eval.arms import FUSED, Bench, Lists
+from eval.fitting import table
+from eval.judged import Judge
+from eval.records import Case, Cases
+from eval.search import Say, cross_validated, ranked
+
+MEASURES = ("recall@50", "recall@100", "ndcg@10")
+FUSION_CASES = 2000
+"""Validation cases that learned fusion is fitted on anew, in folds, so that it has not seen those it ranks here."""
+SURE = 0.05
+"""The training paid where its first measure grew with a smaller p than this, whatever else was compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The table: each arm's measures, the differences that matter, and whether the training `paid`."""
+
+    cases: int
+    users: int
+    arms: Mapping[str, Mapping[str, float]]
+    comparisons: Sequence[Mapping[str, Any]]
+    paid: bool
+
+    @classmethod
+    def of(
+        cls, cases: Sequence[Case], lists: Mapping[str, Lists], ids: Sequence[str], after: str, before: str, first: str
+    ) -> Verdict:
+        """Compare `after` with every other arm; it paid where it is ahead of `before` in the measure `first`, by more than luck."""
+        found = {
+            arm: metrics.per_case(cases, [[ids[row] for row in rows] for rows in own], ks=(10, 50, 100))
+            for arm, own in lists.items()
+        }
+        users = [case.user for case in cases]
+        tests = [
+            test
+            for measure in MEASURES
+            for test in significance.compare_all(
+                {arm: values[measure] for arm, values in found.items()},
+                users,
+                measure=measure,
+                pairs=[(after, other) for other in lists if other != after],
+            )
+        ]
+        decisive = next(test for test in tests if test.measure == first and test.b == before)
+        return cls(
+            len(cases),
+            len(set(users)),
+            {arm: {m: round(float(values[m].mean()), 5) for m in MEASURES} for arm, values in found.items()},
+            [asdict(test) for test in tests],
+            decisive.difference > 0 and decisive.p < SURE,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        return asdict(self)
+
+    def __rich__(self) -> Any:
+        from rich.table import Table
+
+        shown = Table("", *MEASURES, title=f"{self.cases} validation cases of {self.users} users")
+        for arm, values in self.arms.items():
+            cells = []
+            for measure in MEASURES:
+                test = next((t for t in self.comparisons if t["b"] == arm and t["measure"] == measure), None)
+                told = f"  {test['difference']:+.3f} [{test['low']:+.3f}, {test['high']:+.3f}]" if test else ""
+                cells.append(f"{values[measure]:.3f}{told}")
+            shown.add_row(arm, *cells)
+        first = next((t["a"] for t in self.comparisons), "")
+        shown.caption = f"beside each figure: how far {first} is ahead, with the 95 % interval over users"
+        return shown
+
+
+def judging(
+    cases: Cases,
+    n: int,
+    signals: Signals,
+    tuned: Tuned,
+    weights: Mapping[str, float],
+    repeats: bool,
+    seed: int,
+    say: Say,
+) -> Judge:
+    """At most `n` cases of users drawn at random, with lists of `base` from a fusion that has not seen their users."""
+    some = cases.sample(FUSION_CASES, seed)
+    few = some.sample(n, seed)
+    bench = Bench(signals, weights=weights, baselines=tuned.baselines, repeats=repeats)
+    if tuned.learned:
+        say(f"fusion of {len(some)} validation cases, each ranked by one that has not seen its user")
+        kept = {case.user for case in few.cases}
+        rows = [row for row, case in enumerate(some.cases) if case.user in kept]
+        base = cross_validated(
+            *table(some, signals, repeats=repeats), some, rows, "ndcg@10", say, [tuned.evidence["trees"]]
+        )[2]
+        return Judge(few.cases, {"base": base}, {"base": 1.0}, bench, say)
+    return Judge(few.cases, ranked(bench, FUSED, few), {arm: weights[arm] for arm in FUSED}, bench, say)

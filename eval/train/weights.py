@@ -1,0 +1,35 @@
+"""The generative model's weights as PyTorch trains them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from eval.errors import EvalError
+
+
+def load(gguf: Path) -> tuple[Any, Any]:
+    """(model, tokenizer) of a GGUF file, dequantised to bfloat16, its chat template included.
+
+    Raises EvalError where the extra "train" is missing or the file cannot be read so.
+    """
+    try:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, logging
+    except ImportError:
+        raise EvalError('training needs the extra "train": pip install "evoke-rec[train]"') from None
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(**where)
+        model = AutoModelForCausalLM.from_pretrained(
+            **where, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+        )
+    except (ImportError, OSError, ValueError) as error:
+        raise EvalError(
+            f"{gguf.name} cannot be trained on ({type(error).__name__}: {str(error).splitlines()[0][:120]}); "
+            "give another GGUF file as EVOKE_MODEL"
+        ) from None
+    vars(model.config).pop("quantization_config", None)  # peft would take the weights for quantised ones
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
