@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
@@ -82,15 +81,12 @@ def ranking_samples(store: Path, n: int, seed: int) -> list[Sample]:
     return samples
 
 
-def torch_labels(
-    model: Any, tokenizer: Any, asked: Sequence[Messages], *, plain: bool = False
-) -> list[dict[str, float]]:
-    """What `LLM.labels` gives, read from the model in this process; `plain` without its adapter."""
+def torch_labels(model: Any, tokenizer: Any, asked: Sequence[Messages]) -> list[dict[str, float]]:
+    """What `LLM.labels` gives, read from the model in this process."""
     import torch
 
     found = []
-    without: Callable[[], Any] = model.disable_adapter if plain else nullcontext
-    with torch.inference_mode(), without():
+    with torch.inference_mode():
         for messages in asked:
             text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
             tokens = tokenizer(text, return_tensors="pt", add_special_tokens=False)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gguf
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -23,55 +24,60 @@ from eval.cli import cli
 from eval.train.export import export
 from eval.train.weights import load
 from prompts import Prompts
-from tests.adapters import LABELS, Messages, adapter, best, random_lora, ranking_samples, torch_labels
-from tests.recommending import modelled
+from tests.adapters import LABELS, Messages, adapter, best, random_lora, torch_labels
+from tests.model_contract import rank_prompt
+from tests.recommending import FILMS, modelled
 
 GONE = "http://127.0.0.1:9/v1"
 
 
+@dataclass(frozen=True)
+class Made:
+    """An adapter for each task, and short ranking prompts with what torch says to them with the adapter for ranking."""
+
+    adapters: dict[str, Adapter]
+    asked: list[list[dict[str, str]]]
+    torch: list[dict[str, float]]
+
+
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, films_store: Path) -> dict[str, Any]:
-    """Two adapters, 20 ranking prompts, and what torch says to these, plain and with each adapter."""
-    folder = tmp_path_factory.mktemp("trained")
-    asked = [sample.messages for sample in ranking_samples(films_store, 20, seed=1)]
-    made: dict[str, Any] = {"folder": folder, "asked": asked}
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    drawn = random.Random(1)
+    titles = [json.loads(row)["title"] for row in (FILMS / "items.jsonl").read_text().splitlines()]
+    asked = [rank_prompt(drawn.sample(titles, 5)) for _ in range(20)]
+    folder, adapters = tmp_path_factory.mktemp("trained"), {}
+    base, tokenizer = load(find_weights())
     for seed, task in enumerate(TASKS):
-        base, tokenizer = load(find_weights())
-        model = random_lora(base.float(), seed)
-        made[task] = adapter(folder / task, task, model)
-        made[f"torch {task}"] = torch_labels(model, tokenizer, asked)
-    made["torch plain"] = torch_labels(model, tokenizer, asked, plain=True)
-    return made
+        model = random_lora(base, seed)
+        adapters[task] = adapter(folder / task, task, model)
+        said = torch_labels(model, tokenizer, asked) if task == "rank" else []
+        base = model.unload()
+    return Made(adapters, asked, said)
 
 
 async def labelled(llm: LLM, asked: Sequence[Messages], adapter: Adapter | None = None) -> list[dict[str, float]]:
     return [(await llm.labels(messages, LABELS, deadline=Deadline(60), adapter=adapter)).value for messages in asked]
 
 
-async def test_the_engine_says_with_an_adapter_what_torch_says(made: dict[str, Any]) -> None:
+async def test_the_engine_says_with_an_adapter_what_torch_says(made: Made) -> None:
     llm = LLM.embedded()
-    said: dict[str, Any] = {"plain": await labelled(llm, made["asked"])}
-    said |= {task: await labelled(llm, made["asked"], made[task]) for task in TASKS}
+    plain = [best(labels) for labels in await labelled(llm, made.asked)]
+    with_it = [best(labels) for labels in await labelled(llm, made.asked, made.adapters["rank"])]
     await llm.close()
-    agree = {
-        (ours, theirs): np.mean([best(a) == best(b) for a, b in zip(said[ours], made[f"torch {theirs}"], strict=True)])
-        for ours in said
-        for theirs in said
-    }
-    print(agree)
-    for name in said:
-        assert agree[name, name] >= 0.7
-        assert all(agree[name, other] < agree[name, name] for other in said if other != name)
+    torch = [best(labels) for labels in made.torch]
+    print(plain, with_it, torch)
+    assert sum(a == b for a, b in zip(with_it, torch, strict=True)) >= 16
+    assert sum(a == b for a, b in zip(plain, torch, strict=True)) <= 12
 
 
-async def test_plain_answers_stay_plain_beside_adapters(made: dict[str, Any]) -> None:
-    asked = made["asked"][:3]
+async def test_plain_answers_stay_plain_beside_adapters(made: Made) -> None:
+    asked = made.asked[:2]
     llm = LLM.embedded()
     await labelled(llm, asked)
-    alone = {task: await labelled(llm, asked, made.get(task)) for task in ("plain", *TASKS)}
-    # The prompts are in the cache now, of each engine its own.
-    for task in ("rank", "plain", "queries", "plain", "rank"):
-        assert await labelled(llm, asked, made.get(task)) == alone[task]
+    alone = {task: await labelled(llm, asked, made.adapters.get(task)) for task in ("plain", *TASKS)}
+    # The prompts are in the cache now, each engine's own.
+    for task in ("plain", "rank", "plain", "queries", "rank"):
+        assert await labelled(llm, asked, made.adapters.get(task)) == alone[task]
     await llm.close()
 
 
@@ -201,8 +207,8 @@ def test_the_command_says_whether_adapters_can_be_used(
     assert CliRunner().invoke(cli, command[:-1]).output.splitlines()[1] == f"queries adapter ({both[0].name}): answers"
 
 
-def test_only_plain_adapters_of_known_architectures_are_exported(made: dict[str, Any], tmp_path: Path) -> None:
-    folder = shutil.copytree(made["rank"].folder, tmp_path / "odd")
+def test_only_plain_adapters_of_known_architectures_are_exported(made: Made, tmp_path: Path) -> None:
+    folder = shutil.copytree(made.adapters["rank"].folder, tmp_path / "odd")
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
     with pytest.raises(EvokeError, match="use_dora has no GGUF form; serve it with vLLM"):
