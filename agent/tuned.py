@@ -10,6 +10,7 @@ from typing import Any
 from agent.errors import EvokeError
 from agent.learned import Learned
 from agent.settings import Settings
+from store.place import write_atomically
 
 FILE = "tuned.json"
 
@@ -42,7 +43,7 @@ class Tuned:
         folder = store / "tuned"
         folder.mkdir(parents=True, exist_ok=True)
         row = {name: getattr(self, name) for name in self.__slots__}
-        (folder / FILE).write_text(json.dumps(row, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_atomically(folder / FILE, (json.dumps(row, indent=1, ensure_ascii=False) + "\n").encode())
 
     def fusion(self, store: Path | None) -> Learned | None:
         """Learned fusion, where it is switched on. Raises MissingExtra without LightGBM."""

@@ -190,17 +190,21 @@ def _collaborative(_: Bench, scores: Scores, __: Any, ___: Any) -> np.ndarray:
     return _scaled(scores["next"]) + _scaled(scores["later"]) + _scaled(scores["alike"])
 
 
-def _dense(bench: Bench, _: Scores, histories: Sequence[np.ndarray], given: Mapping[str, float]) -> np.ndarray:
-    """Each recent item is an interest of its own: the best decayed cosine to any of them, never to itself."""
-    vectors = np.asarray(bench.signals.snapshot.vectors)
+def dense(vectors: np.ndarray, histories: Sequence[np.ndarray], decay: float) -> np.ndarray:
+    """(b, n): each recent item is an interest of its own: the best decayed cosine to any of them, never to itself."""
+    vectors = np.asarray(vectors)
     found = np.zeros((len(histories), len(vectors)), dtype=np.float32)
     for row, history in enumerate(histories):
         recent = history[-10:]
         if len(recent):
-            likeness = vectors[recent] @ vectors.T * (given["decay"] ** np.arange(len(recent) - 1, -1, -1))[:, None]
+            likeness = vectors[recent] @ vectors.T * (decay ** np.arange(len(recent) - 1, -1, -1))[:, None]
             likeness[np.arange(len(recent)), recent] = 0
             found[row] = likeness.max(axis=0)
     return found
+
+
+def _dense(bench: Bench, _: Scores, histories: Sequence[np.ndarray], given: Mapping[str, float]) -> np.ndarray:
+    return dense(bench.signals.snapshot.vectors, histories, given["decay"])
 
 
 def _mean(bench: Bench, _: Scores, histories: Sequence[np.ndarray], given: Mapping[str, float]) -> np.ndarray:

@@ -51,8 +51,9 @@ class Catalog:
     ) -> Catalog:
         """The catalog in a store folder, or on a Chroma server (`http://host:port`, optionally `/collection`).
 
-        Without an `embedder`, the model that the catalog was made with is used (all-MiniLM-L6-v2 for a new one). A store
-        folder may have its vectors on a server: on that of the URL `chroma`, else on that which it remembers.
+        Without an `embedder`, the model that the catalog was made with is used (all-MiniLM-L6-v2 for a new one), or that
+        trained for the store. A store folder may have its vectors on a server: on that of the URL `chroma`, else on that which
+        it remembers.
         Raises StoreError where there is none and `create` is false, and where another embedding model made it.
         """
         folder, where, name = _located(place, chroma)
@@ -60,6 +61,7 @@ class Catalog:
             raise StoreError(_NO_CATALOG.format(place))
         if folder:
             _make(folder)
+            embedder = embedder or _trained_for(folder)
         connection = connect(where, name)
         try:
             if not connection.exists():
@@ -226,10 +228,15 @@ def _located(place: str | Path, chroma: str | None) -> tuple[Path | None, str | 
     """The store's folder, if any, the place of its Chroma database, and the collection's name."""
     folder = None if str(place).startswith(("http://", "https://")) else Path(place).expanduser()
     url = str(place) if folder is None else chroma or places.about(folder).get("chroma")
-    if url is None:
-        return folder, Path(place).expanduser() / "chroma", COLLECTION
+    if folder and url is None:
+        return folder, (places.retriever(folder) or folder) / "chroma", COLLECTION
     parts = urlsplit(url)
     return folder, f"{parts.scheme}://{parts.netloc}", parts.path.strip("/") or COLLECTION
+
+
+def _trained_for(folder: Path) -> Embedder | None:
+    trained = places.retriever(folder)
+    return Embedder(str(trained)) if trained else None
 
 
 def _create(connection: Connection, embedder: Embedder) -> None:

@@ -63,7 +63,7 @@ class Embedder:
             digest.update(self._source.encode())
             return digest.hexdigest()
         # Some folders hold the weights in both formats; the first is the one that is loaded.
-        files = next(filter(None, (sorted(self._folder.glob(pattern)) for pattern in _WEIGHTS)), [])
+        files = next(filter(None, (sorted(self.folder.glob(pattern)) for pattern in _WEIGHTS)), [])
         if not files:
             raise StoreError(f"{self.name} has no weight files; name a sentence-transformers folder or hub model")
         for file in files:
@@ -73,7 +73,7 @@ class Embedder:
     @cached_property
     def dim(self) -> int:
         """The length of a vector, read from the model's configuration where that says it."""
-        return (None if self.remote else _configured_dim(self._folder)) or len(self.encode_queries(["probe"])[0])
+        return (None if self.remote else _configured_dim(self.folder)) or len(self.encode_queries(["probe"])[0])
 
     def encode_documents(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of items: (n, dim) float32, rows of length 1."""
@@ -134,7 +134,8 @@ class Embedder:
         return _unit(vectors)
 
     @cached_property
-    def _folder(self) -> Path:
+    def folder(self) -> Path:
+        """Where the model lies on this machine; downloaded if need be."""
         folder = Path(self._source).expanduser()
         if folder.is_dir():
             return folder
@@ -179,8 +180,8 @@ class Embedder:
 
         logging.disable_progress_bar()
         device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = torch.bfloat16 if _has_bfloat16(device) else torch.float32
-        return SentenceTransformer(str(self._folder), device=device, model_kwargs={"dtype": dtype})
+        dtype = torch.bfloat16 if has_bfloat16(device) else torch.float32
+        return SentenceTransformer(str(self.folder), device=device, model_kwargs={"dtype": dtype})
 
     def _ask(self, texts: Sequence[str]) -> np.ndarray:
         import os
@@ -201,7 +202,8 @@ class Embedder:
         return np.asarray([row.embedding for row in sorted(rows, key=lambda row: row.index)], dtype=np.float32)
 
 
-def _has_bfloat16(device: str) -> bool:
+def has_bfloat16(device: str) -> bool:
+    """Whether bfloat16 is quicker there than float32."""
     if device.startswith("cuda"):
         import torch
 

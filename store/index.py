@@ -17,6 +17,7 @@ from store.errors import BadData, StoreError
 from store.history import Added, History
 from store.lexical import Lexical
 from store.load import Files, find_dataset, read_events, read_items
+from store.retrained import sweep
 from store.rows import Problems
 from store.writer import Upserted
 
@@ -76,6 +77,7 @@ def index(
             done = _write(files, catalog, history, checked, prune, progress)
             refresh(catalog, history)
             places.describe(store, _facts(catalog, history))
+        sweep(store)
     places.remember(store)
     return Indexed(store, *done, checked.problems)
 

@@ -16,6 +16,8 @@ from typing import Any
 from store.errors import StoreBusy, StoreError
 
 FORMAT = 1
+RETRIEVERS = Path("trained", "retriever")
+"""Where in a store the embedding models lie that were trained for it; `store.json` names the one in force."""
 
 
 def default_store(dataset: Path) -> Path:
@@ -59,6 +61,19 @@ def describe(store: Path, facts: Mapping[str, Any]) -> None:
     """Merge `facts` into `store.json`. Readable by its owner alone, since it may hold a database URL."""
     merged = {"format": FORMAT} | about(store) | dict(facts)
     write_atomically(store / "store.json", json.dumps(merged, indent=1, sort_keys=True).encode(), mode=0o600)
+
+
+def retriever(store: Path) -> Path | None:
+    """The folder of the embedding model that was trained for this store, its vectors beside it; None where none is in force.
+
+    Raises StoreError where that folder is gone.
+    """
+    name = about(store).get("retriever")
+    if name and not (store / RETRIEVERS / name).is_dir():
+        raise StoreError(
+            f"{store / RETRIEVERS / name} is gone, with the store's vectors; restore it, or index into a new store"
+        )
+    return store / RETRIEVERS / name if name else None
 
 
 def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:

@@ -171,7 +171,7 @@ def test_an_embedding_model_in_a_folder_is_named_again_by_a_setting(tmp_path: Pa
     (data := tmp_path / "shop").mkdir()
     rows = [{"id": str(n), "title": f"Lamp {n}", "text": "", "metadata": {}} for n in range(3)]
     (data / "items.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    folder = Embedder()._folder
+    folder = Embedder().folder
     printed(evoke("index", data, "--store", tmp_path / "s", "--embedding-model", folder, "--json"))
     ask = ("recommend", "a lamp", "--store", tmp_path / "s", "-n", "2", "--json")
     elsewhere = {"EVOKE_BASE_URL": "http://127.0.0.1:9/v1", "HF_HUB_OFFLINE": "1"}

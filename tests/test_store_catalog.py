@@ -274,7 +274,7 @@ def test_very_long_texts_are_cut_and_counted(catalog: Catalog) -> None:
 
 
 def test_another_embedding_model_is_refused(catalog: Catalog, place: str, tmp_path: Path, embedder: Embedder) -> None:
-    copy = shutil.copytree(embedder._folder, tmp_path / "tuned")
+    copy = shutil.copytree(embedder.folder, tmp_path / "tuned")
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"\x01\x02\x03\x04")
     with pytest.raises(StoreError, match=r"made with the embedding model all-MiniLM-L6-v2 .*not tuned"):
@@ -284,7 +284,7 @@ def test_another_embedding_model_is_refused(catalog: Catalog, place: str, tmp_pa
 def test_the_same_weights_elsewhere_are_the_same_model(
     catalog: Catalog, place: str, tmp_path: Path, embedder: Embedder
 ) -> None:
-    (tmp_path / "moved").symlink_to(embedder._folder)
+    (tmp_path / "moved").symlink_to(embedder.folder)
     with Catalog.open(place, embedder=Embedder(str(tmp_path / "moved"))) as again:
         assert len(again) == 4
 

@@ -55,7 +55,7 @@ def test_threads_may_encode_at_once(embedder: Embedder) -> None:
 
 
 def test_a_folder_is_a_model_named_after_it(embedder: Embedder, tmp_path: Path) -> None:
-    (tmp_path / "tuned").symlink_to(embedder._folder)
+    (tmp_path / "tuned").symlink_to(embedder.folder)
     other = Embedder(str(tmp_path / "tuned"))
     assert (other.dim, other.fingerprint) == (384, embedder.fingerprint)
     assert str(tmp_path) not in other.name

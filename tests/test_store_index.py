@@ -190,7 +190,7 @@ def test_another_embedding_model_leaves_the_store_as_it_was(
 ) -> None:
     index(dataset, store, embedder=embedder)
     before = state(store)
-    copy = shutil.copytree(embedder._folder, tmp_path / "tuned")
+    copy = shutil.copytree(embedder.folder, tmp_path / "tuned")
     with (copy / "model.safetensors").open("r+b") as weights:
         weights.seek(-8, os.SEEK_END)
         weights.write(b"\x01" * 8)

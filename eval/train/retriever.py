@@ -1,0 +1,195 @@
+"""`evoke train retriever`: teach the store's encoder on the events before the cut, index with it, judge it on validation cases, and
+put it in force where it paid."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agent.settings import Settings
+from agent.trained import Trained
+from agent.tuned import Tuned
+from eval.answers import Progress, quiet
+from eval.arms import Lists, dense
+from eval.errors import EvalError
+from eval.fitting import batches, histories
+from eval.metrics import per_case
+from eval.records import Cases
+from eval.reduced import MOST_CASES
+from eval.runner import BUDGET
+from eval.search import Say
+from eval.train.encoder import Encoder, Material
+from eval.train.pairs import pairs, sequences
+from eval.train.verdict import Verdict
+from eval.trust import EVIDENCE, seen_hash
+from eval.tune import validation_cases
+from store import Catalog, History
+from store import place as places
+from store.embedder import Embedder
+from store.index import index, refresh
+from store.retrained import embed_anew, put_in_force
+from store.snapshot import Snapshot
+from store.sparse import highest
+
+PAIRS = 10_000
+"""Steps from one item to the next to learn from."""
+SEARCHES = 500
+"""Titles that are searched for, to see that requests in words find as much as before."""
+SURE = 1.645
+"""Standard errors by which title search may not be worse (one-sided p < .05)."""
+UNFINISHED = "retriever.unfinished"
+
+
+@dataclass(frozen=True, slots=True)
+class Retrained:
+    """What a training came to: how recall by vectors and title search changed, and whether the encoder is `on`."""
+
+    name: str
+    on: bool
+    verdict: Verdict
+    searches: dict[str, float]
+    evidence: dict[str, Any]
+
+    def __rich__(self) -> Any:
+        from rich.console import Group
+
+        found = ", ".join(f"{name} {share:.3f}" for name, share in self.searches.items())
+        return Group(self.verdict, f"title search, own item first of {SEARCHES} at most: {found}")
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        return {"retriever": self.name, "on": self.on, "evidence": self.evidence}
+
+
+def train(
+    dataset: str | Path,
+    *,
+    store: str | Path | None = None,
+    seed: int = 0,
+    samples: int | None = None,
+    say: Say = lambda _: None,
+    progress: Progress = quiet,
+) -> Retrained:
+    """Train the store's encoder, and use it from now on where validation shows that it finds more and title search no less.
+
+    Learns from at most `samples` steps before the cut. Run again after a kill it goes on where it stopped; until all is done the
+    store is as before. Deterministic by seed on one machine's CPU; uses a GPU where there is one. Raises EvalError where there
+    is too little to learn from, or the store's vectors come from a server.
+    """
+    from store.place import default_store
+
+    dataset = Path(dataset)
+    known = validation_cases(dataset).sample(MOST_CASES, seed)
+    per_case([], [])  # says what is missing for measuring before the work, not after it
+    folder = Path(store) if store else default_store(dataset)
+    say("indexing")
+    index(dataset, folder)
+    kept = folder / "trained" / UNFINISHED
+    with Catalog.open(folder, create=False) as catalog:
+        _check(folder, catalog)
+        snapshot = catalog.snapshot()
+        drawn = [pair for pair in pairs(known, snapshot, samples or PAIRS, seed) if pair.chosen[0] not in pair.history]
+        say(f"{len(drawn)} steps to learn from; loading {catalog.embedder.name}")
+        encoder = Encoder(catalog.embedder, seed)
+        material = Material(drawn, sequences(known, snapshot), np.asarray(snapshot.vectors))
+        loss = encoder.learn(material, kept / "encoder.pt", progress)
+        made = _saved(encoder, kept)
+        del encoder
+        say("indexing with what was learned")
+        with progress("items indexed") as advance:
+            facts = embed_anew(folder, made, advance)
+        # As the store will read it: in its precision, and whole documents.
+        with Catalog.open(made, create=False, embedder=Embedder(str(made))) as anew:
+            after, embedder = anew.vectors(snapshot.ids), anew.embedder
+        verdict = _verdict(known, snapshot, after, Tuned.load(folder).applied(Settings.load(), folder).decay)
+        searches, worse = _searched(snapshot, after, catalog.embedder, embedder, seed)
+    evidence = {
+        "on": "valid", "seen": seen_hash(dataset), "seed": seed, "pairs": len(drawn), "loss": loss, "from": catalog.embedder.name,
+        "verdict": verdict.as_json(), "title search": searches,
+    }  # fmt: skip
+    done = Retrained(made.name, verdict.paid and not worse, verdict, searches, evidence)
+    if done.on:
+        (made / EVIDENCE).write_text(json.dumps(evidence, indent=1) + "\n", encoding="utf-8")
+        _outdate(folder)
+        put_in_force(folder, made, facts)
+        with Catalog.open(folder, create=False) as catalog, History.open(folder) as history:
+            refresh(catalog, history)
+    shutil.rmtree(kept)
+    return done
+
+
+def _check(folder: Path, catalog: Catalog) -> None:
+    """Raises EvalError where the store's vectors cannot be replaced by those of a model trained here."""
+    again = "index into a store whose vectors are in its folder, by a sentence-transformers model"
+    if places.about(folder).get("chroma"):
+        raise EvalError(f"{folder} has its vectors on a Chroma server, which are not replaced; {again}")
+    if catalog.embedder.remote:
+        raise EvalError(f"{folder} has its vectors from an embeddings URL, whose model cannot be trained here; {again}")
+
+
+def _saved(encoder: Encoder, kept: Path) -> Path:
+    """The folder that the encoder was saved in, named after its weights, as stores know their model by name."""
+    half = kept / "half"
+    shutil.rmtree(half, ignore_errors=True)
+    encoder.save(half)
+    made = kept / f"retriever-{Embedder(str(half)).fingerprint[:8]}"
+    return made if made.is_dir() else half.rename(made)
+
+
+def _verdict(cases: Cases, snapshot: Snapshot, after: np.ndarray, decay: float) -> Verdict:
+    """The arm `dense` by the new vectors beside that by the present ones."""
+    lists = {
+        "dense, trained": _ranked(cases, replace(snapshot, vectors=after), decay),
+        "dense": _ranked(cases, snapshot, decay),
+    }
+    return Verdict.of(cases.cases, lists, snapshot.ids, "dense, trained", "dense", "recall@50")
+
+
+def _ranked(cases: Cases, snapshot: Snapshot, decay: float) -> Lists:
+    read = histories(cases, snapshot)
+    found: Lists = []
+    for at in batches(len(read)):
+        scores = dense(snapshot.vectors, read[at], decay)
+        scores[:, snapshot.hidden] = 0
+        for row, history in enumerate(read[at]):
+            scores[row, history] = 0
+        found += [items.tolist() for items in highest(scores, BUDGET)]
+    return found
+
+
+def _searched(
+    snapshot: Snapshot, after: np.ndarray, present: Embedder, trained: Embedder, seed: int
+) -> tuple[dict[str, float], bool]:
+    """How often a title finds its own item first, by both encoders; and whether that has become worse by more than luck."""
+    rows = np.random.default_rng(seed).permutation(len(snapshot))[:SEARCHES]
+    titles = [snapshot.titles[row] for row in rows]
+    first = {}
+    for name, vectors, embedder in (("present", snapshot.vectors, present), ("trained", after, trained)):
+        scores = embedder.encode_queries(titles) @ np.asarray(vectors).T
+        first[name] = (scores > scores[np.arange(len(rows)), rows][:, None]).sum(axis=1) == 0
+    lost = first["present"].astype(np.float64) - first["trained"]
+    worse = bool(lost.mean() > SURE * lost.std() / np.sqrt(len(lost)))
+    return {name: float(own.mean()) for name, own in first.items()}, worse
+
+
+def _outdate(folder: Path) -> None:
+    """What was tuned was tuned for other vectors: learned fusion is off until `evoke tune` has seen the new ones."""
+    tuned = Tuned.load(folder)
+    if tuned.evidence:
+        reason = "it was tuned before the retriever was trained; run `evoke tune` again"
+        replace(tuned, learned=False, evidence=tuned.evidence | {"outdated": reason}).save(folder)
+    for unfinished in (folder / "tuned").glob("unfinished*.json"):
+        unfinished.unlink()
+
+
+def to_do_next(folder: Path) -> list[str]:
+    """What should be run again after the vectors have changed, a line each."""
+    told = ["run `evoke tune` again: what it found was for the vectors before", "restart a running `evoke serve`"]
+    if "queries" in Trained.load(folder).adapters:
+        told.append("the queries adapter was taught with the vectors before: run `evoke train queries` again")
+    return told

@@ -1,0 +1,52 @@
+"""Changing a store's embedding model for one that was trained for it: new vectors beside the old ones, then one step."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from store import place as places
+from store.catalog import Catalog
+from store.embedder import Embedder
+
+
+def embed_anew(store: Path, model: Path, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+    """Index the store's items with the sentence-transformers model in the folder `model`, into that folder; the store stays as is.
+
+    Returns what `put_in_force` wants to know. Ended early, the next call goes on. `progress(done, total)` counts items.
+    """
+    embedder = Embedder(str(model))
+    with (
+        places.writing(store),
+        Catalog.open(store, create=False) as old,
+        Catalog.open(model, embedder=embedder) as new,
+    ):
+        total = len(old)
+        new.upsert(old.items(), progress=(lambda done, _: progress(done, total)) if progress else None)
+        new.delete(set(new.ids()) - set(old.ids()))
+    return {"model": embedder.name, "fingerprint": embedder.fingerprint, "dim": embedder.dim}
+
+
+def put_in_force(store: Path, model: Path, facts: dict[str, Any]) -> None:
+    """Take the model, with what `embed_anew` wrote and returned, into the store, and use it from now on. The one file that says
+    so is written at once: a crash leaves all as before, or all done."""
+    with places.writing(store):
+        sweep(store)
+        (store / places.RETRIEVERS).mkdir(parents=True, exist_ok=True)
+        model.rename(store / places.RETRIEVERS / model.name)
+        places.describe(store, facts | {"retriever": model.name})
+        sweep(store)
+
+
+def sweep(store: Path) -> None:
+    """Remove the models and vectors that are not in force any more. For whoever writes the store."""
+    trained = places.retriever(store)
+    for model in (store / places.RETRIEVERS).glob("*"):
+        if model != trained:
+            shutil.rmtree(model)
+    if trained:
+        for old in ("chroma", "chroma.before"):
+            shutil.rmtree(store / old, ignore_errors=True)
+        (store / "chroma.lock").unlink(missing_ok=True)

@@ -1,0 +1,283 @@
+"""Training the retriever: the same by seed and after a kill, refused on too little, and a store that is whole at any moment."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agent import Recommender
+from agent.tuned import Tuned
+from eval import compare
+from eval.answers import quiet
+from eval.errors import EvalError
+from eval.train import encoder, retriever
+from eval.train.encoder import Encoder, Material
+from eval.train.pairs import pairs, sequences
+from eval.train.verdict import Verdict
+from eval.tune import validation_cases
+from store import Catalog, History
+from store import place as places
+from store.embedder import Embedder
+from store.errors import StoreError
+from store.index import index
+from store.retrained import embed_anew, put_in_force
+from tests.recommending import FILMS
+
+NOBODY = "http://127.0.0.1:9/v1"
+
+
+@pytest.fixture(autouse=True)
+def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handful of steps, and no settings from outside."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
+    for name in ("EVOKE_BASE_URL", "OPENAI_BASE_URL", "EVOKE_STORE", "EVOKE_EMBEDDING_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(encoder, "BATCH", 32)
+    monkeypatch.setattr(encoder, "STEPS", 6)
+
+
+def material(store: Path, n: int = 60) -> Material:
+    """A few pairs of the films' material."""
+    cases = validation_cases(FILMS)
+    with Catalog.open(store, create=False) as catalog:
+        snapshot = catalog.snapshot()
+        drawn = [pair for pair in pairs(cases, snapshot, n, 0) if pair.chosen[0] not in pair.history]
+        return Material(drawn, sequences(cases, snapshot), np.asarray(snapshot.vectors))
+
+
+def learned(given: Material, kept: Path, progress: Any = quiet) -> dict[str, np.ndarray]:
+    """The weights after learning from this."""
+    made = Encoder(Embedder(), seed=3)
+    made.learn(given, kept, progress)
+    return {name: value.numpy() for name, value in made.model.state_dict().items()}
+
+
+def hashed(self: Embedder, method: str, texts: Any) -> np.ndarray:
+    """Vectors that depend on the model and the text, made in no time."""
+    seeds = [int.from_bytes(f"{self.fingerprint}{text}".encode()[-64:], "little") for text in texts]
+    rows = np.stack([np.random.default_rng(seed).standard_normal(384) for seed in seeds])
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture
+def hashing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No model is run."""
+    monkeypatch.setattr(Embedder, "_encode", hashed)
+    monkeypatch.setattr(Embedder, "truncated", lambda *_: 0)
+
+
+def another(folder: Path) -> Path:
+    """A model of other weights, as training leaves it."""
+    copy = shutil.copytree(Embedder().folder, folder / "retriever-0a1b2c3d")
+    weights = next(copy.glob("*.safetensors"))
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.chmod(0o644)
+    weights.write_bytes(content)
+    return copy
+
+
+def found(store: Path) -> tuple[str, list[str]]:
+    """The model that a store is opened with, and what is near its first item."""
+    with Catalog.open(store, create=False) as catalog:
+        vectors = catalog.vectors(catalog.ids()[:1])
+        (hits,) = catalog.query(vectors, 5)
+        assert np.allclose(vectors, catalog.snapshot().vectors[:1])
+        return catalog.embedder.name, [hit.id for hit in hits]
+
+
+def test_the_same_seed_gives_the_same_weights_and_a_killed_training_goes_on(
+    films_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder, "SAVED_EVERY", 0.0)
+    given = material(films_store)
+    whole = learned(given, tmp_path / "whole.pt")
+    start = Encoder(Embedder(), seed=3).model.state_dict()
+    assert any(not np.array_equal(whole[name], value.numpy()) for name, value in start.items())
+
+    class Killed(Exception):
+        pass
+
+    steps: list[int] = []
+
+    class Three:
+        def __init__(self, _: str) -> None:
+            pass
+
+        def __enter__(self) -> Any:
+            return self.advance
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def advance(self, done: int, total: int) -> None:
+            steps.append(done)
+            if done == 3:
+                raise Killed
+
+    with pytest.raises(Killed):
+        learned(given, tmp_path / "cut.pt", Three)
+    again = learned(given, tmp_path / "cut.pt", Three)
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert whole.keys() == again.keys()
+    assert all(np.array_equal(whole[name], again[name]) for name in whole)
+
+
+def test_too_little_is_refused_before_anything_is_learned(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eval.train.pairs.LEAST", 1_000_000)
+    with pytest.raises(EvalError, match=r"training needs 1000000; add events"):
+        retriever.train(FILMS, store=films)
+    assert not (films / "trained").exists()
+
+
+def test_vectors_on_a_server_are_not_replaced(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Catalog.open(films) as catalog:
+        places.describe(films, {"chroma": "http://127.0.0.1:9"})
+        with pytest.raises(EvalError, match="Chroma server"):
+            retriever._check(films, catalog)
+
+
+def test_a_store_takes_the_new_model_in_one_step_and_wherever_it_is_moved(
+    films: Path, tmp_path: Path, hashing: None
+) -> None:
+    before = found(films)
+    made = another(tmp_path)
+    facts = embed_anew(films, made)
+    assert found(films) == before
+    put_in_force(films, made, facts)
+    assert not list(films.glob("chroma*"))
+    moved = films.rename(tmp_path / "elsewhere")
+    name, near = found(moved)
+    assert (name, near != before[1]) == ("retriever-0a1b2c3d", True)
+    done = index(FILMS, moved)
+    assert (done.items.added, done.items.updated, done.items.unchanged) == (0, 0, 343)
+    assert found(moved) == (name, near)
+    with pytest.raises(StoreError, match="made with the embedding model retriever-0a1b2c3d"):
+        Catalog.open(moved, embedder=Embedder())
+    with Catalog.open(moved) as catalog, History.open(moved) as history:
+        rec: Any = Recommender(catalog, history, base_url=NOBODY, explain=False)
+        assert rec._core.trained == ["retriever"]
+        assert len(rec.recommend(history=catalog.ids()[:2], n=5).items) == 5
+        rec.close()
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from store import place, retrained
+from store.embedder import Embedder
+from tests.test_train_retriever import hashed
+Embedder._encode, Embedder.truncated = hashed, lambda *_: 0
+store, made, moment = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+die = lambda *_: os._exit(9)
+facts = retrained.embed_anew(store, made, (lambda done, _: done > 256 and die()) if moment == "embedding" else None)
+if moment == "before the switch":
+    place.describe = die
+if moment == "after the switch":
+    sweep = retrained.sweep
+    retrained.sweep = lambda store: die() if place.retriever(store) else sweep(store)
+retrained.put_in_force(store, made, facts)
+"""
+
+
+@pytest.mark.parametrize("moment", ["embedding", "before the switch", "after the switch"])
+def test_killed_at_any_moment_the_store_is_as_before_or_done(
+    films: Path, tmp_path: Path, hashing: None, moment: str
+) -> None:
+    before = found(films)
+    made = another(tmp_path)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, films, made, moment], capture_output=True, text=True, check=False
+    )
+    assert killed.returncode == 9, killed.stderr
+    if moment == "after the switch":
+        assert found(films)[0] == made.name
+        assert list(films.glob("chroma*"))
+        index(FILMS, films)
+        assert not list(films.glob("chroma*"))
+        return
+    assert found(films) == before
+    if moment == "before the switch":
+        assert index(FILMS, films).items.unchanged == 343
+        assert found(films) == before
+        made = another(tmp_path)
+    told: list[int] = []
+    put_in_force(films, made, embed_anew(films, made, lambda done, _: told.append(done)))
+    assert found(films)[0] == made.name
+    assert told[0] == (256 if moment == "embedding" else 128)  # what was embedded before the kill costs nothing
+
+
+def noised(self: Encoder, *_: Any) -> float:
+    """In place of learning: other weights."""
+    import torch
+
+    with torch.no_grad():
+        next(self.layer.parameters()).add_(0.01)
+    return 1.0
+
+
+@pytest.mark.parametrize("paid", [True, False])
+def test_only_what_pays_is_put_in_force(
+    films: Path, hashing: None, monkeypatch: pytest.MonkeyPatch, paid: bool
+) -> None:
+    monkeypatch.setattr(Encoder, "learn", noised)
+    verdict = Verdict(10, 5, {"dense": {"recall@50": 0.1}}, [], paid)
+    monkeypatch.setattr(Verdict, "of", lambda *_: verdict)
+    monkeypatch.setattr(retriever, "_searched", lambda *_: ({"present": 0.8, "trained": 0.8}, False))
+    Tuned({"decay": 0.6}, {}, True, {"on": "valid", "seen": "before"}).save(films)
+    before = found(films)
+    done = retriever.train(FILMS, store=films, samples=300)
+    assert (done.on, done.as_json()["on"]) == (paid, paid)
+    assert not (films / "trained" / retriever.UNFINISHED).exists()
+    tuned = Tuned.load(films)
+    if not paid:
+        assert found(films) == before
+        assert tuned.learned
+        assert not (films / "trained" / "retriever").exists()
+        return
+    assert found(films)[0] == done.name
+    evidence = json.loads((places.retriever(films) / "evidence.json").read_text())  # type: ignore[operator]
+    assert (evidence["pairs"], evidence["from"]) == (done.evidence["pairs"], "all-MiniLM-L6-v2")
+    assert (tuned.learned, tuned.settings) == (False, {"decay": 0.6})
+    run = compare(FILMS, ["dense"], store=films, on="valid", cases=5)
+    assert any("by the trained retriever: it was chosen on these very cases" in line for line in run.warnings)
+    assert any("before the retriever was trained" in line for line in run.warnings)
+    run = compare(FILMS, ["dense"], store=films, on="test", cases=5)
+    assert not any("by the trained retriever" in line for line in run.warnings)
+
+
+SMALL = """
+from eval.train import encoder
+encoder.BATCH, encoder.STEPS, encoder.SAVED_EVERY = 32, 60, 0.0
+from eval.cli import main
+main()
+"""
+
+
+def test_the_command_goes_on_after_a_kill_and_says_what_came_of_it(films: Path) -> None:
+    arguments = [sys.executable, "-c", SMALL, "train", "retriever", str(FILMS), "--store", str(films), "--json"]
+    killed = subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=os.environ)
+    assert killed.stderr is not None
+    kept = films / "trained" / retriever.UNFINISHED / "encoder.pt"
+    while killed.poll() is None and not kept.exists():
+        pass
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert kept.exists()
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["on"] == (places.retriever(films) is not None)
+    assert set(told["evidence"]["verdict"]["arms"]) == {"dense, trained", "dense"}
+    assert set(told["evidence"]["title search"]) == {"present", "trained"}
+    assert found(films)[0] == (told["retriever"] if told["on"] else "all-MiniLM-L6-v2")
+    assert not kept.parent.exists()
