@@ -42,7 +42,7 @@ def adapter(folder: Path, task: str, model: Any) -> Adapter:
     return found
 
 
-def random_lora(base: Any, seed: int, scale: float = 0.02) -> Any:
+def random_lora(base: Any, seed: int, scale: float = 0.08) -> Any:
     """The base model with an adapter on all linear layers that nobody trained, large enough to change what it says."""
     import torch
     from peft import LoraConfig, get_peft_model

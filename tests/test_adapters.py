@@ -59,15 +59,20 @@ async def labelled(llm: LLM, asked: Sequence[Messages], adapter: Adapter | None 
     return [(await llm.labels(messages, LABELS, deadline=Deadline(60), adapter=adapter)).value for messages in asked]
 
 
+def apart(some: Sequence[dict[str, float]], others: Sequence[dict[str, float]]) -> float:
+    """The mean difference in nats over the labels that both name."""
+    both = [(a[label], b[label]) for a, b in zip(some, others, strict=True) for label in a.keys() & b.keys()]
+    return sum(abs(ours - theirs) for ours, theirs in both) / len(both)
+
+
 async def test_the_engine_says_with_an_adapter_what_torch_says(made: Made) -> None:
     llm = LLM.embedded()
-    plain = [best(labels) for labels in await labelled(llm, made.asked)]
-    with_it = [best(labels) for labels in await labelled(llm, made.asked, made.adapters["rank"])]
+    plain = await labelled(llm, made.asked)
+    adapted = await labelled(llm, made.asked, made.adapters["rank"])
     await llm.close()
-    torch = [best(labels) for labels in made.torch]
-    print(plain, with_it, torch)
-    assert sum(a == b for a, b in zip(with_it, torch, strict=True)) >= 16
-    assert sum(a == b for a, b in zip(plain, torch, strict=True)) <= 12
+    assert sum(best(ours) == best(theirs) for ours, theirs in zip(adapted, made.torch, strict=True)) >= 16
+    # The plain model likes one letter above all, and so do these adapters: how far apart the others are tells more.
+    assert apart(adapted, made.torch) < apart(plain, made.torch) / 2
 
 
 async def test_plain_answers_stay_plain_beside_adapters(made: Made) -> None:
