@@ -139,6 +139,17 @@ def test_too_little_is_refused_before_anything_is_learned(films: Path, monkeypat
     assert not (films / "trained").exists()
 
 
+def test_whoever_has_the_store_open_goes_on_with_the_vectors_before(films: Path, tmp_path: Path, hashing: None) -> None:
+    with Catalog.open(films) as catalog:
+        vectors, ids = catalog.vectors(catalog.ids()[:1]), catalog.ids()
+        before = catalog.query(vectors, 5)
+        made = another(tmp_path)
+        put_in_force(films, made, embed_anew(films, made))
+        assert catalog.query(vectors, 5) == before
+        assert catalog.ids() == ids
+        assert len(catalog.get(ids[:3])) == 3
+
+
 def test_vectors_on_a_server_are_not_replaced(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Catalog.open(films) as catalog:
         places.describe(films, {"chroma": "http://127.0.0.1:9"})
