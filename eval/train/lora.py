@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
+import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +31,8 @@ SAVED_EVERY = 60.0
 WRITING = 32
 """Prompts that are answered at once."""
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's names for them
+
 Messages = Sequence[dict[str, str]]
 
 
@@ -49,6 +54,7 @@ class Lora:
 
         torch.manual_seed(seed)
         torch.set_num_threads(threads())
+        _hold_memory()
         base, self.tokenizer = load(gguf)
         layers = base.config.num_hidden_layers
         linear = {
@@ -131,7 +137,8 @@ class Lora:
 
     def save(self, folder: Path) -> None:
         """Write the adapter as peft does: adapter_config.json and adapter_model.safetensors."""
-        self.model.save_pretrained(str(folder))
+        with warnings.catch_warnings(action="ignore"):  # that a GGUF file has no config.json beside it
+            self.model.save_pretrained(str(folder))
 
     @property
     def _end(self) -> int:
@@ -199,6 +206,16 @@ class Lora:
         optimizer.load_state_dict(state["optimizer"])
         self._take(whole)
         return state["step"], state["losses"]
+
+
+def _hold_memory() -> None:
+    """Have freed memory kept for the next operation: glibc else gives large blocks back to the system each time, and a quarter of
+    the time goes by with getting them anew."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            libc.mallopt(_MMAP_THRESHOLD, 1 << 30)
+            libc.mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def _schedule(step: int, steps: int) -> float:

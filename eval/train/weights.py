@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import warnings
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +25,12 @@ def load(gguf: Path) -> tuple[Any, Any]:
     logging.disable_progress_bar()
     where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(**where)
-        model = AutoModelForCausalLM.from_pretrained(
-            **where, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
-        )
+        # Tensors are converted under a bar of their own, which no setting of the library turns off.
+        with warnings.catch_warnings(action="ignore"), redirect_stderr(io.StringIO()):
+            tokenizer = AutoTokenizer.from_pretrained(**where)
+            model = AutoModelForCausalLM.from_pretrained(
+                **where, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+            )
     except (ImportError, OSError, ValueError) as error:
         raise EvalError(
             f"{gguf.name} cannot be trained on ({type(error).__name__}: {str(error).splitlines()[0][:120]}); "

@@ -1,0 +1,177 @@
+"""Training the language model: resumable, the same by seed, rewarded for what it finds, refused where there is too little."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agent.embedded import file_hash, find_weights
+from agent.trained import WEIGHTS, Trained
+from eval.answers import quiet
+from eval.cases import load_cases
+from eval.errors import EvalError
+from eval.train import lora as lora_module
+from eval.train import queries
+from eval.train.lora import Lora, Sample
+from eval.train.pairs import Pair, pairs
+from eval.train.school import School, described
+from prompts import Prompts
+from store import Catalog
+from store.cooccurrence import Cooccurrence
+from store.history import interactions_of
+from tests.recommending import FILMS
+from tests.test_cli import printed
+
+
+def evoke(*words: Any) -> subprocess.CompletedProcess[str]:
+    """The whole command, on the embedded model."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("EVOKE_", "OPENAI_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "eval.cli", *map(str, words)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=900,
+    )
+
+
+class Killed(Exception):
+    pass
+
+
+def dying(after: int) -> Callable[[str], Any]:
+    """Progress that ends the process's work after so many steps."""
+
+    @contextmanager
+    def progress(_: str) -> Iterator[Callable[[int, int], None]]:
+        def advance(done: int, __: int) -> None:
+            if done >= after:
+                raise Killed
+
+        yield advance
+
+    return progress
+
+
+@pytest.fixture
+def school(films: Path) -> Iterator[School]:
+    with Catalog.open(films) as catalog:
+        events = load_cases(FILMS, "valid").events
+        yield School.of(catalog, Prompts(), Cooccurrence.fit(interactions_of(events), catalog.snapshot()))
+
+
+def samples(school: School, n: int) -> list[Sample]:
+    drawn = pairs(load_cases(FILMS, "valid"), school.snapshot, n, seed=0)
+    return [school.example(pair, "queries") for pair in drawn]
+
+
+def test_what_is_learned_is_the_same_by_seed_and_after_a_kill(
+    school: School, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lora_module, "BATCH", 2)
+    monkeypatch.setattr(lora_module, "SAVED_EVERY", 0.0)
+    some = samples(school, 8)
+    hashes, losses = [], []
+    for name, killed in (("whole", False), ("killed", True)):
+        if killed:
+            with pytest.raises(Killed):
+                Lora(find_weights(), 0).learn(some, 1, tmp_path / name / "kept.pt", "steps", dying(2))
+        own = Lora(find_weights(), 0)
+        losses.append(own.learn(some, 1, tmp_path / name / "kept.pt", "steps", quiet))
+        own.save(tmp_path / name)
+        hashes.append(file_hash(tmp_path / name / WEIGHTS))
+    assert hashes[0] == hashes[1]
+    assert losses[0] == losses[1]
+    kept = own.learn(some, 1, tmp_path / "killed" / "kept.pt", "steps", dying(0))  # all is done: not a step more
+    assert kept == losses[1]
+
+
+def test_pairs_come_from_before_the_cut_and_from_all_users_alike(school: School) -> None:
+    cases = load_cases(FILMS, "valid")
+    drawn = pairs(cases, school.snapshot, 80, seed=0)
+    ids = school.snapshot.ids
+    chosen: dict[str, list[str]] = {}
+    for event in sorted(cases.events, key=lambda event: event.timestamp):
+        chosen.setdefault(event.user, []).append(event.item)
+    for pair in drawn:
+        own = [id for id in chosen[pair.user] if id in {ids[row] for row in (*pair.history, *pair.chosen)}]
+        assert own[: len(pair.history)] == [ids[row] for row in pair.history]
+    counts = np.unique([pair.user for pair in drawn], return_counts=True)[1]
+    assert counts.max() - counts.min() <= 1
+
+
+def test_examples_are_told_in_the_catalogs_words_and_never_repeat_the_history(school: School) -> None:
+    for pair in pairs(load_cases(FILMS, "valid"), school.snapshot, 30, seed=1):
+        told = json.loads(school.example(pair, "queries").answer)["queries"]
+        named = json.loads(school.example(pair, "named").answer)["named"]
+        old = {described(school.item(row), school.schema) for row in pair.history}
+        assert not old & set(told)
+        assert all(len(query) <= 60 for query in told)
+        assert {title["title"] for title in named} <= set(school.snapshot.titles)
+
+
+class Scripted:
+    """Stands in for a model that writes the same two searches for everyone."""
+
+    seed = 0
+
+    def __init__(self, found: str) -> None:
+        self.found = found
+
+    def write(self, asked: Sequence[Any], *_: Any) -> list[str]:
+        return [json.dumps({"queries": ["a film about nothing at all", self.found]}) for _ in asked]
+
+
+def test_a_search_that_finds_what_was_chosen_is_what_is_learned(school: School, tmp_path: Path) -> None:
+    rows = school.snapshot.rows
+    history, chosen = rows["heat-1995"], rows["spirited-away-2001"]
+    pair = Pair("u", (history,), (chosen,))
+    query = f"{school.item(chosen).title}, animation by Hayao Miyazaki"
+    won, reward = queries.winners(school, [pair], Scripted(query), tmp_path, quiet)  # type: ignore[arg-type]
+    assert json.loads(won[0].answer)["queries"][0] == query
+    assert won[0].weight == 2.0  # the history's own vector does not find it
+    assert reward["mean"] == 2.0
+    assert won[0].messages == school.asked(pair, "queries")
+
+
+def test_too_little_to_learn_from_is_refused(school: School, tmp_path: Path) -> None:
+    cases = load_cases(FILMS, "valid")
+    few = type(cases)(cases.dataset, "valid", cases.cases, cases.events[:100])
+    with pytest.raises(EvalError, match=r"training needs 200; add events"):
+        pairs(few, school.snapshot, 100, seed=0)
+
+
+def test_the_commands_teach_judge_and_keep_an_adapter(films: Path) -> None:
+    row = printed(evoke("train", "queries", FILMS, "--store", films, "--samples", "24", "--cases", "2", "--json"))
+    adapter = Trained.load(films).adapters["queries"]
+    assert row["adapter"] == adapter.name
+    assert row["on"] == adapter.on
+    assert {"queries", "queries, untrained", "dense", "base"} <= row["evidence"]["verdict"]["arms"].keys()
+    assert adapter.on == row["evidence"]["verdict"]["paid"]
+    assert not (films / "trained" / "queries.unfinished").exists()
+    table = evoke("train", "rank", FILMS, "--store", films, "--samples", "12", "--cases", "2")
+    assert "as fused" in table.stdout
+    assert "evoke-rank-" in table.stdout
+    told = printed(evoke("forget", "--store", films, "--user", "mara", "--json"))["trained"]
+    assert {"queries adapter", "rank adapter"} <= set(told)
+    # One that is on is used: what its searches found says so in the trace.
+    Trained.save(type(adapter)(**{name: getattr(adapter, name) for name in adapter.__slots__} | {"on": True}))
+    found = printed(evoke("recommend", "--store", films, "--user", "tomasz", "--json"))
+    stage = next(stage for stage in found["trace"]["stages"] if stage["name"] == "interests")
+    assert stage["degraded"] is None
+    assert found["queries"]
+
+
+def test_wrong_usage_is_refused_in_one_line(films: Path) -> None:
+    done = evoke("train", "queries", FILMS / "items.jsonl", "--store", films)
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1
