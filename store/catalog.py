@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -21,7 +20,6 @@ from store.stored import HIDDEN, item_of
 from store.where import Field, fields_of, load_fields, normalised, save_fields
 from store.writer import Upserted, new_version, writing
 
-COLLECTION = "evoke"
 _PAGE = 2000
 _AT_HAND = 5000
 # With a filter, a scan over the matching vectors is exact, and quicker than the index until so many match.
@@ -56,7 +54,7 @@ class Catalog:
         it remembers.
         Raises StoreError where there is none and `create` is false, and where another embedding model made it.
         """
-        folder, where, name = _located(place, chroma)
+        folder, where, name = places.located(place, chroma)
         if not create and isinstance(where, Path) and not where.is_dir():
             raise StoreError(_NO_CATALOG.format(place))
         if folder:
@@ -222,16 +220,6 @@ class Catalog:
             for row, exact in zip(short, snapshot.nearest(vectors[short], k, rows), strict=True):
                 hits[row] = exact
         return hits
-
-
-def _located(place: str | Path, chroma: str | None) -> tuple[Path | None, str | Path, str]:
-    """The store's folder, if any, the place of its Chroma database, and the collection's name."""
-    folder = None if str(place).startswith(("http://", "https://")) else Path(place).expanduser()
-    url = str(place) if folder is None else chroma or places.about(folder).get("chroma")
-    if folder and url is None:
-        return folder, (places.retriever(folder) or folder) / "chroma", COLLECTION
-    parts = urlsplit(url)
-    return folder, f"{parts.scheme}://{parts.netloc}", parts.path.strip("/") or COLLECTION
 
 
 def _trained_for(folder: Path) -> Embedder | None:

@@ -12,10 +12,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from store.errors import StoreBusy, StoreError
 
 FORMAT = 1
+COLLECTION = "evoke"
 RETRIEVERS = Path("trained", "retriever")
 """Where in a store the embedding models lie that were trained for it; `store.json` names the one in force."""
 
@@ -74,6 +76,17 @@ def retriever(store: Path) -> Path | None:
             f"{store / RETRIEVERS / name} is gone, with the store's vectors; restore it, or index into a new store"
         )
     return store / RETRIEVERS / name if name else None
+
+
+def located(place: str | Path, chroma: str | None) -> tuple[Path | None, str | Path, str]:
+    """The store's folder, if any, the place of its Chroma database, and the collection's name."""
+    folder = None if str(place).startswith(("http://", "https://")) else Path(place).expanduser()
+    url = str(place) if folder is None else chroma or about(folder).get("chroma")
+    if url is None:
+        home = Path(place).expanduser()
+        return folder, (retriever(home) or home) / "chroma", COLLECTION
+    parts = urlsplit(url)
+    return folder, f"{parts.scheme}://{parts.netloc}", parts.path.strip("/") or COLLECTION
 
 
 def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
