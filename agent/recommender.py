@@ -22,10 +22,10 @@ from agent.recall import CHANNELS, Request, Sources, evidence, recall
 from agent.results import NOTHING, Explained, Interests, Recommendation, Result, Stage, Trace
 from agent.settings import Settings
 from agent.steer import Said, completed, pushed
-from agent.trained import Trained
+from agent.trained import Trained, parts_trained
 from agent.tuned import Tuned
 from prompts import Prompts
-from store import Catalog, History, Item, place
+from store import Catalog, History, Item
 from store.errors import MissingExtra
 from store.history import Forgotten
 
@@ -125,9 +125,8 @@ class AsyncRecommender:
         with trace.stage("interests") as stage:
             stage.notes += known.notes
             if said:
-                found = remembered(
-                    liked, user, schema, self._llm, self.prompts, self.history, self.adapters.adapter("queries"), stage
-                )
+                adapter = self.adapters.adapter("queries")
+                found = remembered(liked, user, schema, self._llm, self.prompts, self.history, adapter, stage)
             elif {"queries", "named"} & weights.keys() or settings.explain:
                 found = await self._interests(liked, user, Deadline(left() * INTERESTS_SHARE), stage)
             else:
@@ -251,9 +250,7 @@ class AsyncRecommender:
     @property
     def trained(self) -> list[str]:
         """The parts of this store that were trained on people's histories: forgetting someone does not unlearn them there."""
-        learned = ["learned fusion"] if self.tuned.learned else []
-        retriever = ["retriever"] if self.catalog.folder and place.retriever(self.catalog.folder) else []
-        return [*learned, *retriever, *(f"{task} adapter" for task in self.adapters.adapters)]
+        return (["learned fusion"] if self.tuned.learned else []) + parts_trained(self.catalog.folder)
 
     async def warm(self) -> None:
         """Load what the first request would else wait for: the encoder, the indexes, and what recall reads."""

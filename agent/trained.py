@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from agent.embedded import file_hash
 from agent.errors import AdapterRefused, EvokeError
 from prompts import Prompts
-from store.place import write_atomically
+from store.place import retriever, write_atomically
 
 PROMPTS: Mapping[str, tuple[str, ...]] = {"queries": ("search",), "rank": ("rank",)}
 """The templates that a task's adapter is trained with."""
@@ -133,6 +133,12 @@ class Trained:
         del row["folder"]  # a store can be moved
         adapter.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(adapter.folder / RECORD, json.dumps(row, indent=1, ensure_ascii=False).encode() + b"\n")
+
+
+def parts_trained(store: Path | None) -> list[str]:
+    """What there is of a store that `evoke train` taught on people's histories, in force or not."""
+    adapters = [f"{task} adapter" for task in Trained.load(store).adapters]
+    return ["retriever", *adapters] if store and retriever(store) else adapters
 
 
 def vllm_options(adapters: Sequence[Adapter]) -> list[str]:

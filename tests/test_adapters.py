@@ -80,9 +80,10 @@ async def test_plain_answers_stay_plain_beside_adapters(made: Made) -> None:
     llm = LLM.embedded()
     await labelled(llm, asked)
     alone = {task: await labelled(llm, asked, made.adapters.get(task)) for task in ("plain", *TASKS)}
-    # The prompts are in the cache now, each engine's own.
+    # The prompts are in the cache now, each engine's own; what is read from there differs a little from what is read anew.
     for task in ("plain", "rank", "plain", "queries", "rank"):
-        assert await labelled(llm, asked, made.adapters.get(task)) == alone[task]
+        again = await labelled(llm, asked, made.adapters.get(task))
+        assert all(apart(again, alone[task]) < apart(again, alone[other]) / 2 for other in alone if other != task)
     await llm.close()
 
 

@@ -46,7 +46,7 @@ def rank_adapter(films_store: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """An adapter that learned to rank films for a minute or so: enough to answer otherwise than the plain model."""
     folder = tmp_path_factory.mktemp("rank")
     lora = Lora(find_weights(), seed=0)
-    lora.learn(ranking_samples(films_store, 128, seed=0), 1, folder / "kept", "steps of learning to rank", progress)
+    lora.learn(ranking_samples(films_store, 96, seed=0), 1, folder / "kept", "steps of learning to rank", progress)
     return adapter(folder / "rank", "rank", lora.model)
 
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from agent.embedded import threads
 from eval.answers import Progress
 from eval.train.weights import load
 
@@ -53,7 +52,6 @@ class Lora:
         from peft import LoraConfig, get_peft_model
 
         torch.manual_seed(seed)
-        torch.set_num_threads(threads())
         _hold_memory()
         base, self.tokenizer = load(gguf)
         layers = base.config.num_hidden_layers

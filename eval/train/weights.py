@@ -8,6 +8,7 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
+from agent.embedded import threads
 from eval.errors import EvalError
 
 
@@ -21,6 +22,7 @@ def load(gguf: Path) -> tuple[Any, Any]:
         from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, logging
     except ImportError:
         raise EvalError('training needs the extra "train": pip install "evoke-rec[train]"') from None
+    torch.set_num_threads(threads())
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
