@@ -236,9 +236,7 @@ class AsyncRecommender:
 
     async def forget(self, user: str) -> Forgotten:
         """Delete all rows about the user and refit what was derived from them; returns what was deleted, by table.
-
-        Raises EvokeError where nothing is kept about the user.
-        """
+        Raises EvokeError where nothing is kept about the user."""
         forgotten = await asyncio.to_thread(self.history.forget, user)
         if not any(forgotten.rows.values()):
             raise EvokeError(f"nothing is kept about user {user}; check the id")
