@@ -190,6 +190,8 @@ def _outdate(folder: Path) -> None:
 def to_do_next(folder: Path) -> list[str]:
     """What should be run again after the vectors have changed, a line each."""
     told = ["run `evoke tune` again: what it found was for the vectors before", "restart a running `evoke serve`"]
+    if Settings.load().embedding_model:
+        told.append("take the setting embedding_model away: the store has a model of its own now")
     if "queries" in Trained.load(folder).adapters:
         told.append("the queries adapter was taught with the vectors before: run `evoke train queries` again")
     return told
