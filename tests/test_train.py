@@ -151,14 +151,14 @@ def test_too_little_to_learn_from_is_refused(school: School, tmp_path: Path) -> 
 
 
 def test_the_commands_teach_judge_and_keep_an_adapter(films: Path) -> None:
-    row = printed(evoke("train", "queries", FILMS, "--store", films, "--samples", "24", "--cases", "2", "--json"))
+    row = printed(evoke("train", "queries", FILMS, "--store", films, "--samples", "16", "--cases", "1", "--json"))
     adapter = Trained.load(films).adapters["queries"]
     assert row["adapter"] == adapter.name
     assert row["on"] == adapter.on
     assert {"queries", "queries, untrained", "dense", "base"} <= row["evidence"]["verdict"]["arms"].keys()
     assert adapter.on == row["evidence"]["verdict"]["paid"]
     assert not (films / "trained" / "queries.unfinished").exists()
-    table = evoke("train", "rank", FILMS, "--store", films, "--samples", "12", "--cases", "2")
+    table = evoke("train", "rank", FILMS, "--store", films, "--samples", "4", "--cases", "1")
     assert "as fused" in table.stdout
     assert "evoke-rank-" in table.stdout
     told = printed(evoke("forget", "--store", films, "--user", "mara", "--json"))["trained"]
