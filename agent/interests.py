@@ -9,97 +9,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel
 
 from agent.errors import ModelError
 from agent.facts import lines
 from agent.grounding import plain
 from agent.llm import LLM, Connect, Deadline, Reply, Usage
 from agent.results import NOTHING, Interest, Interests, Named, Profile, Stage
-from agent.topup import MIN_QUERIES, good_queries, topped_up
+from agent.topup import good_queries, topped_up
 from agent.trained import Adapter
+from agent.written import FORMS, N_NAMED, N_QUERIES, PARTS, Written
 from prompts import Prompts
 from store import History, Item
 from store.catalog import Field as SchemaField
 
-N_QUERIES = 8
-N_NAMED = 10
 MAX_TOKENS = 420
-
-
-def Line(most: int) -> Any:  # noqa: N802  reads as the type it returns
-    """A one-line string of at most `most` characters."""
-    return Annotated[str, StringConstraints(strip_whitespace=True, max_length=most)]
-
-
-# A default serves an answer that broke off; the model is asked for every field all the same.
-ASKED = ConfigDict(extra="forbid", json_schema_serialization_defaults_required=True)
-
-
-class WrittenInterest(BaseModel):
-    """One interest as the model writes it; `evidence` are labels of history lines."""
-
-    model_config = ASKED
-    name: Line(60)  # type: ignore[valid-type]
-    weight: float = Field(0.5, ge=0, le=1)
-    evidence: list[int] = Field(default_factory=list, max_length=5)
-
-
-class WrittenName(BaseModel):
-    """One item the model believes fits."""
-
-    model_config = ASKED
-    title: Line(80)  # type: ignore[valid-type]
-    year: int | None = None
-
-
-def Lines(least: int, most: int) -> Any:  # noqa: N802  reads as the type's own field
-    """A list bounded in length. The least is asked of the model, but an answer that falls short is still used."""
-    return Field(default_factory=list, max_length=most, json_schema_extra={"minItems": least})
-
-
-class WrittenProfile(BaseModel):
-    """The part of the answer that describes the person."""
-
-    model_config = ASKED
-    summary: Line(300) = ""  # type: ignore[valid-type]
-    interests: list[WrittenInterest] = Lines(1, 5)
-    avoid: list[Line(60)] = Lines(0, 3)  # type: ignore[valid-type]
-
-
-class WrittenQueries(BaseModel):
-    """The part of the answer that searches the catalog."""
-
-    model_config = ASKED
-    queries: list[Line(100)] = Lines(MIN_QUERIES, N_QUERIES)  # type: ignore[valid-type]
-
-
-class WrittenNamed(BaseModel):
-    """The part of the answer that names items outright."""
-
-    model_config = ASKED
-    named: list[WrittenName] = Lines(0, N_NAMED)
-
-
-class WrittenSearch(WrittenNamed, WrittenQueries):
-    """Queries, then names."""
-
-
-class Written(WrittenNamed, WrittenQueries, WrittenProfile):
-    """The whole answer of the interests and refresh prompts: one stable schema, so that servers compile it once."""
-
-
-PARTS = ("profile", "queries", "named")
-FORMS: Mapping[tuple[str, ...], type[BaseModel]] = {
-    PARTS: Written,
-    ("profile",): WrittenProfile,
-    ("queries",): WrittenQueries,
-    ("named",): WrittenNamed,
-    ("queries", "named"): WrittenSearch,
-}
-"""The parts that can be asked for together, and the form of the answer."""
+TEMPERATURE = 0.8
 
 
 async def interests(
@@ -188,6 +115,11 @@ class Call:
     form: type[BaseModel]
     adapter: Adapter | None = None
 
+    @property
+    def temperature(self) -> float:
+        """A trained model at its likeliest writes the same line again and again: several different ones have to be drawn."""
+        return TEMPERATURE if self.adapter else 0.0
+
 
 def calls(
     history: Sequence[Item],
@@ -232,7 +164,14 @@ async def answered(llm: LLM, asking: Sequence[Call], deadline: Deadline) -> Repl
     broken: ModelError | None = None
     for found in await asyncio.gather(
         *(
-            llm.structured(c.messages, c.form, max_tokens=MAX_TOKENS, deadline=deadline, adapter=c.adapter)
+            llm.structured(
+                c.messages,
+                c.form,
+                max_tokens=MAX_TOKENS,
+                deadline=deadline,
+                temperature=c.temperature,
+                adapter=c.adapter,
+            )
             for c in asking
         ),
         return_exceptions=True,

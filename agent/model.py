@@ -51,7 +51,7 @@ def near(base_url: str) -> bool:
 
 @cache
 def _say_once(host: str) -> None:
-    log.warning("histories are sent to %s, the model server that EVOKE_BASE_URL names", host)
+    log.warning("histories are sent to %s, the model server", host)
 
 
 async def check(settings: Settings, adapters: Sequence[Adapter] = ()) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -22,7 +21,7 @@ from agent.recall import CHANNELS, Request, Sources, evidence, recall
 from agent.results import NOTHING, Explained, Interests, Recommendation, Result, Stage, Trace
 from agent.settings import Settings
 from agent.steer import Said, completed, pushed
-from agent.trained import Trained, parts_trained
+from agent.trained import Trained, drop_written, parts_trained
 from agent.tuned import Tuned
 from prompts import Prompts
 from store import Catalog, History, Item
@@ -240,8 +239,7 @@ class AsyncRecommender:
         forgotten = await asyncio.to_thread(self.history.forget, user)
         if not any(forgotten.rows.values()):
             raise EvokeError(f"nothing is kept about user {user}; check the id")
-        if self.catalog.folder:  # what a model wrote of histories for `evoke compare` is about this user too
-            await asyncio.to_thread(shutil.rmtree, self.catalog.folder / "measured", ignore_errors=True)
+        await asyncio.to_thread(drop_written, self.catalog.folder)
         await self._sources.anew()
         return forgotten
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -133,6 +134,13 @@ class Trained:
         del row["folder"]  # a store can be moved
         adapter.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(adapter.folder / RECORD, json.dumps(row, indent=1, ensure_ascii=False).encode() + b"\n")
+
+
+def drop_written(store: Path | None) -> None:
+    """Remove what a model wrote of people's histories while measuring and training: it is about whoever is forgotten, too."""
+    if store:
+        for folder in (store / "measured", *(store / "trained").glob("*.unfinished")):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def parts_trained(store: Path | None) -> list[str]:

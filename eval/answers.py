@@ -18,12 +18,13 @@ from typing import Any
 
 from agent import bridge, embedded, model
 from agent.errors import BadAnswer, EvokeError, ModelDown, ModelError
-from agent.interests import MAX_TOKENS, Call, Written, answered, calls, checked
+from agent.interests import MAX_TOKENS, Call, answered, calls, checked
 from agent.llm import LLM, Deadline
 from agent.results import NOTHING, Interests, Stage
 from agent.settings import Settings
 from agent.topup import topped_up
 from agent.trained import Adapter
+from agent.written import Written
 from eval.errors import EvalError
 from prompts import Prompts
 from store import Item
@@ -86,7 +87,7 @@ def answers(
     progress: Progress = quiet,
     seconds: float | None = None,
 ) -> Answers:
-    """What the model, or a trained adapter on it, says in these parts (see `agent.interests.FORMS`) of each history, oldest item
+    """What the model, or a trained adapter on it, says in these parts (see `agent.written.FORMS`) of each history, oldest item
     first.
 
     `kept` is the file that answers are kept in. With `seconds` no further case is begun once that much time was spent; time
@@ -143,7 +144,7 @@ class _Asking:
         self._llm, self._asking, self._kept = llm, asking, kept
         self._advance, self._most_ms = advance, most_ms
         self._replies: list[Reply | None] = [None] * len(asking)
-        self._keys = [kept.key(model, parts, [call.messages for call in each]) for each in asking]
+        self._keys = [kept.key(model, parts, [[call.messages, call.temperature] for call in each]) for each in asking]
         for row, key in enumerate(self._keys):
             self._replies[row] = kept.get(key) if asking[row] else Reply(None)
         self._left = [row for row, reply in enumerate(self._replies) if reply is None]
@@ -181,6 +182,8 @@ class _Asking:
                 reply = await answered(self._llm, self._asking[row], Deadline(DEADLINE))
             except ModelDown:
                 reply = await answered(self._llm, self._asking[row], Deadline(DEADLINE))
+            if reply.broken and len(self._asking[row]) > 1:  # a part is missing that may come the next time
+                raise reply.broken
         except BadAnswer:
             settled = Reply(None)
         except ModelError as error:

@@ -179,7 +179,7 @@ def _trained(task: str, **given: Any) -> None:
 
     Console().print(done.verdict)
     paid = (
-        "it pays: `evoke recommend` uses it; run `evoke tune` to weigh it"
+        "it pays and is on; `evoke tune` says how much it weighs"
         if done.adapter.on
         else "it stays off: no gain is shown"
     )

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from agent import bridge
+from agent.calls import without_credentials
 from agent.errors import ModelError
 from agent.settings import Settings
 from agent.trained import Trained
@@ -120,7 +121,7 @@ def tune_prompts(
     # Beside the answers: these hold queries too, which are about people, and `evoke forget` empties that folder.
     steps = Steps(
         folder / "measured" / "unfinished-prompts.json",
-        " ".join(map(str, [*key, told.base_url, told.model, proposer.base_url, proposer.model])),
+        " ".join(map(str, [*key, _place(told), told.model, _place(proposer), proposer.model])),
     )
     with Catalog.open(folder, create=False) as catalog:
         base, bench = _base(cases, rows, catalog, tuned, told, say)
@@ -130,7 +131,7 @@ def tune_prompts(
         leader, refused = _raced(race, scorer, proposer, rounds, RACING * 60 * minutes, seed, say)
         evidence: dict[str, Any] = {
             "on": "valid", "seen": seen, "seed": seed, "model": race.scores[IN_FORCE].model, "rounds": rounds,
-            "proposer": proposer.model or proposer.base_url or "embedded", "measure": "recall@100",
+            "proposer": proposer.model or _place(proposer) or "embedded", "measure": "recall@100",
             "weight": told.weights["queries"] or JOINING, "prompt": before, "leader": leader.name, "race": race.table,
             "refused": refused,
         }  # fmt: skip
@@ -243,3 +244,7 @@ def _verdict(evidence: dict[str, Any]) -> str:
         f"in force {test['before'][0]:.4f} (p {test['p']:.3f}): "
         + ("put in force" if test["pays"] else "not shown to find more, nothing is written")
     )
+
+
+def _place(settings: Settings) -> str | None:
+    return without_credentials(settings.base_url) if settings.base_url else None

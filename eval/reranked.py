@@ -47,7 +47,7 @@ def ranking(
         few = partial(
             ranked, judge.cases[start : start + AT_ONCE], fused[start : start + AT_ONCE], catalog, settings, adapter
         )
-        done = steps.step(f"ranking from {start}", few)
+        done = steps.step(f"ranking {adapter.name if adapter else settings.model} from {start}", few)
         places += done["places"]
         spent += done["seconds"]
     judge, fused = judge.first(len(places)), fused[: len(places)]

@@ -21,9 +21,9 @@ from pydantic import BaseModel
 from agent import model
 from agent.errors import BadAnswer, EvokeError, ModelDown, ModelError
 from agent.grounding import plain
-from agent.interests import ASKED, N_NAMED, N_QUERIES, Line
 from agent.llm import Deadline
 from agent.settings import Settings
+from agent.written import ASKED, N_NAMED, N_QUERIES, Line
 from eval.answers import DEADLINE
 from prompts import Prompts
 from prompts.cleaning import harmless

@@ -10,6 +10,7 @@ from typing import Any
 from store import place as places
 from store.catalog import Catalog
 from store.embedder import Embedder
+from store.errors import StoreError
 
 
 def embed_anew(store: Path, model: Path, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
@@ -26,17 +27,21 @@ def embed_anew(store: Path, model: Path, progress: Callable[[int, int], None] | 
         total = len(old)
         new.upsert(old.items(), progress=(lambda done, _: progress(done, total)) if progress else None)
         new.delete(set(new.ids()) - set(old.ids()))
-    return {"model": embedder.name, "fingerprint": embedder.fingerprint, "dim": embedder.dim}
+        version = old.version
+    return {"model": embedder.name, "fingerprint": embedder.fingerprint, "dim": embedder.dim, "of": version}
 
 
 def put_in_force(store: Path, model: Path, facts: dict[str, Any]) -> None:
     """Take the model, with what `embed_anew` wrote and returned, into the store, and use it from now on. The one file that says
-    so is written at once: a crash leaves all as before, or all done."""
+    so is written at once: a crash leaves all as before, or all done. Raises StoreError where the catalog has changed since."""
     with places.writing(store):
+        with Catalog.open(store, create=False) as old:
+            if old.version != facts["of"]:
+                raise StoreError("items were changed while the model was judged; run the same command again")
         sweep(store)
         (store / places.RETRIEVERS).mkdir(parents=True, exist_ok=True)
         model.rename(store / places.RETRIEVERS / model.name)
-        places.describe(store, facts | {"retriever": model.name})
+        places.describe(store, {k: v for k, v in facts.items() if k != "of"} | {"retriever": model.name})
         sweep(store)
 
 

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from agent.errors import ModelSlow
-from agent.interests import Written
 from agent.llm import LLM, Deadline
+from agent.written import Written
 from prompts import Prompts
 
 LIKED = [

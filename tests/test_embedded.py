@@ -12,8 +12,8 @@ import pytest
 
 from agent.embedded import find_weights, start
 from agent.errors import EvokeError
-from agent.interests import Written
 from agent.llm import LLM, Deadline
+from agent.written import Written
 from prompts import Prompts
 from tests.model_contract import LIKED, ModelContract, rank_prompt
 

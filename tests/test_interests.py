@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.facts import STEP, WINDOW, descriptive, facts, first_sentence, lines
-from agent.interests import Written
 from agent.results import NOTHING, Interests, Named, Stage
 from agent.topup import MIN_QUERIES, good_queries, topped_up
+from agent.written import Written
 from store import Item
 from store.where import fields_of
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from agent import answers
 from agent.errors import BadAnswer, ModelDown, ModelError, ModelSlow
-from agent.interests import Written
 from agent.llm import LLM, Deadline
+from agent.written import Written
 from tests.faults import GARBAGE, Die, Hang, Labels, Raw, Server, Status, Text
 
 SECRET = "sk-very-secret"

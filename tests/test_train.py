@@ -122,7 +122,7 @@ def test_examples_are_told_in_the_catalogs_words_and_never_repeat_the_history(sc
 class Scripted:
     """Stands in for a model that writes the same two searches for everyone."""
 
-    seed = 0
+    seed, weights = 0, ""
 
     def __init__(self, found: str) -> None:
         self.found = found

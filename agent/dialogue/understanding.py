@@ -25,10 +25,10 @@ from agent.dialogue.state import State
 from agent.dialogue.turns import Constraint
 from agent.errors import ModelError
 from agent.grounding import plain
-from agent.interests import ASKED, Line, Lines
 from agent.llm import Connect, Deadline
 from agent.results import Stage
 from agent.topup import good_queries
+from agent.written import ASKED, Line, Lines
 from prompts import Prompts
 from store import Catalog
 

@@ -33,6 +33,17 @@ OTHER_KINDS = ("use_dora", "use_rslora", "alpha_pattern", "modules_to_save", "fa
 ELSEWHERE = "serve it with vLLM, or train plain LoRA on linear layers"
 
 
+def check_architecture(weights: Path) -> str:
+    """The architecture of a GGUF file. Raises EvokeError where adapters for it have no GGUF form, MissingExtra without gguf."""
+    architecture = _field(_gguf().GGUFReader(weights), "general.architecture")
+    if architecture not in REORDERED:
+        raise EvokeError(
+            f"{weights.name}: adapters for architecture {architecture} cannot be written; set EVOKE_MODEL to a GGUF file of "
+            f"{', '.join(REORDERED)}"
+        )
+    return architecture
+
+
 def export(folder: Path, weights: Path) -> Path:
     """Write `adapter.gguf` beside peft's files in `folder`, for the base model in the GGUF file `weights`; returns its path.
 
@@ -43,9 +54,7 @@ def export(folder: Path, weights: Path) -> Path:
     if odd := [kind for kind in OTHER_KINDS if config.get(kind)]:
         raise EvokeError(f"{folder.name}: an adapter with {odd[0]} has no GGUF form; {ELSEWHERE}")
     base = gguf.GGUFReader(weights)
-    architecture = _field(base, "general.architecture")
-    if architecture not in REORDERED:
-        raise EvokeError(f"{weights.name}: no adapter can be written for architecture {architecture}; {ELSEWHERE}")
+    architecture = check_architecture(weights)
     heads = _heads(base, architecture) if REORDERED[architecture] else {}
     tensors = {name: _reordered(name, tensor, heads) for name, tensor in _named(folder).items()}
     _check(tensors, base, weights)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from agent.embedded import file_hash
 from eval.answers import Progress
 from eval.train.weights import load
 
@@ -54,6 +55,7 @@ class Lora:
         torch.manual_seed(seed)
         _hold_memory()
         base, self.tokenizer = load(gguf)
+        self.weights = file_hash(gguf)
         layers = base.config.num_hidden_layers
         linear = {
             name.rpartition(".")[2]
@@ -84,7 +86,7 @@ class Lora:
         # bfloat16 is too coarse to add small steps to: the optimizer keeps the weights in full.
         whole = [p.detach().float().clone().requires_grad_() for p in self._taught]
         optimizer = torch.optim.AdamW(whole, lr=RATE, weight_decay=0.0)
-        key = _key(samples, epochs, self.seed)
+        key = _key(samples, epochs, self.seed, self.weights)
         at, losses = self._resumed(kept, key, whole, optimizer)
         saved = time.monotonic()
         self.model.train()
@@ -195,7 +197,7 @@ class Lora:
 
         if not kept.is_file():
             return 0, []
-        state = torch.load(kept, weights_only=True)
+        state = torch.load(kept, weights_only=True, map_location=self.model.device)
         if state["key"] != key:
             return 0, []
         with torch.no_grad():
@@ -221,9 +223,11 @@ def _schedule(step: int, steps: int) -> float:
     return min((step + 1) / rising, (steps - step) / max(steps - rising, 1))
 
 
-def _key(samples: Sequence[Sample], epochs: int, seed: int) -> str:
+def _key(samples: Sequence[Sample], epochs: int, seed: int, weights: str) -> str:
     whole = json.dumps([[list(s.messages), s.answer, s.weight] for s in samples])
-    return hashlib.blake2b(f"{epochs} {seed} {RANK} {LAYERS} {RATE} {whole}".encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(
+        f"{weights} {epochs} {seed} {RANK} {LAYERS} {RATE} {whole}".encode(), digest_size=16
+    ).hexdigest()
 
 
 def _save(kept: Path, key: str, step: int, losses: list[float], whole: Sequence[Any], optimizer: Any) -> None:

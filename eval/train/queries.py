@@ -8,6 +8,7 @@ the history's own vectors miss counts double: that is what queries are for.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +18,8 @@ import numpy as np
 
 from agent.answers import parse
 from agent.errors import BadAnswer
-from agent.interests import FORMS
 from agent.topup import good_queries
+from agent.written import FORMS
 from eval.answers import Progress
 from eval.train.lora import Lora, Sample
 from eval.train.pairs import AHEAD, Pair
@@ -45,6 +46,7 @@ def teach(school: School, pairs: Sequence[Pair], lora: Lora, kept: Path, progres
     samples = [
         school.example(pair, "named" if at % NAMED_SHARE == NAMED_SHARE - 1 else "queries")
         for at, pair in enumerate(known)
+        if set(pair.chosen) - set(pair.history)
     ]
     told: dict[str, Any] = {"examples": len(samples)}
     told["loss by example"] = lora.learn(samples, 1, kept / "examples.pt", "batches learned by example", progress)
@@ -92,7 +94,8 @@ def _drawn(school: School, pairs: Sequence[Pair], lora: Lora, kept: Path, progre
     from eval.steps import Steps
 
     asked = [school.asked(pair, "queries") for pair in pairs]
-    steps = Steps(kept / "drawn.json", f"{lora.seed} {len(pairs)}")
+    whole = hashlib.blake2b(json.dumps(asked).encode(), digest_size=12).hexdigest()
+    steps = Steps(kept / "drawn.json", f"{lora.weights} {lora.seed} {whole}")
     texts = steps.step(
         "drawn",
         lambda: lora.write(

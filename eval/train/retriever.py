@@ -94,6 +94,8 @@ def train(
         _check(folder, catalog)
         snapshot = catalog.snapshot()
         drawn = [pair for pair in pairs(known, snapshot, samples or PAIRS, seed) if pair.chosen[0] not in pair.history]
+        if not drawn:
+            raise EvalError(f"{dataset}: nobody chose anything new before the cut; add events")
         say(f"{len(drawn)} steps to learn from; loading {catalog.embedder.name}")
         encoder = Encoder(catalog.embedder, seed)
         material = Material(drawn, sequences(known, snapshot), np.asarray(snapshot.vectors))
@@ -183,7 +185,7 @@ def _outdate(folder: Path) -> None:
     if tuned.evidence:
         reason = "it was tuned before the retriever was trained; run `evoke tune` again"
         replace(tuned, learned=False, evidence=tuned.evidence | {"outdated": reason}).save(folder)
-    for unfinished in (folder / "tuned").glob("unfinished*.json"):
+    for unfinished in (*(folder / "tuned").glob("unfinished*.json"), *(folder / "measured").glob("unfinished*.json")):
         unfinished.unlink()
 
 

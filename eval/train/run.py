@@ -16,6 +16,7 @@ from agent.tuned import Tuned
 from eval import reranked
 from eval.answers import Progress, quiet
 from eval.arms import Bench
+from eval.errors import EvalError
 from eval.fitting import fit
 from eval.heard import heard
 from eval.judged import Judge
@@ -23,7 +24,7 @@ from eval.records import Cases
 from eval.runner import BUDGET
 from eval.search import Say, ranked
 from eval.train import queries, rank
-from eval.train.export import export
+from eval.train.export import check_architecture, export
 from eval.train.lora import Lora
 from eval.train.pairs import pairs
 from eval.train.school import School
@@ -78,7 +79,10 @@ def train(
     index(dataset, folder)
     in_force = Tuned.load(folder).applied(Settings.load(**settings), folder)
     prompts = Prompts(in_force.prompts)
-    weights = find_weights(None if in_force.base_url else in_force.model).resolve()
+    if in_force.base_url:  # no server has the adapter yet: it is the embedded model that learns, and that is judged
+        in_force = in_force.model_copy(update={"base_url": None, "model": None})
+    weights = find_weights(in_force.model).resolve()
+    check_architecture(weights)
     kept = folder / "trained" / f"{task}.unfinished"
     with Catalog.open(folder, create=False) as catalog:
         drawn = pairs(known, catalog.snapshot(), samples or SAMPLES[task], seed)
@@ -91,9 +95,13 @@ def train(
             told = queries.teach(school, drawn, lora, kept, progress)
         else:
             windows = rank.samples(school, drawn, Bench(signals), seed)
+            if not windows:
+                raise EvalError(
+                    f"{dataset}: no history has {rank.WINDOW} candidates to choose among; add items or events"
+                )
             told = {"examples": len(windows)}
             told["loss"] = lora.learn(windows, 1, kept / "windows.pt", "batches of windows learned", progress)
-        made = folder / "trained" / task
+        made = kept / "adapter"
         lora.save(made)
         export(made, weights)
         adapter = Adapter(
@@ -115,8 +123,17 @@ def train(
         verdict = judged(judge, adapter, catalog, in_force, folder / "measured" / "answers.db", progress)
     adapter = replace(adapter, on=verdict.paid, evidence=adapter.evidence | {"verdict": verdict.as_json()})
     Trained.save(adapter)
-    shutil.rmtree(kept, ignore_errors=True)
+    if verdict.paid or not Trained.load(folder).adapter(task):  # one that pays is not given up for one that does not
+        adapter = _taken_in(adapter, folder / "trained" / task)
+    shutil.rmtree(kept)
     return Training(adapter, verdict)
+
+
+def _taken_in(adapter: Adapter, place: Path) -> Adapter:
+    """The adapter in its place in the store, whatever lay there before gone."""
+    shutil.rmtree(place, ignore_errors=True)
+    adapter.folder.rename(place)
+    return replace(adapter, folder=place)
 
 
 def _queries_judged(

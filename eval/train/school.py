@@ -13,6 +13,7 @@ from agent.interests import asked_trained
 from eval.train.lora import Sample
 from eval.train.pairs import AHEAD, Pair
 from prompts import Prompts
+from prompts.cleaning import harmless
 from store import Catalog, Item
 from store.catalog import Field
 from store.cooccurrence import Cooccurrence
@@ -61,15 +62,16 @@ class School:
     def answer(self, chosen: Sequence[Item], part: str) -> str:
         """The answer that names or describes these items."""
         if part == "named":
-            named = [{"title": item.title[:80], "year": _year(item)} for item in chosen]
+            named = [{"title": harmless(item.title, 80), "year": _year(item)} for item in chosen]
             return json.dumps({"named": named}, ensure_ascii=False)
         return json.dumps({"queries": [described(item, self.schema) for item in chosen]}, ensure_ascii=False)
 
 
 def described(item: Item, schema: Mapping[str, Field]) -> str:
     """The item as one would search for it: its title, and what else tells its kind where there is room."""
-    words = item.title
+    words = harmless(item.title, 200)
     for value in descriptive(item, schema)[:3]:
+        value = harmless(value, WORDS)
         if len(words) + len(value) + 2 <= WORDS and value.casefold() not in words.casefold():
             words += f", {value}"
     return words if len(words) <= WORDS else words[:WORDS].rsplit(" ", 1)[0]

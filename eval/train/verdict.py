@@ -73,7 +73,9 @@ class Verdict:
             cells = []
             for measure in MEASURES:
                 test = next((t for t in self.comparisons if t["b"] == arm and t["measure"] == measure), None)
-                told = f"  {test['difference']:+.3f} [{test['low']:+.3f}, {test['high']:+.3f}]" if test else ""
+                told = f"  {test['difference']:+.3f}" if test else ""
+                if test and test["low"] is not None:
+                    told += f" [{test['low']:+.3f}, {test['high']:+.3f}]"
                 cells.append(f"{values[measure]:.3f}{told}")
             shown.add_row(arm, *cells)
         first = next((t["a"] for t in self.comparisons), "")
