@@ -225,5 +225,7 @@ def test_only_plain_adapters_of_known_architectures_are_exported(made: Made, tmp
     other.write_header_to_file()
     other.write_kv_data_to_file()
     other.close()
-    with pytest.raises(EvokeError, match=r"other\.gguf: no adapter can be written for architecture gpt2"):
+    with pytest.raises(
+        EvokeError, match=r"other\.gguf: adapters for architecture gpt2 cannot be written; set EVOKE_MODEL"
+    ):
         export(folder, tmp_path / "other.gguf")
