@@ -5,7 +5,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 EXTRAS := embedded,serve,eval,train,parquet,postgres,dev
 DEMO_USER ?= mara
 
-.PHONY: demo test lint test-vllm bench-scale bench-serve bench-gpu reproduce clean
+.PHONY: demo test lint test-vllm test-adapters bench-scale bench-serve bench-gpu reproduce clean
 
 demo: .venv/.installed
 	$(BIN)/evoke index eval/films
@@ -29,7 +29,12 @@ lint: .venv/.installed
 # Real vLLM (built for CPUs, in .venv-vllm), serving the embedded model's weights.
 test-vllm: .venv/.installed
 	$(BIN)/python -m tests.vllm_setup
-	$(BIN)/pytest -m vllm -s tests/test_vllm.py tests/test_vllm_adapters.py tests/test_server_vllm.py tests/test_bench_gpu.py
+	$(BIN)/pytest -m vllm -s tests/test_vllm.py tests/test_server_vllm.py tests/test_bench_gpu.py
+
+# One trained adapter through the embedded engine and through real vLLM, 200 prompts each: half an hour on two cores.
+test-adapters: .venv/.installed
+	$(BIN)/python -m tests.vllm_setup
+	$(BIN)/pytest -m vllm -s tests/test_vllm_adapters.py
 
 # 100,000 made-up items through the real command; fails above 3 GiB of memory.
 bench-scale: .venv/.installed

@@ -1,4 +1,4 @@
-"""One adapter through the embedded engine and through real vLLM (make test-vllm): the same answers, but for rounding."""
+"""One adapter through the embedded engine and through real vLLM (make test-adapters): the same answers, but for rounding."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ async def labelled(llm: LLM, asked: Sequence[Messages], adapter: Adapter | None)
 
 
 async def test_an_adapter_answers_alike_through_both(
-    vllm: VLLM, rank_adapter: Adapter, films_store: Path, capsys: pytest.CaptureFixture[str]
+    adapted_vllm: VLLM, rank_adapter: Adapter, films_store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     samples = ranking_samples(films_store, 200, seed=5)
     asked = [sample.messages for sample in samples]
     shares, firsts = {}, {}
     for name, adapter in {"plain": None, "adapter": rank_adapter}.items():
-        embedded, served = LLM.embedded(), LLM(vllm.base_url)
+        embedded, served = LLM.embedded(), LLM(adapted_vllm.base_url)
         ours, theirs = await labelled(embedded, asked, adapter), await labelled(served, asked, adapter)
         await embedded.close()
         await served.close()

@@ -51,8 +51,17 @@ def rank_adapter(films_store: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
-def vllm(rank_adapter: Adapter) -> Iterator[VLLM]:
-    """Real vLLM, started once and stopped at the end. It serves the adapter beside the plain model."""
+def vllm() -> Iterator[VLLM]:
+    """Real vLLM, started once and stopped at the end."""
+    if not PYTHON.exists() or not WEIGHTS.exists():
+        missing("vLLM (make test-vllm sets it up)")
+    with serving_vllm() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def adapted_vllm(rank_adapter: Adapter) -> Iterator[VLLM]:
+    """The same with an adapter beside the plain model."""
     if not PYTHON.exists() or not WEIGHTS.exists():
         missing("vLLM (make test-vllm sets it up)")
     with serving_vllm([rank_adapter]) as server:
@@ -60,14 +69,14 @@ def vllm(rank_adapter: Adapter) -> Iterator[VLLM]:
 
 
 @contextmanager
-def serving_vllm(adapters: Sequence[Adapter]) -> Iterator[VLLM]:
+def serving_vllm(adapters: Sequence[Adapter] = ()) -> Iterator[VLLM]:
     """A server with prefix caching and these adapters, ready to answer."""
     port = free_port()
     command = [
         str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", "--model", str(WEIGHTS), "--served-model-name", MODEL,
         "--host", "127.0.0.1", "--port", str(port), "--max-model-len", "4096", "--enforce-eager", "--enable-prefix-caching",
         "--enable-prompt-tokens-details", "--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}',
-        *vllm_options(adapters),
+        *(vllm_options(adapters) if adapters else ()),
     ]  # fmt: skip
     env = os.environ | {
         "VLLM_CPU_KVCACHE_SPACE": "2", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1",
