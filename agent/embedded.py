@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -56,6 +57,7 @@ def start(model: str | None = None, adapter: Adapter | None = None) -> Embedded:
             if adapter:
                 adapter.check_weights(hash, weights.stem)
             server = _serve(weights, adapter)
+            _until_it_works(server.listening_address)
             _running[key] = Embedded(f"{server.listening_address}/v1", weights.stem, hash), server
         return _running[key][0]
 
@@ -69,6 +71,14 @@ def grammar(name: str, schema: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG00
     compact = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
     lark = f"%llguidance {{}}\nstart: %json {json.dumps(schema | {'x-guidance': compact})}"
     return {"extra_body": {"grammar": lark}}
+
+
+def _until_it_works(address: str) -> None:
+    """Returns once the engine takes up tasks: one that is ended between listening and that would never end."""
+    at = urlsplit(address)
+    with contextlib.closing(HTTPConnection(at.hostname or "", at.port, timeout=60)) as connection:
+        connection.request("GET", "/metrics")
+        connection.getresponse().read()
 
 
 @atexit.register

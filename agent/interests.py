@@ -64,6 +64,8 @@ async def interests(
         if former and former.profile:
             stage.notes.append(f"refreshed with {len(history) - len(former_ids)} new events")
         asking = calls(history, prompts, PARTS, adapter, former, former_ids)
+        if adapter:
+            stage.notes.append("trained adapter")
         reply = await answered(llm, asking, deadline)
     except ModelError as error:
         stage.degraded = error.reason

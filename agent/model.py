@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
-from agent.errors import EvokeError, ModelError
+from agent.errors import EvokeError, ModelDown, ModelError
 from agent.llm import LLM, Deadline
 from agent.settings import Settings
 from agent.trained import Adapter, vllm_options
@@ -37,6 +37,16 @@ def connect(settings: Settings) -> LLM:
         concurrency=settings.concurrency,
         extra={"cache_salt": settings.cache_salt} if settings.cache_salt else None,
     )
+
+
+async def connected(settings: Settings) -> LLM:
+    """`connect` without blocking. Raises ModelError whatever is missing."""
+    try:
+        return await asyncio.to_thread(connect, settings)
+    except ModelError:
+        raise
+    except EvokeError as error:  # no engine, or no weights
+        raise ModelDown(str(error)) from error
 
 
 def near(base_url: str) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from agent import model
-from agent.errors import EvokeError, ModelDown, ModelError
+from agent.errors import EvokeError
 from agent.explain import Shown, Vocabulary, explain
 from agent.fresh import Fresh
 from agent.fusion import fuse, spread
@@ -289,10 +289,5 @@ class AsyncRecommender:
         """The model, connected to on first use. Raises ModelError where none can be had."""
         async with self._connecting:
             if self._llm is None:
-                try:
-                    self._llm = await asyncio.to_thread(model.connect, self.settings)
-                except ModelError:
-                    raise
-                except EvokeError as error:
-                    raise ModelDown(str(error)) from error
+                self._llm = await model.connected(self.settings)
             return self._llm

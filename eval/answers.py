@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import bridge, embedded, model
-from agent.errors import BadAnswer, EvokeError, ModelDown, ModelError
+from agent.errors import BadAnswer, ModelDown, ModelError
 from agent.interests import MAX_TOKENS, Call, answered, calls, checked
 from agent.llm import LLM, Deadline
 from agent.results import NOTHING, Interests, Stage
@@ -107,12 +107,7 @@ async def _answers(
     progress: Progress,
     seconds: float | None,
 ) -> Answers:
-    try:
-        llm = await asyncio.to_thread(model.connect, settings)
-    except ModelError:
-        raise
-    except EvokeError as error:  # no engine, or no weights
-        raise ModelDown(str(error)) from error
+    llm = await model.connected(settings)
     at_once = settings.concurrency if settings.base_url else embedded.SLOTS
     try:
         await llm.model_name()

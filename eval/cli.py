@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -188,34 +190,29 @@ def _trained(task: str, **given: Any) -> None:
 
 SEED = click.option("--seed", type=int, default=0, show_default=True)
 SAMPLES = click.option("--samples", type=click.IntRange(min=1), help="Steps to learn from, at most; default by task.")
-CASES = click.option(
-    "--cases", type=click.IntRange(min=1), help="Validation cases to judge on, at most; default by task."
-)
 DATASET = click.argument("dataset", metavar="DIR", type=click.Path(path_type=Path))
 
 
-@train.command()
-@DATASET
-@SEED
-@SAMPLES
-@CASES
-@STORE
-@AS_JSON
-def queries(**given: Any) -> None:
-    """Teach the model to write, from histories, the searches and titles that find what people choose next."""
-    _trained("queries", **given)
+def _of_the_model(task: str, told: str) -> None:
+    """The command that trains an adapter for this task."""
+    options = (
+        DATASET,
+        SEED,
+        SAMPLES,
+        click.option("--cases", type=click.IntRange(min=1), help="Validation cases to judge on; default by task."),
+        STORE,
+        AS_JSON,
+    )
+    command: Callable[..., None] = partial(_trained, task)
+    for option in reversed(options):
+        command = option(command)
+    train.command(task, help=told)(command)
 
 
-@train.command()
-@DATASET
-@SEED
-@SAMPLES
-@CASES
-@STORE
-@AS_JSON
-def rank(**given: Any) -> None:
-    """Teach the model to pick what people choose next among the candidates it is shown."""
-    _trained("rank", **given)
+_of_the_model(
+    "queries", "Teach the model to write, from histories, the searches and titles that find what people choose next."
+)
+_of_the_model("rank", "Teach the model to pick what people choose next among the candidates it is shown.")
 
 
 @train.command()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from agent.features import Candidates, candidates
 from agent.signals import Signals
-from eval.records import Cases
+from eval.records import Case, Cases
 from store import Catalog
 from store.content import Content
 from store.history import interactions_of
@@ -23,9 +23,9 @@ def fit(cases: Cases, catalog: Catalog) -> Signals:
     return Signals.fit(interactions_of(cases.events), snapshot, Content.of(catalog, snapshot))
 
 
-def histories(cases: Cases, snapshot: Snapshot) -> list[np.ndarray]:
+def histories(cases: Sequence[Case], snapshot: Snapshot) -> list[np.ndarray]:
     """Each case's known items as snapshot rows, oldest first; what is not in the catalog is left out."""
-    return [np.array([snapshot.rows[id] for id in c.known if id in snapshot.rows], dtype=np.int64) for c in cases.cases]
+    return [np.array([snapshot.rows[id] for id in c.known if id in snapshot.rows], dtype=np.int64) for c in cases]
 
 
 def batches(n: int) -> Iterator[slice]:
@@ -36,7 +36,7 @@ def batches(n: int) -> Iterator[slice]:
 def table(cases: Cases, signals: Signals, *, repeats: bool) -> tuple[Candidates, np.ndarray]:
     """All the cases' candidates with their features, and which of them are targets, (r,) bool."""
     rows = signals.snapshot.rows
-    read = histories(cases, signals.snapshot)
+    read = histories(cases.cases, signals.snapshot)
     made = [candidates(signals, read[at], repeats=repeats) for at in batches(len(read))]
     case = np.concatenate([part.case + at.start for part, at in zip(made, batches(len(read)), strict=True)])
     item = np.concatenate([part.item for part in made])

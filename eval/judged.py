@@ -18,12 +18,14 @@ import numpy as np
 from agent.fusion import Candidate, fuse, spread
 from agent.settings import Settings
 from agent.trained import Adapter
+from agent.tuned import Tuned
 from eval.answers import Progress
 from eval.arms import MODEL, Bench, Lists
+from eval.fitting import table
 from eval.heard import Heard, heard, retrieved_again
-from eval.records import Case
+from eval.records import Case, Cases
 from eval.runner import BUDGET
-from eval.search import Say, values
+from eval.search import Say, cross_validated, ranked, values
 from store import Catalog, Hit
 
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
@@ -76,6 +78,15 @@ class Judge:
         mean = gain.mean()
         off = np.bincount(code, weights=gain - mean)
         return bool(len(users) >= LEAST_USERS and mean > SURE * np.sqrt((off**2).sum()) / len(gain))
+
+
+def base_unseen(cases: Cases, rows: Sequence[int], bench: Bench, tuned: Tuned, measure: str, say: Say) -> Lists:
+    """What `base` ranks for the cases `rows`, where fusion is learned by one that has not seen their users."""
+    if not tuned.learned:
+        return ranked(bench, ["base"], [cases.cases[row] for row in rows])["base"]
+    say(f"fusion of {len(cases)} validation cases, each ranked by one that has not seen its user")
+    candidates, chosen = table(cases, bench.signals, repeats=bench.repeats)
+    return cross_validated(candidates, chosen, cases, rows, measure, say, [tuned.evidence["trees"]])[-1]
 
 
 def model_channels(

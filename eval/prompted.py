@@ -21,15 +21,14 @@ from agent.settings import Settings
 from agent.trained import Trained
 from agent.tuned import Tuned
 from eval.answers import Progress, quiet
-from eval.arms import JOINING, Bench, Lists
+from eval.arms import JOINING, Bench
 from eval.errors import EvalError
-from eval.fitting import fit, table
-from eval.judged import LEAST_USERS
+from eval.fitting import fit
+from eval.judged import LEAST_USERS, base_unseen
 from eval.race import FIRST, Race, Scorer
 from eval.records import Cases
 from eval.reduced import MOST_CASES
-from eval.runner import BUDGET
-from eval.search import Say, cross_validated, ranked
+from eval.search import Say
 from eval.steps import Steps
 from eval.trust import seen_hash
 from eval.tune import MINUTES, MODEL_CASES, repeating, validation_cases
@@ -124,7 +123,9 @@ def tune_prompts(
         " ".join(map(str, [*key, _place(told), told.model, _place(proposer), proposer.model])),
     )
     with Catalog.open(folder, create=False) as catalog:
-        base, bench = _base(cases, rows, catalog, tuned, told, say)
+        say(f"fitting on {len(cases.events)} events before the cut")
+        bench = Bench(fit(cases, catalog), None, told.weights, tuned.baselines, repeating(cases))
+        base = base_unseen(cases, rows, bench, tuned, "recall@100", say)
         judged = [cases.cases[row] for row in rows]
         scorer = Scorer(judged, base, bench, catalog, told, folder / "measured" / "answers.db", progress)
         race = Race(scorer, racing, steps, say)
@@ -165,23 +166,6 @@ def _drawn(cases: Cases, most: int, seed: int) -> tuple[list[int], int]:
     testing = [int(row) for row in rows if not place[cases.cases[row].user] % 2]
     half = max(most // 2, LEAST_USERS)
     return racing[:half] + testing[:half], len(racing[:half])
-
-
-def _base(
-    cases: Cases, rows: list[int], catalog: Catalog, tuned: Tuned, told: Settings, say: Say
-) -> tuple[Lists, Bench]:
-    """What base ranks for these cases, from a fusion that has not seen their users; and the bench that joins queries to it."""
-    say(f"fitting on {len(cases.events)} events before the cut")
-    signals, repeats = fit(cases, catalog), repeating(cases)
-    bench = Bench(signals, None, told.weights, tuned.baselines, repeats)
-    if not tuned.learned:
-        return ranked(bench, ["base"], replace(cases, cases=tuple(cases.cases[row] for row in rows)), BUDGET)[
-            "base"
-        ], bench
-    candidates, chosen = table(cases, signals, repeats=repeats)
-    trees = [tuned.evidence["trees"]]
-    lists = cross_validated(candidates, chosen, cases, rows, "recall@100", say, trees)[-1]
-    return lists, bench
 
 
 def _raced(

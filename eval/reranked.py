@@ -45,7 +45,7 @@ def ranking(
         if spent >= seconds:
             break
         few = partial(
-            ranked, judge.cases[start : start + AT_ONCE], fused[start : start + AT_ONCE], catalog, settings, adapter
+            placed, judge.cases[start : start + AT_ONCE], fused[start : start + AT_ONCE], catalog, settings, adapter
         )
         done = steps.step(f"ranking {adapter.name if adapter else settings.model} from {start}", few)
         places += done["places"]
@@ -71,7 +71,7 @@ def ranking(
     return best if on else 0.0, evidence
 
 
-def ranked(
+def placed(
     cases: Sequence[Case],
     fused: Sequence[Sequence[Candidate]],
     catalog: Catalog,
@@ -92,7 +92,7 @@ async def _all(
     settings: Settings,
     adapter: Adapter | None,
 ) -> list[dict[str, float]]:
-    llm = await asyncio.to_thread(model.connect, settings)
+    llm = await model.connected(settings)
     try:
         await llm.model_name()
         prompts = Prompts(settings.prompts)

@@ -185,7 +185,7 @@ def _ranked(
     bench: Bench, arms: Sequence[str], cases: Cases, given: Given, progress: Progress
 ) -> dict[str, list[list[str]]]:
     ids = bench.signals.snapshot.ids
-    read = histories(cases, bench.signals.snapshot)
+    read = histories(cases.cases, bench.signals.snapshot)
     found: dict[str, list[list[str]]] = {arm: [] for arm in arms}
     with progress("cases ranked") as advance:
         for at in batches(len(read)):
@@ -201,7 +201,7 @@ def _cost(
     """Milliseconds of one request at a time (p50 and p90), a model's answer included, and calls and tokens of a request."""
     taken: list[float] = []
     begun = time.perf_counter()
-    for row, history in enumerate(histories(cases, bench.signals.snapshot)[:TIMED]):
+    for row, history in enumerate(histories(cases.cases, bench.signals.snapshot)[:TIMED]):
         if row >= TIMED // 4 and time.perf_counter() - begun > TIMING:
             break
         before = (said.ms[row] if said else 0.0) + (talking[row] if talking else 0.0)

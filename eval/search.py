@@ -39,7 +39,7 @@ def values(cases: Sequence[Case], lists: Lists, ids: Sequence[str]) -> dict[str,
     return {measure: found[measure] for measure in ("ndcg@10", "recall@10", "recall@100")}
 
 
-def ranked(bench: Bench, arms: Sequence[str], cases: Cases, k: int = BUDGET) -> dict[str, Lists]:
+def ranked(bench: Bench, arms: Sequence[str], cases: Sequence[Case], k: int = BUDGET) -> dict[str, Lists]:
     """Each model-free arm's lists of k rows for all cases."""
     read = histories(cases, bench.signals.snapshot)
     lists: dict[str, Lists] = {arm: [] for arm in arms}
@@ -56,7 +56,7 @@ def parameters(bench: Bench, arm: str, cases: Cases, measure: str, say: Say) -> 
     for found in itertools.product(*PARAMETERS[arm].values()):
         given = dict(zip(names, found, strict=True))
         one = Bench(bench.signals, baselines={arm: given}, repeats=bench.repeats)
-        lists = ranked(one, [arm], cases)[arm]
+        lists = ranked(one, [arm], cases.cases)[arm]
         tried.append((metrics.means(values(cases.cases, lists, bench.signals.snapshot.ids))[measure], given))
     best = max(tried, key=lambda entry: entry[0])
     say(f"{arm}: {', '.join(f'{k} {v:g}' for k, v in best[1].items())} ({measure} {best[0]:.4f})")
@@ -66,7 +66,7 @@ def parameters(bench: Bench, arm: str, cases: Cases, measure: str, say: Say) -> 
 def channel_weights(bench: Bench, cases: Cases, say: Say) -> tuple[dict[str, float], dict[str, float]]:
     """Weights of the channels in reciprocal rank fusion, one at a time; and the quality they give."""
     ids = bench.signals.snapshot.ids
-    lists = ranked(bench, FUSED, cases)
+    lists = ranked(bench, FUSED, cases.cases)
 
     def quality(weights: Mapping[str, float]) -> dict[str, float]:
         return metrics.means(values(cases.cases, Bench.fused(lists, weights, BUDGET), ids))
@@ -84,7 +84,7 @@ def channel_weights(bench: Bench, cases: Cases, say: Say) -> tuple[dict[str, flo
 
 def list_size(bench: Bench, cases: Cases, weights: Mapping[str, float], say: Say) -> tuple[int, dict[str, float]]:
     """How many candidates each channel should bring: the fewest that cost no recall@100 to speak of; and what each number gives."""
-    lists = ranked(bench, FUSED, cases, SIZES[-1])
+    lists = ranked(bench, FUSED, cases.cases, SIZES[-1])
     found = {}
     for size in SIZES:
         cut = {channel: [rows[:size] for rows in of_all] for channel, of_all in lists.items()}

@@ -95,7 +95,7 @@ def tune(
             say("training learned fusion on all validation cases")
             Learned.fit(candidates, chosen, **trees).save(folder / "tuned")
         judged = tuple(cases.cases[row] for row in drawn)
-        lists = {"base": unseen} if pays else ranked(bench, FUSED, Cases(cases.dataset, "valid", judged, cases.events))
+        lists = {"base": unseen} if pays else ranked(bench, FUSED, judged)
         judge = Judge(judged, lists, {"base": 1.0} if pays else weights, bench, say)
         found, evidence = _joining(judge, catalog, in_force, folder, steps, model_cases, minutes, progress)
         defaults = Settings.model_fields["weights"].get_default(call_default_factory=True)

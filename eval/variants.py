@@ -6,7 +6,6 @@ talked round by an item's text included, can change what is asked for, and nothi
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from agent import model
-from agent.errors import BadAnswer, EvokeError, ModelDown, ModelError
+from agent.errors import BadAnswer
 from agent.grounding import plain
 from agent.llm import Deadline
 from agent.settings import Settings
@@ -162,12 +161,7 @@ async def proposals(
 
     `shown` are the other variables of the prompt `propose`. Raises ModelError where the model does not answer.
     """
-    try:
-        llm = await asyncio.to_thread(model.connect, settings)
-    except ModelError:
-        raise
-    except EvokeError as error:  # no engine, or no weights
-        raise ModelDown(str(error)) from error
+    llm = await model.connected(settings)
     made: list[dict[str, str | None]] = []
     prompts = Prompts(settings.prompts)
     try:

@@ -65,6 +65,7 @@ def apart(some: Sequence[dict[str, float]], others: Sequence[dict[str, float]]) 
     return sum(abs(ours - theirs) for ours, theirs in both) / len(both)
 
 
+@pytest.mark.slow
 async def test_the_engine_says_with_an_adapter_what_torch_says(made: Made) -> None:
     llm = LLM.embedded()
     plain = await labelled(llm, made.asked)
@@ -75,6 +76,7 @@ async def test_the_engine_says_with_an_adapter_what_torch_says(made: Made) -> No
     assert apart(adapted, made.torch) < apart(plain, made.torch) / 2
 
 
+@pytest.mark.slow
 async def test_plain_answers_stay_plain_beside_adapters(made: Made) -> None:
     asked = made.asked[:2]
     llm = LLM.embedded()
@@ -213,6 +215,7 @@ def test_the_command_says_whether_adapters_can_be_used(
     assert CliRunner().invoke(cli, command[:-1]).output.splitlines()[1] == f"queries adapter ({both[0].name}): answers"
 
 
+@pytest.mark.slow
 def test_only_plain_adapters_of_known_architectures_are_exported(made: Made, tmp_path: Path) -> None:
     folder = shutil.copytree(made.adapters["rank"].folder, tmp_path / "odd")
     config = json.loads((folder / "adapter_config.json").read_text())

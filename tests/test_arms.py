@@ -60,7 +60,7 @@ def test_a_model_is_asked_for_what_an_arm_uses_alone() -> None:
 
 
 def test_lists_hold_no_history_item_unless_repeats_are_allowed(bench: Bench, cases: Cases) -> None:
-    read = histories(cases, bench.snapshot)[:5]
+    read = histories(cases.cases, bench.snapshot)[:5]
     arms = [
         "base",
         "dense",
@@ -83,7 +83,7 @@ def test_lists_hold_no_history_item_unless_repeats_are_allowed(bench: Bench, cas
 
 
 def test_plus_fuses_equally_and_beside_base_by_weight(bench: Bench, cases: Cases) -> None:
-    read = histories(cases, bench.snapshot)[:3]
+    read = histories(cases.cases, bench.snapshot)[:3]
     both = bench.rank(["dense", "popular", "dense+popular"], read, 100)
     lists = {arm: both[arm] for arm in ("dense", "popular")}
     assert both["dense+popular"] == Bench.fused(lists, {"dense": 1.0, "popular": 1.0}, 100)
@@ -97,7 +97,7 @@ def test_plus_fuses_equally_and_beside_base_by_weight(bench: Bench, cases: Cases
 
 
 def test_leaving_a_channel_out_silences_its_signals(bench: Bench, cases: Cases) -> None:
-    read = histories(cases, bench.snapshot)[:3]
+    read = histories(cases.cases, bench.snapshot)[:3]
     ranked = bench.rank(["full-dense", "collaborative", "lexical", "popular"], read, 100)
     others = {arm: ranked[arm] for arm in ("collaborative", "lexical", "popular")}
     assert ranked["full-dense"] == Bench.fused(others, bench.weights, 100)

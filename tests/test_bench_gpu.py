@@ -59,6 +59,7 @@ def test_people_are_made_up_anew_each_time(films: Path) -> None:
     assert all(len(set(liked)) == len(liked) for liked in made)
 
 
+@pytest.mark.slow
 def test_it_starts_a_server_measures_every_level_and_stops_it(films: Path, pretended: Any, tmp_path: Path) -> None:
     python = pretended("cuda Pretended GPU")
     done = bench(
@@ -80,6 +81,7 @@ def test_it_starts_a_server_measures_every_level_and_stops_it(films: Path, prete
     assert gone(tmp_path / "pid")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_ended_stops_its_server(films: Path, pretended: Any, tmp_path: Path) -> None:
     command = [*BENCH, "--model", "paced", "--vllm-python", str(pretended("cuda Pretended GPU")), "--store", str(films)]
     started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -91,6 +93,7 @@ def test_a_run_that_is_ended_stops_its_server(films: Path, pretended: Any, tmp_p
     assert gone(tmp_path / "pid")
 
 
+@pytest.mark.slow
 def test_a_server_without_a_gpu_gives_no_gpu_figures(films: Path) -> None:
     port = free_port()
     with running([sys.executable, "-m", "eval.bench.model", str(port)], lambda: True):
@@ -124,6 +127,7 @@ def test_neither_vllm_nor_a_server_is_one_line() -> None:
     assert bench("--model", "paced", "--users", "0").returncode == 2
 
 
+@pytest.mark.slow
 def test_a_dead_server_is_one_line(films: Path) -> None:
     done = bench("--base-url", "http://127.0.0.1:9/v1", "--store", films)
     assert done.returncode == 1

@@ -19,7 +19,7 @@ from agent.tuned import Tuned
 from eval import compare
 from eval.answers import quiet
 from eval.errors import EvalError
-from eval.train import encoder, retriever
+from eval.train import encoder, optimizing, retriever
 from eval.train.encoder import Encoder, Material
 from eval.train.pairs import pairs, sequences
 from eval.train.verdict import Verdict
@@ -98,7 +98,7 @@ def found(store: Path) -> tuple[str, list[str]]:
 def test_the_same_seed_gives_the_same_weights_and_a_killed_training_goes_on(
     films_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoder, "SAVED_EVERY", 0.0)
+    monkeypatch.setattr(optimizing, "SAVED_EVERY", 0.0)
     given = material(films_store)
     whole = learned(given, tmp_path / "whole.pt")
     start = Encoder(Embedder(), seed=3).model.state_dict()
@@ -267,13 +267,14 @@ def test_only_what_pays_is_put_in_force(
 
 
 SMALL = """
-from eval.train import encoder
-encoder.BATCH, encoder.STEPS, encoder.SAVED_EVERY = 32, 60, 0.0
+from eval.train import encoder, optimizing
+encoder.BATCH, encoder.STEPS, optimizing.SAVED_EVERY = 32, 60, 0.0
 from eval.cli import main
 main()
 """
 
 
+@pytest.mark.slow
 def test_the_command_goes_on_after_a_kill_and_says_what_came_of_it(films: Path) -> None:
     arguments = [sys.executable, "-c", SMALL, "train", "retriever", str(FILMS), "--store", str(films), "--json"]
     killed = subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=os.environ)

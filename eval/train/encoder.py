@@ -10,7 +10,6 @@ vectors are at hand, and every item is a negative of each pair, the hard ones to
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +20,7 @@ import numpy as np
 
 from agent.signals import SHORT
 from eval.answers import Progress
+from eval.train.optimizing import Checkpoint, rate
 from eval.train.pairs import Pair
 from store.embedder import Embedder
 
@@ -32,9 +32,7 @@ KEPT = 1.0
 """What it counts that vectors stay near what they were: texts that stand in no pair are to be found as before."""
 RATE = 1e-3
 WARM = 0.1
-"""Share of the steps in which the rate rises; from then on it falls to 0 in a line."""
-SAVED_EVERY = 60.0
-"""Seconds between checkpoints."""
+"""Share of the steps in which the rate rises."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +98,12 @@ class Encoder:
 
         before = torch.tensor(material.vectors[material.rows]).to(self.model.device)
         optimizer = torch.optim.AdamW(self.layer.parameters(), lr=RATE, weight_decay=0.0)
-        key = self._key(material)
-        at, losses = self._resumed(kept, key, optimizer)
-        saved = time.monotonic()
+        checkpoint = Checkpoint(kept, self._key(material))
+        at, losses = self._resumed(checkpoint, optimizer)
         with progress("steps learned") as advance:
             for step in range(at, STEPS):
                 for group in optimizer.param_groups:
-                    group["lr"] = RATE * _schedule(step)
+                    group["lr"] = RATE * rate(step, STEPS, WARM)
                 rng = np.random.default_rng([self.seed, step])
                 n = len(material.pairs)
                 loss = self._loss(material.batch(rng.choice(n, min(BATCH, n), replace=False)), before)
@@ -114,11 +111,11 @@ class Encoder:
                 loss.backward()
                 optimizer.step()
                 losses.append(float(loss.detach()))
-                if time.monotonic() - saved > SAVED_EVERY:
-                    self._save(kept, key, step + 1, losses, optimizer)
-                    saved = time.monotonic()
+                if checkpoint.due or step + 1 == STEPS:
+                    checkpoint.save(
+                        step=step + 1, losses=losses, weights=self.layer.state_dict(), optimizer=optimizer.state_dict()
+                    )
                 advance(step + 1, STEPS)
-        self._save(kept, key, STEPS, losses, optimizer)
         return float(np.mean(losses[-max(len(losses) // 10, 1) :]))
 
     def save(self, folder: Path) -> None:
@@ -144,26 +141,10 @@ class Encoder:
         whole.update(material.vectors[material.rows].tobytes())
         return whole.hexdigest()
 
-    def _resumed(self, kept: Path, key: str, optimizer: Any) -> tuple[int, list[float]]:
-        import torch
-
-        state = torch.load(kept, weights_only=True) if kept.is_file() else {}
-        if state.get("key") != key:
+    def _resumed(self, checkpoint: Checkpoint, optimizer: Any) -> tuple[int, list[float]]:
+        state = checkpoint.load(self.model.device)
+        if state is None:
             return 0, []
         self.layer.load_state_dict(state["weights"])
         optimizer.load_state_dict(state["optimizer"])
         return state["step"], state["losses"]
-
-    def _save(self, kept: Path, key: str, step: int, losses: list[float], optimizer: Any) -> None:
-        import torch
-
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        half = kept.with_suffix(".half")
-        state = {"key": key, "step": step, "losses": losses}
-        torch.save(state | {"weights": self.layer.state_dict(), "optimizer": optimizer.state_dict()}, half)
-        half.replace(kept)
-
-
-def _schedule(step: int) -> float:
-    rising = max(round(STEPS * WARM), 1)
-    return min((step + 1) / rising, (STEPS - step) / max(STEPS - rising, 1))

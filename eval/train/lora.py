@@ -6,7 +6,6 @@ import ctypes
 import hashlib
 import json
 import sys
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 
 from agent.embedded import file_hash
 from eval.answers import Progress
+from eval.train.optimizing import Checkpoint, rate
 from eval.train.weights import load
 
 RANK = 16
@@ -25,9 +25,7 @@ LAYERS = 0.5
 BATCH = 16
 RATE = 1e-3
 WARM = 0.06
-"""Share of the steps in which the rate rises; from then on it falls to 0 in a line."""
-SAVED_EVERY = 60.0
-"""Seconds between checkpoints."""
+"""Share of the steps in which the rate rises."""
 WRITING = 32
 """Prompts that are answered at once."""
 
@@ -86,14 +84,13 @@ class Lora:
         # bfloat16 is too coarse to add small steps to: the optimizer keeps the weights in full.
         whole = [p.detach().float().clone().requires_grad_() for p in self._taught]
         optimizer = torch.optim.AdamW(whole, lr=RATE, weight_decay=0.0)
-        key = _key(samples, epochs, self.seed, self.weights)
-        at, losses = self._resumed(kept, key, whole, optimizer)
-        saved = time.monotonic()
+        checkpoint = Checkpoint(kept, _key(samples, epochs, self.seed, self.weights))
+        at, losses = self._resumed(checkpoint, whole, optimizer)
         self.model.train()
         with progress(what) as advance:
             for step in range(at, len(steps)):
                 for group in optimizer.param_groups:
-                    group["lr"] = RATE * _schedule(step, len(steps))
+                    group["lr"] = RATE * rate(step, len(steps), WARM)
                 loss = self._loss([(*rows[row], samples[row].weight) for row in steps[step]])
                 loss.backward()
                 for own, used in zip(whole, self._taught, strict=True):
@@ -102,11 +99,9 @@ class Lora:
                 optimizer.step()
                 self._take(whole)
                 losses.append(float(loss.detach()))
-                if time.monotonic() - saved > SAVED_EVERY:
-                    _save(kept, key, step + 1, losses, whole, optimizer)
-                    saved = time.monotonic()
+                if checkpoint.due or step + 1 == len(steps):
+                    checkpoint.save(step=step + 1, losses=losses, weights=whole, optimizer=optimizer.state_dict())
                 advance(step + 1, len(steps))
-        _save(kept, key, len(steps), losses, whole, optimizer)
         self.model.eval()
         return float(np.mean(losses[-max(len(losses) // 10, 1) :]))
 
@@ -192,13 +187,11 @@ class Lora:
             for own, used in zip(whole, self._taught, strict=True):
                 used.copy_(own)
 
-    def _resumed(self, kept: Path, key: str, whole: Sequence[Any], optimizer: Any) -> tuple[int, list[float]]:
+    def _resumed(self, checkpoint: Checkpoint, whole: Sequence[Any], optimizer: Any) -> tuple[int, list[float]]:
         import torch
 
-        if not kept.is_file():
-            return 0, []
-        state = torch.load(kept, weights_only=True, map_location=self.model.device)
-        if state["key"] != key:
+        state = checkpoint.load(self.model.device)
+        if state is None:
             return 0, []
         with torch.no_grad():
             for own, value in zip(whole, state["weights"], strict=True):
@@ -218,24 +211,8 @@ def _hold_memory() -> None:
             libc.mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
-def _schedule(step: int, steps: int) -> float:
-    rising = max(round(steps * WARM), 1)
-    return min((step + 1) / rising, (steps - step) / max(steps - rising, 1))
-
-
 def _key(samples: Sequence[Sample], epochs: int, seed: int, weights: str) -> str:
     whole = json.dumps([[list(s.messages), s.answer, s.weight] for s in samples])
     return hashlib.blake2b(
         f"{weights} {epochs} {seed} {RANK} {LAYERS} {RATE} {whole}".encode(), digest_size=16
     ).hexdigest()
-
-
-def _save(kept: Path, key: str, step: int, losses: list[float], whole: Sequence[Any], optimizer: Any) -> None:
-    import torch
-
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    half = kept.with_suffix(".half")
-    torch.save(
-        {"key": key, "step": step, "losses": losses, "weights": list(whole), "optimizer": optimizer.state_dict()}, half
-    )
-    half.replace(kept)

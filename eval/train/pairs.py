@@ -8,6 +8,7 @@ import numpy as np
 
 from eval.errors import EvalError
 from eval.records import Cases
+from store.cooccurrence import in_rows
 from store.history import interactions_of
 from store.snapshot import Snapshot
 
@@ -63,10 +64,8 @@ def _pairs_of_users(cases: Cases, snapshot: Snapshot) -> list[list[Pair]]:
 def sequences(cases: Cases, snapshot: Snapshot) -> dict[str, list[int]]:
     """What each user chose before the cut, as snapshot rows, oldest first."""
     events = interactions_of(cases.events)
-    rows = [snapshot.rows.get(id) for id in events.item_ids]
-    found: dict[str, list[int]] = {}
-    for user, item in zip(events.users.tolist(), events.items.tolist(), strict=True):
-        row = rows[item]
-        if row is not None:
-            found.setdefault(events.user_ids[user], []).append(row)
-    return found
+    users, rows, _ = in_rows(events, snapshot)
+    starts = np.flatnonzero(np.diff(users, prepend=-1))
+    return {
+        events.user_ids[user]: own.tolist() for user, own in zip(users[starts], np.split(rows, starts)[1:], strict=True)
+    }

@@ -21,9 +21,9 @@ from agent.errors import BadAnswer
 from agent.topup import good_queries
 from agent.written import FORMS
 from eval.answers import Progress
+from eval.train.examples import Examples
 from eval.train.lora import Lora, Sample
 from eval.train.pairs import AHEAD, Pair
-from eval.train.school import School
 
 NAMED_SHARE = 4
 """One in so many samples asks for titles; the rest ask for searches."""
@@ -38,20 +38,20 @@ FOUND = 100
 TOKENS = 130
 
 
-def teach(school: School, pairs: Sequence[Pair], lora: Lora, kept: Path, progress: Progress) -> dict[str, Any]:
+def teach(examples: Examples, pairs: Sequence[Pair], lora: Lora, kept: Path, progress: Progress) -> dict[str, Any]:
     """Teach the adapter both ways; returns what can be told of it. Resumable: `kept` is a folder for what is unfinished."""
     users = sorted({pair.user for pair in pairs})
     tried = set(np.random.default_rng(lora.seed).permutation(users)[: round(TRIED * len(users))].tolist())
     known = [pair for pair in pairs if pair.user not in tried]
     samples = [
-        school.example(pair, "named" if at % NAMED_SHARE == NAMED_SHARE - 1 else "queries")
+        examples.example(pair, "named" if at % NAMED_SHARE == NAMED_SHARE - 1 else "queries")
         for at, pair in enumerate(known)
         if set(pair.chosen) - set(pair.history)
     ]
     told: dict[str, Any] = {"examples": len(samples)}
     told["loss by example"] = lora.learn(samples, 1, kept / "examples.pt", "batches learned by example", progress)
     fresh = [pair for pair in pairs if pair.user in tried]
-    won, reward = winners(school, fresh, lora, kept, progress)
+    won, reward = winners(examples, fresh, lora, kept, progress)
     told |= {"scored": len(fresh), "winners": len(won), "reward": reward}
     if won:
         # With as many examples as before: what it writes must stay of the catalog.
@@ -61,11 +61,11 @@ def teach(school: School, pairs: Sequence[Pair], lora: Lora, kept: Path, progres
 
 
 def winners(
-    school: School, pairs: Sequence[Pair], lora: Lora, kept: Path, progress: Progress
+    examples: Examples, pairs: Sequence[Pair], lora: Lora, kept: Path, progress: Progress
 ) -> tuple[list[Sample], dict[str, float]]:
     """For each history for which a search found what was chosen: the best searches of all lists drawn, as one list."""
-    lists = _drawn(school, pairs, lora, kept, progress)
-    snapshot, embedder = school.snapshot, school.catalog.embedder
+    lists = _drawn(examples, pairs, lora, kept, progress)
+    snapshot, embedder = examples.snapshot, examples.catalog.embedder
     vectors = np.asarray(snapshot.vectors)
     flat = sorted({query for own in lists for query in own})
     at = {query: row for row, query in enumerate(flat)}
@@ -84,16 +84,16 @@ def winners(
             best = [own[row] for row in np.argsort(-reward, kind="stable")[:AHEAD]]
             weight = 1.0 + float(missed[gains.max(axis=0) > 0].any())
             samples.append(
-                Sample(school.asked(pair, "queries"), json.dumps({"queries": best}, ensure_ascii=False), weight)
+                Sample(examples.asked(pair, "queries"), json.dumps({"queries": best}, ensure_ascii=False), weight)
             )
     return samples, {"mean": float(np.mean(rewards)) if rewards else 0.0, "histories": len(rewards)}
 
 
-def _drawn(school: School, pairs: Sequence[Pair], lora: Lora, kept: Path, progress: Progress) -> list[list[str]]:
+def _drawn(examples: Examples, pairs: Sequence[Pair], lora: Lora, kept: Path, progress: Progress) -> list[list[str]]:
     """The distinct searches that the model writes for each history, over all its lists; kept, since drawing takes long."""
     from eval.steps import Steps
 
-    asked = [school.asked(pair, "queries") for pair in pairs]
+    asked = [examples.asked(pair, "queries") for pair in pairs]
     whole = hashlib.blake2b(json.dumps(asked).encode(), digest_size=12).hexdigest()
     steps = Steps(kept / "drawn.json", f"{lora.weights} {lora.seed} {whole}")
     texts = steps.step(
@@ -110,7 +110,7 @@ def _drawn(school: School, pairs: Sequence[Pair], lora: Lora, kept: Path, progre
                 written += parse(text, FORMS["queries",])[0].queries  # type: ignore[attr-defined]
             except BadAnswer:
                 continue
-        lists.append(good_queries(written, [school.item(item) for item in pair.history]))
+        lists.append(good_queries(written, [examples.item(item) for item in pair.history]))
     return lists
 
 

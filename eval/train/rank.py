@@ -15,16 +15,16 @@ import numpy as np
 from agent.facts import line, lines
 from agent.rank import WINDOW
 from eval.arms import Bench
+from eval.train.examples import Examples
 from eval.train.lora import Sample
 from eval.train.pairs import Pair
-from eval.train.school import School
 
 HARD = 30
 """Negatives come from so many first places of the fused list."""
 BATCH = 256
 
 
-def samples(school: School, pairs: Sequence[Pair], bench: Bench, seed: int) -> list[Sample]:
+def samples(examples: Examples, pairs: Sequence[Pair], bench: Bench, seed: int) -> list[Sample]:
     """One window a pair: its next item that is new to the history, among what the fused list holds beside it."""
     rng = np.random.default_rng(seed)
     made = []
@@ -38,11 +38,15 @@ def samples(school: School, pairs: Sequence[Pair], bench: Bench, seed: int) -> l
                 continue
             window = [chosen, *rng.choice(others, WINDOW - 1, replace=False).tolist()]
             rng.shuffle(window)
-            made.append(_sample(school, pair, window, window.index(chosen)))
+            made.append(_sample(examples, pair, window, window.index(chosen)))
     return made
 
 
-def _sample(school: School, pair: Pair, window: Sequence[int], right: int) -> Sample:
-    known: dict[str, Any] = {"profile": "", "request": "", "history": lines([school.item(row) for row in pair.history])}
-    shown = [line(label, school.item(row)) for label, row in zip(ascii_uppercase, window, strict=False)]
-    return Sample(school.prompts.render("rank", candidates=shown, **known), ascii_uppercase[right])
+def _sample(examples: Examples, pair: Pair, window: Sequence[int], right: int) -> Sample:
+    known: dict[str, Any] = {
+        "profile": "",
+        "request": "",
+        "history": lines([examples.item(row) for row in pair.history]),
+    }
+    shown = [line(label, examples.item(row)) for label, row in zip(ascii_uppercase, window, strict=False)]
+    return Sample(examples.prompts.render("rank", candidates=shown, **known), ascii_uppercase[right])

@@ -153,7 +153,7 @@ def _verdict(cases: Cases, snapshot: Snapshot, after: np.ndarray, decay: float) 
 
 
 def _ranked(cases: Cases, snapshot: Snapshot, decay: float) -> Lists:
-    read = histories(cases, snapshot)
+    read = histories(cases.cases, snapshot)
     found: Lists = []
     for at in batches(len(read)):
         scores = dense(snapshot.vectors, read[at], decay)

@@ -20,14 +20,13 @@ from eval.errors import EvalError
 from eval.fitting import fit
 from eval.heard import heard
 from eval.judged import Judge
-from eval.records import Cases
 from eval.runner import BUDGET
 from eval.search import Say, ranked
 from eval.train import queries, rank
+from eval.train.examples import Examples
 from eval.train.export import check_architecture, export
 from eval.train.lora import Lora
 from eval.train.pairs import pairs
-from eval.train.school import School
 from eval.train.verdict import Verdict, judging
 from eval.trust import seen_hash
 from eval.tune import repeating, validation_cases
@@ -40,7 +39,6 @@ CASES: Mapping[str, int] = {"queries": 150, "rank": 100}
 """Validation cases to judge on."""
 SHARE = 0.3
 """Share of the model's ranking in the score where it is judged; `evoke tune` finds the best one."""
-AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +86,13 @@ def train(
         drawn = pairs(known, catalog.snapshot(), samples or SAMPLES[task], seed)
         say(f"fitting on {len(known.events)} events before the cut")
         signals = fit(known, catalog)
-        school = School.of(catalog, prompts, signals.counts)
+        examples = Examples.of(catalog, prompts, signals.counts)
         say(f"{len(drawn)} steps to learn from; loading {weights.stem}")
         lora = Lora(weights, seed)
         if task == "queries":
-            told = queries.teach(school, drawn, lora, kept, progress)
+            told = queries.teach(examples, drawn, lora, kept, progress)
         else:
-            windows = rank.samples(school, drawn, Bench(signals), seed)
+            windows = rank.samples(examples, drawn, Bench(signals), seed)
             if not windows:
                 raise EvalError(
                     f"{dataset}: no history has {rank.WINDOW} candidates to choose among; add items or events"
@@ -147,7 +145,7 @@ def _queries_judged(
         ).lists["queries"]
         for name, given in (("queries", adapter), ("queries, untrained", None))
     }  # fmt: skip
-    dense = ranked(judge.bench, ["dense"], Cases("", "valid", tuple(judge.cases), ()))["dense"]
+    dense = ranked(judge.bench, ["dense"], judge.cases)["dense"]
     rows = judge.bench.snapshot.rows
     base = [[rows[candidate.id] for candidate in own] for own in judge.fused()]
     fused = judge.bench.joined({"dense": dense, "queries": said["queries"]}, BUDGET)
@@ -166,9 +164,9 @@ def _rank_judged(
     for name, given in (("ranked", adapter), ("ranked, untrained", None)):
         places: list[dict[str, float]] = []
         with progress(f"cases {name}") as advance:
-            for start in range(0, len(fused), AT_ONCE):
-                at = slice(start, start + AT_ONCE)
-                places += reranked.ranked(judge.cases[at], fused[at], catalog, settings, given)["places"]
+            for start in range(0, len(fused), reranked.AT_ONCE):
+                at = slice(start, start + reranked.AT_ONCE)
+                places += reranked.placed(judge.cases[at], fused[at], catalog, settings, given)["places"]
                 advance(len(places), len(fused))
         lists[name] = [[rows[c.id] for c in own] for own in reranked.blended(fused, places, SHARE)]
     lists["as fused"] = [[rows[candidate.id] for candidate in own] for own in fused]

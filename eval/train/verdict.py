@@ -9,11 +9,10 @@ from typing import Any
 from agent.signals import Signals
 from agent.tuned import Tuned
 from eval import metrics, significance
-from eval.arms import FUSED, Bench, Lists
-from eval.fitting import table
-from eval.judged import Judge
+from eval.arms import Bench, Lists
+from eval.judged import Judge, base_unseen
 from eval.records import Case, Cases
-from eval.search import Say, cross_validated, ranked
+from eval.search import Say
 
 MEASURES = ("recall@50", "recall@100", "ndcg@10")
 FUSION_CASES = 2000
@@ -97,12 +96,6 @@ def judging(
     some = cases.sample(FUSION_CASES, seed)
     few = some.sample(n, seed)
     bench = Bench(signals, weights=weights, baselines=tuned.baselines, repeats=repeats)
-    if tuned.learned:
-        say(f"fusion of {len(some)} validation cases, each ranked by one that has not seen its user")
-        kept = {case.user for case in few.cases}
-        rows = [row for row, case in enumerate(some.cases) if case.user in kept]
-        base = cross_validated(
-            *table(some, signals, repeats=repeats), some, rows, "ndcg@10", say, [tuned.evidence["trees"]]
-        )[2]
-        return Judge(few.cases, {"base": base}, {"base": 1.0}, bench, say)
-    return Judge(few.cases, ranked(bench, FUSED, few), {arm: weights[arm] for arm in FUSED}, bench, say)
+    users = {case.user for case in few.cases}
+    rows = [row for row, case in enumerate(some.cases) if case.user in users]
+    return Judge(few.cases, {"base": base_unseen(some, rows, bench, tuned, "ndcg@10", say)}, {"base": 1.0}, bench, say)

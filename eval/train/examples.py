@@ -24,7 +24,7 @@ WORDS = 60
 
 
 @dataclass(frozen=True)
-class School:
+class Examples:
     """What samples are made of: the catalog, its prompts, and what goes together before the cut."""
 
     catalog: Catalog
@@ -34,8 +34,8 @@ class School:
     schema: Mapping[str, Field]
 
     @classmethod
-    def of(cls, catalog: Catalog, prompts: Prompts, counts: Cooccurrence) -> School:
-        """The school of a whole catalog."""
+    def of(cls, catalog: Catalog, prompts: Prompts, counts: Cooccurrence) -> Examples:
+        """The examples of a whole catalog."""
         return cls(catalog, prompts, counts, catalog.get(catalog.snapshot().ids), catalog.schema())
 
     @property

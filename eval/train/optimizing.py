@@ -1,0 +1,50 @@
+"""What every training shares: how its rate goes, and checkpoints that it goes on from after a kill."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SAVED_EVERY = 60.0
+"""Seconds between checkpoints."""
+
+
+def rate(step: int, steps: int, warm: float) -> float:
+    """The share of the full rate at a step: it rises over the share `warm` of the steps, and then falls to 0 in a line."""
+    rising = max(round(steps * warm), 1)
+    return min((step + 1) / rising, (steps - step) / max(steps - rising, 1))
+
+
+@dataclass
+class Checkpoint:
+    """The state of one training in a file, of no use to a training with another `key`."""
+
+    path: Path
+    key: str
+    _saved: float = field(default_factory=time.monotonic)
+
+    def load(self, device: Any) -> dict[str, Any] | None:
+        """What was saved last, its tensors on `device`; None where there is nothing for this key."""
+        import torch
+
+        if not self.path.is_file():
+            return None
+        state: dict[str, Any] = torch.load(self.path, weights_only=True, map_location=device)
+        return state if state["key"] == self.key else None
+
+    @property
+    def due(self) -> bool:
+        """Whether the last one is old enough for another."""
+        return time.monotonic() - self._saved > SAVED_EVERY
+
+    def save(self, **state: Any) -> None:
+        """Replace what was saved."""
+        import torch
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        half = self.path.with_suffix(".half")
+        torch.save({"key": self.key, **state}, half)
+        half.replace(self.path)
+        self._saved = time.monotonic()
