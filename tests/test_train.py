@@ -13,12 +13,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch.nn.functional import cross_entropy
 
 from agent.embedded import file_hash, find_weights
 from agent.trained import WEIGHTS, Trained
 from eval.answers import quiet
+from eval.arms import Bench
 from eval.cases import load_cases
 from eval.errors import EvalError
+from eval.fitting import fit
 from eval.train import lora as lora_module
 from eval.train import optimizing, queries
 from eval.train.examples import Examples, described
@@ -26,8 +30,6 @@ from eval.train.lora import Lora, Sample
 from eval.train.pairs import Pair, pairs
 from prompts import Prompts
 from store import Catalog
-from store.cooccurrence import Cooccurrence
-from store.history import interactions_of
 from tests.recommending import FILMS
 from tests.test_cli import printed
 
@@ -65,13 +67,25 @@ def dying(after: int) -> Callable[[str], Any]:
 @pytest.fixture
 def examples(films: Path) -> Iterator[Examples]:
     with Catalog.open(films) as catalog:
-        events = load_cases(FILMS, "valid").events
-        yield Examples.of(catalog, Prompts(), Cooccurrence.fit(interactions_of(events), catalog.snapshot()))
+        yield Examples.of(catalog, Prompts(), Bench(fit(load_cases(FILMS, "valid"), catalog)))
 
 
 def samples(examples: Examples, n: int) -> list[Sample]:
     drawn = pairs(load_cases(FILMS, "valid"), examples.snapshot, n, seed=0)
-    return [examples.example(pair, "queries") for pair in drawn]
+    return [
+        examples.example(pair, fused, "queries") for pair, fused in zip(drawn, examples.fused(drawn, 20), strict=True)
+    ]
+
+
+def test_the_loss_a_few_rows_at_a_time_is_the_loss_of_all() -> None:
+    torch.manual_seed(0)
+    hidden, words = torch.randn(300, 8, requires_grad=True), torch.randn(50, 8)
+    right, counts = torch.randint(0, 50, (300,)), torch.rand(300)
+    loss, gradient = lora_module._compared(hidden.detach(), words, right, counts)
+    whole = (cross_entropy(hidden @ words.T, right, reduction="none") * counts).sum()
+    whole.backward()
+    assert loss == pytest.approx(float(whole.detach()), rel=1e-5)
+    assert torch.allclose(gradient, hidden.grad, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -111,12 +125,13 @@ def test_pairs_come_from_before_the_cut_and_from_all_users_alike(examples: Examp
 
 
 def test_examples_are_told_in_the_catalogs_words_and_never_repeat_the_history(examples: Examples) -> None:
-    for pair in pairs(load_cases(FILMS, "valid"), examples.snapshot, 30, seed=1):
-        told = json.loads(examples.example(pair, "queries").answer)["queries"]
-        named = json.loads(examples.example(pair, "named").answer)["named"]
+    drawn = pairs(load_cases(FILMS, "valid"), examples.snapshot, 30, seed=1)
+    for pair, fused in zip(drawn, examples.fused(drawn, 20), strict=True):
+        told = json.loads(examples.example(pair, fused, "queries").answer)["queries"]
+        named = json.loads(examples.example(pair, fused, "named").answer)["named"]
         old = {described(examples.item(row), examples.schema) for row in pair.history}
         assert not old & set(told)
-        assert all(len(query) <= 60 for query in told)
+        assert all(len(query) <= 40 for query in told)
         assert {title["title"] for title in named} <= set(examples.snapshot.titles)
 
 

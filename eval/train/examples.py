@@ -10,33 +10,36 @@ import numpy as np
 
 from agent.facts import descriptive
 from agent.interests import asked_trained
+from eval.arms import Bench
 from eval.train.lora import Sample
 from eval.train.pairs import AHEAD, Pair
 from prompts import Prompts
 from prompts.cleaning import harmless
 from store import Catalog, Item
 from store.catalog import Field
-from store.cooccurrence import Cooccurrence
 from store.snapshot import Snapshot
 
-WORDS = 60
+WORDS = 40
 """Characters of a search: long ones take time to write, and find no more."""
+CHOSEN = 3
+"""How many of an example's items are those chosen next."""
+_BATCH = 256
 
 
 @dataclass(frozen=True)
 class Examples:
-    """What samples are made of: the catalog, its prompts, and what goes together before the cut."""
+    """What samples are made of: the catalog, its prompts, and `base` fitted before the cut."""
 
     catalog: Catalog
     prompts: Prompts
-    counts: Cooccurrence
+    bench: Bench
     items: Mapping[str, Item]
     schema: Mapping[str, Field]
 
     @classmethod
-    def of(cls, catalog: Catalog, prompts: Prompts, counts: Cooccurrence) -> Examples:
+    def of(cls, catalog: Catalog, prompts: Prompts, bench: Bench) -> Examples:
         """The examples of a whole catalog."""
-        return cls(catalog, prompts, counts, catalog.get(catalog.snapshot().ids), catalog.schema())
+        return cls(catalog, prompts, bench, catalog.get(catalog.snapshot().ids), catalog.schema())
 
     @property
     def snapshot(self) -> Snapshot:
@@ -51,12 +54,20 @@ class Examples:
         """The prompt for one part of what a trained model writes."""
         return asked_trained([self.item(row) for row in pair.history], self.prompts, part)
 
-    def example(self, pair: Pair, part: str) -> Sample:
-        """What was chosen next, filled up with what goes best with it: people choose but a few of what they would."""
-        goes = np.asarray(self.counts.goes_with[list(pair.chosen)].sum(axis=0)).ravel()
-        goes[[*pair.history, *pair.chosen]] = 0
-        near = [row for row in np.argsort(-goes)[:AHEAD].tolist() if goes[row] > 0]
-        rows = [*(row for row in pair.chosen if row not in pair.history), *near][:AHEAD]
+    def fused(self, pairs: Sequence[Pair], k: int) -> list[list[int]]:
+        """The k rows that `base` brings for each history."""
+        found: list[list[int]] = []
+        for start in range(0, len(pairs), _BATCH):
+            histories = [np.array(pair.history) for pair in pairs[start : start + _BATCH]]
+            found += self.bench.rank(["base"], histories, k)["base"]
+        return found
+
+    def example(self, pair: Pair, fused: Sequence[int], part: str) -> Sample:
+        """What was chosen next, filled up with what `base` brings for the history: what one person happened to choose is hardly to
+        be foretold, and what people choose after such a history is."""
+        chosen = [row for row in pair.chosen if row not in pair.history][:CHOSEN]
+        near = [row for row in fused if row not in pair.history and row not in chosen]
+        rows = [*chosen, *near][:AHEAD]
         return Sample(self.asked(pair, part), self.answer([self.item(row) for row in rows], part))
 
     def answer(self, chosen: Sequence[Item], part: str) -> str:

@@ -29,28 +29,29 @@ NAMED_SHARE = 4
 """One in so many samples asks for titles; the rest ask for searches."""
 TRIED = 0.15
 """Share of the users that nothing is learned from by example: what is written for them is scored."""
+SCORED = 240
+"""How many histories are written for at most: drawing takes longer than learning."""
 DRAWS = 2
 TEMPERATURE = 1.0
 BEGUN = '{"queries": ["'
 """How every answer begins: served, the form is held by a grammar."""
 FOUND = 100
 """A search is rewarded where it ranks what was chosen among so many."""
-TOKENS = 130
+TOKENS = 110
 
 
 def teach(examples: Examples, pairs: Sequence[Pair], lora: Lora, kept: Path, progress: Progress) -> dict[str, Any]:
     """Teach the adapter both ways; returns what can be told of it. Resumable: `kept` is a folder for what is unfinished."""
     users = sorted({pair.user for pair in pairs})
     tried = set(np.random.default_rng(lora.seed).permutation(users)[: round(TRIED * len(users))].tolist())
-    known = [pair for pair in pairs if pair.user not in tried]
+    known = [pair for pair in pairs if pair.user not in tried and set(pair.chosen) - set(pair.history)]
     samples = [
-        examples.example(pair, "named" if at % NAMED_SHARE == NAMED_SHARE - 1 else "queries")
-        for at, pair in enumerate(known)
-        if set(pair.chosen) - set(pair.history)
+        examples.example(pair, fused, "named" if at % NAMED_SHARE == NAMED_SHARE - 1 else "queries")
+        for at, (pair, fused) in enumerate(zip(known, examples.fused(known, 3 * AHEAD), strict=True))
     ]
     told: dict[str, Any] = {"examples": len(samples)}
     told["loss by example"] = lora.learn(samples, 1, kept / "examples.pt", "batches learned by example", progress)
-    fresh = [pair for pair in pairs if pair.user in tried]
+    fresh = [pair for pair in pairs if pair.user in tried][:SCORED]
     won, reward = winners(examples, fresh, lora, kept, progress)
     told |= {"scored": len(fresh), "winners": len(won), "reward": reward}
     if won:

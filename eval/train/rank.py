@@ -14,31 +14,26 @@ import numpy as np
 
 from agent.facts import line, lines
 from agent.rank import WINDOW
-from eval.arms import Bench
 from eval.train.examples import Examples
 from eval.train.lora import Sample
 from eval.train.pairs import Pair
 
 HARD = 30
 """Negatives come from so many first places of the fused list."""
-BATCH = 256
 
 
-def samples(examples: Examples, pairs: Sequence[Pair], bench: Bench, seed: int) -> list[Sample]:
+def samples(examples: Examples, pairs: Sequence[Pair], seed: int) -> list[Sample]:
     """One window a pair: its next item that is new to the history, among what the fused list holds beside it."""
     rng = np.random.default_rng(seed)
     made = []
-    for start in range(0, len(pairs), BATCH):
-        some = pairs[start : start + BATCH]
-        fused = bench.rank(["base"], [np.array(pair.history) for pair in some], HARD + WINDOW)["base"]
-        for pair, best in zip(some, fused, strict=True):
-            chosen = next((row for row in pair.chosen if row not in pair.history), None)
-            others = [row for row in best if row not in pair.chosen and row not in pair.history][:HARD]
-            if chosen is None or len(others) < WINDOW - 1:
-                continue
-            window = [chosen, *rng.choice(others, WINDOW - 1, replace=False).tolist()]
-            rng.shuffle(window)
-            made.append(_sample(examples, pair, window, window.index(chosen)))
+    for pair, best in zip(pairs, examples.fused(pairs, HARD + WINDOW), strict=True):
+        chosen = next((row for row in pair.chosen if row not in pair.history), None)
+        others = [row for row in best if row not in pair.chosen and row not in pair.history][:HARD]
+        if chosen is None or len(others) < WINDOW - 1:
+            continue
+        window = [chosen, *rng.choice(others, WINDOW - 1, replace=False).tolist()]
+        rng.shuffle(window)
+        made.append(_sample(examples, pair, window, window.index(chosen)))
     return made
 
 

@@ -33,7 +33,7 @@ from eval.tune import repeating, validation_cases
 from prompts import Prompts
 from store import Catalog
 
-SAMPLES: Mapping[str, int] = {"queries": 2400, "rank": 1200}
+SAMPLES: Mapping[str, int] = {"queries": 6000, "rank": 1200}
 """Steps from one item to the next to learn from: with these either takes about a quarter of an hour on two cores."""
 CASES: Mapping[str, int] = {"queries": 150, "rank": 100}
 """Validation cases to judge on."""
@@ -86,13 +86,13 @@ def train(
         drawn = pairs(known, catalog.snapshot(), samples or SAMPLES[task], seed)
         say(f"fitting on {len(known.events)} events before the cut")
         signals = fit(known, catalog)
-        examples = Examples.of(catalog, prompts, signals.counts)
+        examples = Examples.of(catalog, prompts, Bench(signals))
         say(f"{len(drawn)} steps to learn from; loading {weights.stem}")
         lora = Lora(weights, seed)
         if task == "queries":
             told = queries.teach(examples, drawn, lora, kept, progress)
         else:
-            windows = rank.samples(examples, drawn, Bench(signals), seed)
+            windows = rank.samples(examples, drawn, seed)
             if not windows:
                 raise EvalError(
                     f"{dataset}: no history has {rank.WINDOW} candidates to choose among; add items or events"
