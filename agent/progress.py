@@ -31,30 +31,43 @@ def progress(what: str) -> Iterator[Advance]:
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task(what, total=None, rate=0)
-        started = time.monotonic()
+        rate = Rate()
 
         def advance(done: int, total: int) -> None:
-            bars.update(task, completed=done, total=total or None, rate=_rate(done, started))
+            bars.update(task, completed=done, total=total or None, rate=rate(done))
 
         yield advance
 
 
 def _lines(what: str) -> Advance:
-    started = last = time.monotonic()
+    last = time.monotonic()
+    rate_of = Rate()
 
     def advance(done: int, total: int) -> None:
         nonlocal last
+        rate = rate_of(done)
         if time.monotonic() - last < EVERY:
             return
         last = time.monotonic()
-        rate = _rate(done, started)
         left = f", about {(total - done) / rate:.0f} s left" if total and rate else ""
         print(f"evoke: {done}{f' of {total}' if total else ''} {what}, {rate}/s{left}", file=sys.stderr)  # noqa: T201
 
     return advance
 
 
-def _rate(done: int, started: float) -> float:
-    """Per second, to two digits or whole: what a slow model does in minutes is a rate too."""
-    rate = done / max(time.monotonic() - started, 1e-9)
-    return round(rate) if rate >= 10 else float(f"{rate:.2g}")
+class Rate:
+    """How many a second, to two digits or whole: what a slow model does in minutes is a rate too.
+
+    Counted from the first call on: what was done before, by a run that was ended, took no time of this one.
+    """
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._first: tuple[int, float] | None = None
+
+    def __call__(self, done: int) -> float:
+        now = time.monotonic()
+        before, since = self._first or (0, self._started)
+        self._first = self._first or (done, now)
+        rate = (done - before) / max(now - since, 1e-9)
+        return round(rate) if rate >= 10 else float(f"{rate:.2g}")
