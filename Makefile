@@ -66,7 +66,7 @@ reproduce: .venv/.installed bench-scale
 	$(BIN)/evoke compare $(DATA)/amazon-office --store .cache/office --allow-repeats --out .cache/office-run
 	$(BIN)/evoke compare $(DATA)/amazon-office --store .cache/office --allow-repeats --cases 100 \
 		--arms base,base+queries,base+named,queries,named,dense,collaborative,lexical,popular
-	for part in queries rank retriever; do $(BIN)/evoke train $$part $(DATA)/amazon-office --store .cache/office || exit 1; done
+	for part in retriever queries rank; do $(BIN)/evoke train $$part $(DATA)/amazon-office --store .cache/office || exit 1; done
 	$(BIN)/evoke tune $(DATA)/amazon-office --store .cache/office
 	$(BIN)/evoke tune $(DATA)/ml-latest-small --store .cache/films
 	$(BIN)/evoke compare $(DATA)/ml-latest-small --store .cache/films --out .cache/films-run

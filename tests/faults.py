@@ -83,6 +83,7 @@ class Server(ThreadingHTTPServer):
     """One answer of the script for each request; what was asked and how often the client left is kept."""
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, script: tuple[Answer | Behaviour, ...]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)

@@ -46,7 +46,7 @@ class Service:
         return httpx.Client(base_url=self.url, headers=headers, trust_env=False, timeout=60, **options)
 
 
-def until(true: Any, patience: float = 20) -> None:
+def until(true: Any, patience: float = 60) -> None:
     """Wait for what happens soon after an answer: it is counted when it has been sent."""
     end = time.monotonic() + patience
     while not true():

@@ -23,7 +23,7 @@ from tests.faults import Hang
 from tests.recommending import modelled
 from tests.serving import DEAD, until
 
-PATIENCE = 60
+PATIENCE = 240
 
 
 def command(store: Path, *options: str) -> list[str]:
@@ -85,6 +85,8 @@ class Terminal:
                     self.seen += os.read(self._fd, 65536).decode(errors="replace")
                 except OSError:
                     break
+        else:
+            os.kill(self._pid, signal.SIGKILL)
         _, status = os.waitpid(self._pid, 0)
         self._pid = 0
         return os.waitstatus_to_exitcode(status)

@@ -117,7 +117,11 @@ def test_what_was_tuned_is_left_aside_where_it_could_have_seen_the_cases(films: 
 def test_a_model_is_asked_for_what_is_used_once_and_its_cost_told(
     films: Path, model_server: Callable[..., Any]
 ) -> None:
-    server = model_server(modelled())
+    def behave(body: dict[str, Any]) -> Any:
+        time.sleep(0.1)
+        return modelled()(body)
+
+    server = model_server(behave)
     few: dict[str, Any] = {"store": films, "base_url": server.base_url, "concurrency": 2}
     run = compare(FILMS, ["base", "queries", "base+queries", "named"], **few)
     asked = [sorted(body["response_format"]["json_schema"]["schema"]["properties"]) for body in server.requests]

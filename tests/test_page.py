@@ -27,7 +27,7 @@ def chromium() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, timeout=120_000)
         yield browser
         browser.close()
 
@@ -179,7 +179,7 @@ def test_items_come_before_the_words_and_stop_stops_the_model(opened: Any, servi
     def behave(body: dict[str, Any]) -> Any:
         return slow if body.get("stream") else modelled()(body)
 
-    running = service(behave, reading=0.0)
+    running = service(behave, reading=0.0, deadline=120)
     page = opened(running.url, "?user=mara")
     page.get_by_role("textbox", name="Your message").fill("heist films")
     page.keyboard.press("Enter")

@@ -28,7 +28,7 @@ def blocks(kind: str, mark: str | None = None) -> list[str]:
 def environment(folder: Path) -> dict[str, str]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("EVOKE_", "OPENAI_"))}
     path = f"{Path(sys.executable).parent}{os.pathsep}{clean['PATH']}"
-    return clean | {"PATH": path, "XDG_DATA_HOME": str(folder / "data")}
+    return clean | {"PATH": path, "XDG_DATA_HOME": str(folder / "data"), "EVOKE_DEADLINE": "400"}
 
 
 @pytest.mark.parametrize("code", blocks("sh"))

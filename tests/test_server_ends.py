@@ -72,7 +72,7 @@ def test_a_kill_loses_nothing_that_was_acknowledged(films_store: Path, tmp_path:
         workers = [threading.Thread(target=until_cut, args=(work, service.url)) for work in (write, talk)]
         for worker in workers:
             worker.start()
-        until(lambda: len(events) > 20 and len(turns) > 5, patience=60)
+        until(lambda: len(events) > 20 and len(turns) > 5, patience=240)
         service.process.kill()
         for worker in workers:
             worker.join(30)
@@ -99,7 +99,7 @@ async def test_the_embedded_model_stops_when_the_reader_leaves(films: Path) -> N
 
     def busy() -> int:
         found = re.search(
-            r"^llamacpp:requests_processing (\d+)", httpx.get(metrics, trust_env=False).text, re.MULTILINE
+            r"^llamacpp:requests_processing (\d+)", httpx.get(metrics, trust_env=False, timeout=60).text, re.MULTILINE
         )
         assert found
         return int(found[1])
@@ -118,6 +118,6 @@ async def test_the_embedded_model_stops_when_the_reader_leaves(films: Path) -> N
         await stream.close()
         left = time.monotonic()
         while await asyncio.to_thread(busy):
-            assert time.monotonic() - left < 20, "the model went on writing"
+            assert time.monotonic() - left < 60, "the model went on writing"
             await asyncio.sleep(0.02)
         await client.close()

@@ -19,7 +19,7 @@ ASKED: dict[str, Any] = {"model": "evoke", "messages": [{"role": "user", "conten
 
 
 def test_the_openai_client(vllm: VLLM, films: Path) -> None:
-    with served(store=films, base_url=vllm.base_url, serve={"body": 10_000}) as service:
+    with served(store=films, base_url=vllm.base_url, deadline=240, reading=60, serve={"body": 10_000}) as service:
         client = service.openai()
         done = client.chat.completions.create(**ASKED)
         assert len(done.model_extra["recommendations"]) == 5
@@ -49,7 +49,7 @@ def test_tenants_share_no_cached_prompt(vllm: VLLM, films_store: Path, tmp_path:
     tenants = {name: {"store": stores[name], "keys": [keys[name]], "base_url": vllm.base_url} for name in stores}
     request = {"text": "a heist that nobody asked for before", "n": 3}
     found = []
-    with served(tenants=tenants) as service:
+    with served(tenants=tenants, deadline=240) as service:
         for key in (LEFT, RIGHT, RIGHT):
             before = vllm.prefix_hits()[1]
             assert service.http(key).post("/v1/recommendations", json=request).json()["trace"]["degraded"] == []

@@ -254,7 +254,7 @@ async def _sent(session: AsyncSession, words: str) -> Any:
 
 async def test_items_come_first_then_words_then_the_turn(films: Path, model_server: Any) -> None:
     server = model_server(reading({}, "1: A tale of Westerns.\n2: Another."))
-    recommender = opened(films, base_url=server.base_url, deadline=5)
+    recommender = opened(films, base_url=server.base_url, deadline=60)
     events = [event async for event in recommender.session().stream("a western")]
     kinds = [type(event) for event in events]
     assert kinds[:2] == [Understanding, Items]
@@ -318,7 +318,7 @@ async def test_the_model_adds_what_message_and_catalog_bear_out(films: Path, mod
         "likes": ["Heat", "Unforgiven"],
     }
     server = model_server(reading(read))
-    recommender = opened(films, base_url=server.base_url, deadline=5)
+    recommender = opened(films, base_url=server.base_url, deadline=60, reading=60)
     events = [e async for e in recommender.session().stream("leone dust and duels, as unforgiven told it")]
     turn = events[-1].turn  # type: ignore[union-attr]
     prompt = next(r for r in server.requests if "response_format" in r)["messages"][-1]["content"]
@@ -361,7 +361,7 @@ async def test_hostile_words_stay_inside_their_quotes(films: Path, model_server:
 
 async def test_a_profile_that_is_kept_is_used_and_none_is_waited_for(films: Path, model_server: Any) -> None:
     server = model_server(modelled())
-    recommender = opened(films, base_url=server.base_url, deadline=5, reading=0)
+    recommender = opened(films, base_url=server.base_url, deadline=60, reading=0)
     await recommender.recommend(user="mara", n=1)
     asked = sum("response_format" in r for r in server.requests)
     turn = await recommender.session("mara").send("something for tonight")

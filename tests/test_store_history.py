@@ -217,7 +217,7 @@ with History.open(sys.argv[1]) as history:
 
 def test_several_processes_add_events_at_once(place: str) -> None:
     writers = [subprocess.Popen([sys.executable, "-c", WRITE, place, f"u{n}"]) for n in range(4)]
-    assert [writer.wait(60) for writer in writers] == [0] * 4
+    assert [writer.wait(240) for writer in writers] == [0] * 4
     with History.open(place) as history:
         assert len(history) == 5 * 40
         assert [event.item for event in history.of("all")] == [f"i{at}" for at in range(40)]

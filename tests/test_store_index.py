@@ -336,8 +336,12 @@ def test_a_reserve_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_a_killed_run_is_completed_by_the_next(dataset: Path, store: Path, embedder: Embedder) -> None:
     titles = [{"id": f"n{n}", "title": f"Film {n}"} for n in range(600)]
     write(dataset, titles, "user,item,rating,timestamp\n" + "".join(f"u{n % 9},n{n},,{n}\n" for n in range(600)))
+    held = RUN.replace("print(done, flush=True)", "print(done, flush=True) or done > 256 and sys.stdin.read()")
     running = subprocess.Popen(
-        [sys.executable, "-c", RUN.format(before=""), str(dataset), str(store)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", held.format(before=""), str(dataset), str(store)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert running.stdout
     while (line := running.stdout.readline()) and int(line) <= 256:

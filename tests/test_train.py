@@ -41,7 +41,7 @@ def evoke(*words: Any) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "eval.cli", *map(str, words)],
         capture_output=True,
         text=True,
-        env=environment,
+        env=environment | {"EVOKE_DEADLINE": "400"},
         timeout=900,
     )
 

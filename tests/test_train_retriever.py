@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -281,7 +282,7 @@ def test_the_command_goes_on_after_a_kill_and_says_what_came_of_it(films: Path) 
     assert killed.stderr is not None
     kept = films / "trained" / retriever.UNFINISHED / "encoder.pt"
     while killed.poll() is None and not kept.exists():
-        pass
+        time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     assert kept.exists()

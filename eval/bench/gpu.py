@@ -135,6 +135,8 @@ async def level(
 
 async def measured(server: Server, store: Path, asked: argparse.Namespace) -> dict[str, Any]:
     """The report: one recommendation that loads what the first one loads, then level after level."""
+    if task := asyncio.current_task():  # an interrupt in the middle of a callback would leave others unheard
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     with Catalog.open(store) as catalog, History.open(store) as history:
         rec = AsyncRecommender(
             catalog,
@@ -209,7 +211,7 @@ def main() -> None:
             tempfile.TemporaryDirectory() as folder,
         ):
             report = asyncio.run(measured(server, indexed(Path(folder), asked.store), asked))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(130)
     if asked.json:
         print(json.dumps(report))  # noqa: T201
