@@ -39,7 +39,7 @@ def opened(chromium: Any) -> Iterator[Any]:
 
     def visit(url: str, query: str = "", **options: Any) -> Any:
         page = chromium.new_context(reduced_motion="reduce", **options).new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(120_000)
         page.asked, page.broken = [], []
         page.on("request", lambda request: page.asked.append(request.url))
         page.on("pageerror", lambda error: page.broken.append(str(error)))
