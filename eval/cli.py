@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -175,11 +176,13 @@ def _trained(task: str, **given: Any) -> None:
     as_json, store = given.pop("as_json"), given.pop("store")
     done = run_train(task, store=store or Settings.load().store, say=say, progress=progress, **given)
     if as_json:
-        print_json({"adapter": done.adapter.name, "on": done.adapter.on, "evidence": done.adapter.evidence})
+        rewritten = [asdict(one) for one in done.rewritten]
+        told = {"adapter": done.adapter.name, "on": done.adapter.on, "evidence": done.adapter.evidence}
+        print_json(told | {"rewritten": rewritten})
         return
     from rich.console import Console
 
-    Console().print(done.verdict)
+    Console().print(done)
     paid = (
         "it pays and is on; `evoke tune` says how much it weighs"
         if done.adapter.on

@@ -174,6 +174,8 @@ def test_the_commands_teach_judge_and_keep_an_adapter(films: Path) -> None:
     assert row["on"] == adapter.on
     assert {"queries", "queries, untrained", "dense", "base"} <= row["evidence"]["verdict"]["arms"].keys()
     assert adapter.on == row["evidence"]["verdict"]["paid"]
+    assert row["rewritten"][0]["after"]
+    assert row["rewritten"][0]["history"]
     assert not (films / "trained" / "queries.unfinished").exists()
     table = evoke("train", "rank", FILMS, "--store", films, "--samples", "4", "--cases", "1")
     assert "as fused" in table.stdout

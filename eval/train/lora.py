@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,7 +28,6 @@ WRITING = 32
 """Prompts that are answered at once."""
 
 _ROWS = 256
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's names for them
 
 Messages = Sequence[dict[str, str]]
 
@@ -52,7 +49,6 @@ class Lora:
         from peft import LoraConfig, get_peft_model
 
         torch.manual_seed(seed)
-        _hold_memory()
         base, self.tokenizer = load(gguf)
         self.weights = file_hash(gguf)
         layers = base.config.num_hidden_layers
@@ -198,16 +194,6 @@ class Lora:
         optimizer.load_state_dict(state["optimizer"])
         self._take(whole)
         return state["step"], state["losses"]
-
-
-def _hold_memory() -> None:
-    """Have freed memory kept for the next operation: glibc else gives large blocks back to the system each time, and a quarter of
-    the time goes by with getting them anew."""
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):
-            libc.mallopt(_MMAP_THRESHOLD, 1 << 30)
-            libc.mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def _compared(hidden: Any, words: Any, right: Any, counts: Any) -> tuple[float, Any]:

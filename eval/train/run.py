@@ -11,6 +11,7 @@ from typing import Any
 
 from agent.embedded import file_hash, find_weights
 from agent.settings import Settings
+from agent.show import inert
 from agent.trained import PROMPTS, WEIGHTS, Adapter, Trained
 from agent.tuned import Tuned
 from eval import reranked
@@ -18,7 +19,7 @@ from eval.answers import Progress, quiet
 from eval.arms import Bench
 from eval.errors import EvalError
 from eval.fitting import fit
-from eval.heard import heard
+from eval.heard import Heard, heard
 from eval.judged import Judge
 from eval.runner import BUDGET
 from eval.search import Say, ranked
@@ -41,12 +42,38 @@ SHARE = 0.3
 """Share of the model's ranking in the score where it is judged; `evoke tune` finds the best one."""
 
 
+SHOWN = 10
+"""Users whose searches before and after are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """What the model writes of one person's history, before training and after."""
+
+    history: list[str]
+    before: list[str]
+    after: list[str]
+
+
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What a training came to: the adapter, on or off, and the table that says why."""
+    """What a training came to: the adapter, on or off, the table that says why, and ten people's searches (kept nowhere)."""
 
     adapter: Adapter
     verdict: Verdict
+    rewritten: list[Rewritten]
+
+    def __rich__(self) -> Any:
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        if not self.rewritten:
+            return self.verdict
+        shown = Table("history, the newest last", "searches before", "searches after", show_lines=True)
+        for one in self.rewritten:
+            shown.add_row(*(Text("\n".join(map(inert, part))) for part in (one.history, one.before, one.after)))
+        return Group(self.verdict, shown)
 
 
 def train(
@@ -118,13 +145,13 @@ def train(
             known, cases or CASES[task], signals, Tuned.load(folder), in_force.weights, repeating(known), seed, say
         )
         judged = _queries_judged if task == "queries" else _rank_judged
-        verdict = judged(judge, adapter, catalog, in_force, folder / "measured" / "answers.db", progress)
+        verdict, rewritten = judged(judge, adapter, catalog, in_force, folder / "measured" / "answers.db", progress)
     adapter = replace(adapter, on=verdict.paid, evidence=adapter.evidence | {"verdict": verdict.as_json()})
     Trained.save(adapter)
     if verdict.paid or not Trained.load(folder).adapter(task):  # one that pays is not given up for one that does not
         adapter = _taken_in(adapter, folder / "trained" / task)
     shutil.rmtree(kept)
-    return Training(adapter, verdict)
+    return Training(adapter, verdict, rewritten)
 
 
 def _taken_in(adapter: Adapter, place: Path) -> Adapter:
@@ -136,27 +163,40 @@ def _taken_in(adapter: Adapter, place: Path) -> Adapter:
 
 def _queries_judged(
     judge: Judge, adapter: Adapter, catalog: Catalog, settings: Settings, kept: Path, progress: Progress
-) -> Verdict:
+) -> tuple[Verdict, list[Rewritten]]:
     """The arm `queries` with the adapter and without, beside what it may join."""
-    said = {
-        name: heard(
+    after, before = (
+        heard(
             judge.cases, ("queries",), judge.bench, catalog, BUDGET,
             settings=settings, kept=kept, adapter=given, progress=progress,
-        ).lists["queries"]
-        for name, given in (("queries", adapter), ("queries, untrained", None))
-    }  # fmt: skip
+        )
+        for given in (adapter, None)
+    )  # fmt: skip
+    said = {"queries": after.lists["queries"], "queries, untrained": before.lists["queries"]}
     dense = ranked(judge.bench, ["dense"], judge.cases)["dense"]
     rows = judge.bench.snapshot.rows
     base = [[rows[candidate.id] for candidate in own] for own in judge.fused()]
     fused = judge.bench.joined({"dense": dense, "queries": said["queries"]}, BUDGET)
     joined = judge.bench.joined({"base": base, "queries": said["queries"]}, BUDGET)
     lists = said | {"dense": dense, "dense+queries": fused, "base": base, "base+queries": joined}
-    return Verdict.of(judge.cases, lists, judge.bench.snapshot.ids, "queries", "queries, untrained", "recall@50")
+    verdict = Verdict.of(judge.cases, lists, judge.bench.snapshot.ids, "queries", "queries, untrained", "recall@50")
+    return verdict, _rewritten(judge, before, after)
+
+
+def _rewritten(judge: Judge, before: Heard, after: Heard) -> list[Rewritten]:
+    """The first case of each of ten users."""
+    snapshot = judge.bench.snapshot
+    first = {case.user: row for row, case in reversed(list(enumerate(judge.cases)))}
+    shown = []
+    for row in sorted(first.values())[:SHOWN]:
+        history = [snapshot.titles[snapshot.rows[id]] for id in judge.cases[row].known if id in snapshot.rows]
+        shown.append(Rewritten(history[-5:], before.found[row].queries, after.found[row].queries))
+    return shown
 
 
 def _rank_judged(
     judge: Judge, adapter: Adapter, catalog: Catalog, settings: Settings, _: Path, progress: Progress
-) -> Verdict:
+) -> tuple[Verdict, list[Rewritten]]:
     """The fused list ranked with the adapter and without, and as it was."""
     fused = judge.fused()
     rows = judge.bench.snapshot.rows
@@ -170,4 +210,4 @@ def _rank_judged(
                 advance(len(places), len(fused))
         lists[name] = [[rows[c.id] for c in own] for own in reranked.blended(fused, places, SHARE)]
     lists["as fused"] = [[rows[candidate.id] for candidate in own] for own in fused]
-    return Verdict.of(judge.cases, lists, judge.bench.snapshot.ids, "ranked", "as fused", "ndcg@10")
+    return Verdict.of(judge.cases, lists, judge.bench.snapshot.ids, "ranked", "as fused", "ndcg@10"), []
