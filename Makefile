@@ -70,6 +70,9 @@ reproduce: .venv/.installed bench-scale
 	$(BIN)/evoke tune $(DATA)/amazon-office --store .cache/office
 	$(BIN)/evoke tune $(DATA)/ml-latest-small --store .cache/films
 	$(BIN)/evoke compare $(DATA)/ml-latest-small --store .cache/films --out .cache/films-run
+	$(BIN)/evoke train retriever $(DATA)/ml-latest-small --store .cache/films
+	$(BIN)/evoke train queries $(DATA)/ml-latest-small --store .cache/films --samples 2500
+	$(BIN)/evoke compare $(DATA)/ml-latest-small --store .cache/films --cases 300 --arms dense+queries,dense,queries
 
 clean:
 	rm -rf .venv .venv-vllm .cache

@@ -34,8 +34,8 @@ from eval.tune import repeating, validation_cases
 from prompts import Prompts
 from store import Catalog
 
-SAMPLES: Mapping[str, int] = {"queries": 6000, "rank": 1200}
-"""Steps from one item to the next to learn from: with these either takes about a quarter of an hour on two cores."""
+SAMPLES: Mapping[str, int] = {"queries": 3000, "rank": 1200}
+"""Steps from one item to the next to learn from: with these either takes up to half an hour on two cores."""
 CASES: Mapping[str, int] = {"queries": 150, "rank": 100}
 """Validation cases to judge on."""
 SHARE = 0.3
