@@ -31,7 +31,7 @@ def progress(what: str) -> Iterator[Advance]:
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task(what, total=None, rate=0)
-        rate = Rate()
+        rate = _Rate()
 
         def advance(done: int, total: int) -> None:
             bars.update(task, completed=done, total=total or None, rate=rate(done))
@@ -41,7 +41,7 @@ def progress(what: str) -> Iterator[Advance]:
 
 def _lines(what: str) -> Advance:
     last = time.monotonic()
-    rate_of = Rate()
+    rate_of = _Rate()
 
     def advance(done: int, total: int) -> None:
         nonlocal last
@@ -55,7 +55,7 @@ def _lines(what: str) -> Advance:
     return advance
 
 
-class Rate:
+class _Rate:
     """How many a second, to two digits or whole: what a slow model does in minutes is a rate too.
 
     Counted from the first call on: what was done before, by a run that was ended, took no time of this one.

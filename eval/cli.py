@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -196,26 +195,26 @@ SAMPLES = click.option("--samples", type=click.IntRange(min=1), help="Steps to l
 DATASET = click.argument("dataset", metavar="DIR", type=click.Path(path_type=Path))
 
 
-def _of_the_model(task: str, told: str) -> None:
-    """The command that trains an adapter for this task."""
-    options = (
-        DATASET,
-        SEED,
-        SAMPLES,
-        click.option("--cases", type=click.IntRange(min=1), help="Validation cases to judge on; default by task."),
-        STORE,
-        AS_JSON,
-    )
-    command: Callable[..., None] = partial(_trained, task)
-    for option in reversed(options):
+def _adapter_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What the commands that train an adapter take."""
+    cases = click.option("--cases", type=click.IntRange(min=1), help="Validation cases to judge on; default by task.")
+    for option in reversed((DATASET, SEED, SAMPLES, cases, STORE, AS_JSON)):
         command = option(command)
-    train.command(task, help=told)(command)
+    return command
 
 
-_of_the_model(
-    "queries", "Teach the model to write, from histories, the searches and titles that find what people choose next."
-)
-_of_the_model("rank", "Teach the model to pick what people choose next among the candidates it is shown.")
+@train.command()
+@_adapter_options
+def queries(**given: Any) -> None:
+    """Teach the model to write, from histories, the searches and titles that find what people choose next."""
+    _trained("queries", **given)
+
+
+@train.command()
+@_adapter_options
+def rank(**given: Any) -> None:
+    """Teach the model to pick what people choose next among the candidates it is shown."""
+    _trained("rank", **given)
 
 
 @train.command()

@@ -150,7 +150,7 @@ def test_a_broken_model_costs_quality_never_the_answer(rec: Any, fault: str) -> 
     recommender.recommend("warm up the encoder", n=1)
     started = time.monotonic()
     result = recommender.recommend(user="mara")
-    assert time.monotonic() - started < 3 + 20
+    assert time.monotonic() - started < 3 + 2
     assert len(result) == 10
     assert all(r.explanation for r in result)
     assert result.personalised == 1.0

@@ -109,10 +109,10 @@ def test_keys(two: Any, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_key_that_is_too_quick(service: Any) -> None:
-    http = service(serve={"rate": 1}).http()
+    http = service(serve={"rate": 20}).http()
     answers = [http.get("/v1/models") for _ in range(4)]
-    assert [answer.status_code for answer in answers] == [200, 429, 429, 429]
-    assert 1 <= int(answers[1].headers["Retry-After"]) <= 60
+    assert [answer.status_code for answer in answers] == [200, 200, 429, 429]
+    assert 1 <= int(answers[2].headers["Retry-After"]) <= 3
     assert answers[2].json()["error"]["type"] == "rate_limit_error"
     assert http.get("/healthz").status_code == 200
 

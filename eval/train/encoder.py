@@ -20,7 +20,7 @@ import numpy as np
 
 from agent.signals import SHORT
 from eval.answers import Progress
-from eval.train.optimizing import Checkpoint, rate
+from eval.train.optimizing import Checkpoint, schedule
 from eval.train.pairs import Pair
 from store.embedder import Embedder
 
@@ -103,7 +103,7 @@ class Encoder:
         with progress("steps learned") as advance:
             for step in range(at, STEPS):
                 for group in optimizer.param_groups:
-                    group["lr"] = RATE * rate(step, STEPS, WARM)
+                    group["lr"] = RATE * schedule(step, STEPS, WARM)
                 rng = np.random.default_rng([self.seed, step])
                 n = len(material.pairs)
                 loss = self._loss(material.batch(rng.choice(n, min(BATCH, n), replace=False)), before)

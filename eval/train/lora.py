@@ -14,7 +14,7 @@ import numpy as np
 
 from agent.embedded import file_hash
 from eval.answers import Progress
-from eval.train.optimizing import Checkpoint, rate
+from eval.train.optimizing import Checkpoint, schedule
 from eval.train.weights import load
 
 RANK = 16
@@ -87,7 +87,7 @@ class Lora:
         with progress(what) as advance:
             for step in range(at, len(steps)):
                 for group in optimizer.param_groups:
-                    group["lr"] = RATE * rate(step, len(steps), WARM)
+                    group["lr"] = RATE * schedule(step, len(steps), WARM)
                 losses.append(self._backward([(*rows[row], samples[row].weight) for row in steps[step]]))
                 for own, used in zip(whole, self._taught, strict=True):
                     own.grad, used.grad = used.grad.float(), None
@@ -199,7 +199,7 @@ class Lora:
 def _compared(hidden: Any, words: Any, right: Any, counts: Any) -> tuple[float, Any]:
     """The cross-entropy of the right tokens, (n,), each by what it counts, (n,), and its gradient by `hidden`, (n, dim).
 
-    A few rows at a time, which stay in the processor's cache: all rows' (n, vocabulary) at once take as long as the whole model.
+    A few rows at a time: (n, vocabulary) numbers at once are hundreds of megabytes, which take as long as the whole model.
     """
     import torch
 

@@ -11,7 +11,7 @@ SAVED_EVERY = 60.0
 """Seconds between checkpoints."""
 
 
-def rate(step: int, steps: int, warm: float) -> float:
+def schedule(step: int, steps: int, warm: float) -> float:
     """The share of the full rate at a step: it rises over the share `warm` of the steps, and then falls to 0 in a line."""
     rising = max(round(steps * warm), 1)
     return min((step + 1) / rising, (steps - step) / max(steps - rising, 1))

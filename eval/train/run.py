@@ -186,9 +186,11 @@ def _queries_judged(
 def _rewritten(judge: Judge, before: Heard, after: Heard) -> list[Rewritten]:
     """The first case of each of ten users."""
     snapshot = judge.bench.snapshot
-    first = {case.user: row for row, case in reversed(list(enumerate(judge.cases)))}
+    first: dict[str, int] = {}
+    for row, case in enumerate(judge.cases):
+        first.setdefault(case.user, row)
     shown = []
-    for row in sorted(first.values())[:SHOWN]:
+    for row in list(first.values())[:SHOWN]:
         history = [snapshot.titles[snapshot.rows[id]] for id in judge.cases[row].known if id in snapshot.rows]
         shown.append(Rewritten(history[-5:], before.found[row].queries, after.found[row].queries))
     return shown
