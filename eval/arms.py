@@ -4,6 +4,8 @@ dense, queries, ...   one channel, or one baseline
 base                  everything fused, no model call
 full, full-x          base with the model's channels that tuning left on; the same without channel x
 a+b                   fused by reciprocal ranks: equally, or beside base by the weights in force
+any-retriever         the same with the encoder as it was before `evoke train retriever`
+any-adapter           the same with the language model as it was before `evoke train queries`
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from store import Hit
 from store.snapshot import Snapshot
 from store.sparse import highest
 
+BUDGET = 100
+"""Items that every arm may rank for a case."""
 CHANNELS = ("queries", "named", "dense", "collaborative", "lexical", "popular")
 BASELINES = ("last-item", "mean-history", "item-knn", "ease", "star", "dialogue", "mentioned")
 MODEL = ("queries", "named")
@@ -41,6 +45,8 @@ DEFAULT = (
     "ease",
     "star",
 )
+TRAINED = ("retriever", "adapter")
+"""What training taught, and an arm does without by its ending."""
 JOINING = 0.3
 """Weight beside `base` of a model's channel that tuning switched off, where an arm asks for it all the same."""
 
@@ -60,13 +66,19 @@ Given = Mapping[tuple[str, Parts], Lists]
 """Lists that are at hand: by what they are, and by the parts of the model's answer that were asked for together."""
 
 
+def untaught(arm: str) -> tuple[str, str]:
+    """The arm without its ending, and what of TRAINED it does without ("" where nothing)."""
+    whole, _, out = arm.rpartition("-")
+    return (whole, out) if out in TRAINED else (arm, "")
+
+
 def parts(arm: str, on: Sequence[str] = MODEL) -> Parts:
     """The single arms that an arm fuses, where the model's channels `on` are on; the arm alone where it fuses none.
 
-    "base-x" is base without channel x. Raises EvalError for an unknown arm.
+    "base-x" is base without channel x; what training taught is no part. Raises EvalError for an unknown arm.
     """
     found: list[str] = []
-    for part in arm.split("+"):
+    for part in untaught(arm)[0].split("+"):
         whole, _, out = part.partition("-")
         if part == "full" or (whole == "full" and out in CHANNELS):
             found += ["base" if out in ("", *MODEL) else f"base-{out}", *(c for c in on if c != out)]
@@ -75,7 +87,8 @@ def parts(arm: str, on: Sequence[str] = MODEL) -> Parts:
         else:
             known = ", ".join((*CHANNELS, *BASELINES, "base", "full"))
             raise EvalError(
-                f'there is no arm "{part}"; there are {known}; a+b fuses two, and full-x leaves channel x out'
+                f'there is no arm "{part}"; there are {known}; a+b fuses two, full-x leaves channel x out, and any-retriever '
+                "and any-adapter do without what training taught"
             )
     return tuple(dict.fromkeys(found))
 

@@ -20,11 +20,10 @@ from agent.settings import Settings
 from agent.trained import Adapter
 from agent.tuned import Tuned
 from eval.answers import Progress
-from eval.arms import MODEL, Bench, Lists
+from eval.arms import BUDGET, MODEL, Bench, Lists
 from eval.fitting import table
 from eval.heard import Heard, heard, retrieved_again
 from eval.records import Case, Cases
-from eval.runner import BUDGET
 from eval.search import Say, cross_validated, ranked, values
 from store import Catalog, Hit
 

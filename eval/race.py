@@ -18,13 +18,12 @@ import numpy as np
 from agent.errors import ModelError
 from agent.settings import Settings
 from eval.answers import Progress
-from eval.arms import Bench, Lists
+from eval.arms import BUDGET, Bench, Lists
 from eval.errors import EvalError
 from eval.heard import heard
 from eval.judged import LEAST_USERS
 from eval.metrics import per_case
 from eval.records import Case
-from eval.runner import BUDGET
 from eval.search import Say
 from eval.significance import compare
 from eval.steps import Steps

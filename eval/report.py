@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from eval.changes import Changes
 
-PRIMARY = ("ndcg@10", "recall@10", "recall@100")
+PRIMARY = ("ndcg@10", "recall@10", "recall@50", "recall@100")
 ALPHA = 0.05
 
 _LIBRARIES = (

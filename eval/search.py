@@ -11,10 +11,9 @@ import numpy as np
 from agent.features import Candidates
 from agent.learned import Learned
 from eval import metrics
-from eval.arms import FUSED, PARAMETERS, Bench, Lists
+from eval.arms import BUDGET, FUSED, PARAMETERS, Bench, Lists
 from eval.fitting import batches, histories
 from eval.records import Case, Cases
-from eval.runner import BUDGET
 
 FOLDS = 3
 TREES: Sequence[dict[str, Any]] = (

@@ -20,9 +20,11 @@ from agent.embedded import file_hash, find_weights
 from agent.errors import AdapterRefused, ModelDown
 from agent.llm import LLM, Deadline
 from agent.trained import PROMPTS, TASKS, Adapter, Trained
+from eval import compare
 from eval.cli import cli
 from eval.train.export import export
 from eval.train.weights import load
+from eval.trust import seen_hash
 from prompts import Prompts
 from tests.adapters import LABELS, Messages, adapter, best, random_lora, torch_labels
 from tests.model_contract import rank_prompt
@@ -193,6 +195,19 @@ def test_a_refused_adapter_costs_ranking_only(
     assert used.trace.degraded == [] and "trained adapter" in used.trace["rank"].notes
     assert {r["model"] for r in recommender.server.requests if r.get("logprobs")} == {adapter.name}
     assert recommender.trained == ["rank adapter"]
+
+
+def test_a_comparison_asks_the_adapter_and_the_plain_model_beside_it(
+    films: Path, record: Callable[..., Adapter], model_server: Callable[..., Any]
+) -> None:
+    adapter = record("queries", films, evidence={"on": "valid", "seen": seen_hash(FILMS)})
+    server = model_server(modelled())
+    server.models.append(adapter.name)
+    arms = ["queries", "dense+queries-adapter"]
+    run = compare(FILMS, arms, store=films, base_url=server.base_url, model=server.models[0], cases=5)
+    asked = [request["model"] for request in server.requests]
+    assert asked.count(adapter.name) == asked.count(server.models[0]) == run.cases
+    assert set(run.settings["model"]) == {"queries", "queries (-adapter)"}
 
 
 def test_the_command_says_whether_adapters_can_be_used(

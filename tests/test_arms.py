@@ -41,13 +41,17 @@ def bench(films_store: Path, cases: Cases) -> Iterator[Bench]:
         ("base+queries+named", (), ("base", "queries", "named")),
         ("full+dense", ("queries",), ("base", "queries", "dense")),
         ("last-item+item-knn", (), ("last-item", "item-knn")),
+        ("full-queries-retriever", ("queries", "named"), ("base", "named")),
+        ("dense+queries-adapter", (), ("dense", "queries")),
     ],
 )
 def test_an_arm_is_what_its_name_says(arm: str, on: tuple[str, ...], singles: tuple[str, ...]) -> None:
     assert parts(arm, on) == singles
 
 
-@pytest.mark.parametrize("arm", ["", "nonsense", "dense+", "full-", "full-base", "base-dense", "dense-full"])
+@pytest.mark.parametrize(
+    "arm", ["", "nonsense", "dense+", "full-", "full-base", "base-dense", "dense-full", "-adapter"]
+)
 def test_an_unknown_arm_is_refused_with_those_there_are(arm: str) -> None:
     with pytest.raises(EvalError, match="there are queries, named, dense"):
         parts(arm)

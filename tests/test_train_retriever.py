@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def learned(given: Material, kept: Path, progress: Any = quiet) -> dict[str, np.
 
 def hashed(self: Embedder, method: str, texts: Any) -> np.ndarray:
     """Vectors that depend on the model and the text, made in no time."""
-    seeds = [int.from_bytes(f"{self.fingerprint}{text}".encode()[-64:], "little") for text in texts]
+    seeds = [zlib.crc32(f"{self.fingerprint}{text}".encode()) for text in texts]
     rows = np.stack([np.random.default_rng(seed).standard_normal(384) for seed in seeds])
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
@@ -247,6 +248,7 @@ def test_only_what_pays_is_put_in_force(
     monkeypatch.setattr(retriever, "_searched", lambda *_: ({"present": 0.8, "trained": 0.8}, False))
     Tuned({"decay": 0.6}, {}, True, {"on": "valid", "seen": "before"}).save(films)
     before = found(films)
+    untaught = compare(FILMS, ["dense"], store=films).arms["dense"]["mrr"]
     done = retriever.train(FILMS, store=films, samples=300)
     assert (done.on, done.as_json()["on"]) == (paid, paid)
     assert not (films / "trained" / retriever.UNFINISHED).exists()
@@ -255,6 +257,8 @@ def test_only_what_pays_is_put_in_force(
         assert found(films) == before
         assert tuned.learned
         assert not (films / "trained" / "retriever").exists()
+        with pytest.raises(EvalError, match="no trained retriever to do without; run `evoke train retriever`"):
+            compare(FILMS, ["dense-retriever"], store=films, cases=5)
         return
     assert found(films)[0] == done.name
     evidence = json.loads((places.retriever(films) / "evidence.json").read_text())  # type: ignore[operator]
@@ -263,8 +267,9 @@ def test_only_what_pays_is_put_in_force(
     run = compare(FILMS, ["dense"], store=films, on="valid", cases=5)
     assert any("by the trained retriever: it was chosen on these very cases" in line for line in run.warnings)
     assert any("before the retriever was trained" in line for line in run.warnings)
-    run = compare(FILMS, ["dense"], store=films, on="test", cases=5)
+    run = compare(FILMS, ["dense", "dense-retriever"], store=films, on="test")
     assert not any("by the trained retriever" in line for line in run.warnings)
+    assert run.arms["dense"]["mrr"] != run.arms["dense-retriever"]["mrr"] == untaught
 
 
 SMALL = """

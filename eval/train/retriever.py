@@ -15,13 +15,12 @@ from agent.settings import Settings
 from agent.trained import Trained
 from agent.tuned import Tuned
 from eval.answers import Progress, quiet
-from eval.arms import Lists, dense
+from eval.arms import BUDGET, Lists, dense
 from eval.errors import EvalError
 from eval.fitting import batches, histories
 from eval.metrics import per_case
 from eval.records import Cases
 from eval.reduced import MOST_CASES
-from eval.runner import BUDGET
 from eval.search import Say
 from eval.train.encoder import Encoder, Material
 from eval.train.pairs import pairs, sequences

@@ -16,12 +16,11 @@ from agent.trained import PROMPTS, WEIGHTS, Adapter, Trained
 from agent.tuned import Tuned
 from eval import reranked
 from eval.answers import Progress, quiet
-from eval.arms import Bench
+from eval.arms import BUDGET, Bench
 from eval.errors import EvalError
 from eval.fitting import fit
 from eval.heard import Heard, heard
 from eval.judged import Judge
-from eval.runner import BUDGET
 from eval.search import Say, ranked
 from eval.train import queries, rank
 from eval.train.examples import Examples

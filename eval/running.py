@@ -1,0 +1,151 @@
+"""Arms of a comparison on its cases: their lists, what each costs, and what a model said for them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agent.errors import ModelError
+from agent.settings import Settings
+from agent.trained import Adapter
+from eval.answers import Progress
+from eval.arms import BUDGET, Bench, Given, Parts, asked_parts, parts
+from eval.dialogue import talked
+from eval.fitting import batches, histories
+from eval.heard import Heard, heard, sliced
+from eval.records import Cases
+from store import Catalog
+
+TIMED = 200
+"""Cases on which milliseconds a request are measured, one by one..."""
+TIMING = 20.0
+"""...unless that takes more than these seconds: then a quarter of them is enough."""
+FITTED = frozenset({"collaborative", "popular", "item-knn", "ease", "star"})
+"""Arms that say nothing without events."""
+
+
+@dataclass
+class Ran:
+    """By arm the ids ranked for each case and the cost of a request; what the model said, by what it was asked for; and the
+    arms that could not run, each with the reason."""
+
+    lists: dict[str, list[list[str]]] = field(default_factory=dict)
+    cost: dict[str, dict[str, float]] = field(default_factory=dict)
+    said: dict[Parts, Heard] = field(default_factory=dict)
+    not_run: dict[str, str] = field(default_factory=dict)
+
+
+def run_arms(
+    arms: Sequence[str],
+    bench: Bench,
+    catalog: Catalog,
+    cases: Cases,
+    settings: Settings,
+    adapter: Adapter | None,
+    kept: Path,
+    progress: Progress,
+) -> Ran:
+    """Rank the catalog for every case with every arm that can run. What a model writes is kept in the file `kept`."""
+    ran = Ran(not_run=cannot_run(arms, bench, cases))
+    _ask(ran, arms, bench, catalog, cases, settings, adapter, kept, progress)
+    arms = [arm for arm in arms if arm not in ran.not_run]
+    if not arms:
+        return ran
+    talk = talked(arms, bench, catalog, cases, BUDGET, progress)
+    given: dict[tuple[str, Parts], Any] = {(single, ()): lists for single, lists in talk.lists.items()}
+    given |= {(part, each): own.lists[part] for each, own in ran.said.items() for part in each}
+    ran.lists = _ranked(bench, arms, cases, given, progress)
+    for arm in arms:
+        plan = parts(arm, bench.on)
+        ran.cost[arm] = _cost(bench, arm, cases, given, ran.said.get(asked_parts(plan)), talk.cost(plan))
+    return ran
+
+
+def cannot_run(arms: Sequence[str], bench: Bench, cases: Cases) -> dict[str, str]:
+    """The arms that cannot run on these cases, each with the reason."""
+    reasons = {}
+    no_history = not any(case.known for case in cases.cases)
+    no_talk = not any(case.dialogue for case in cases.cases)
+    for arm in arms:
+        for single in parts(arm, bench.on):
+            if single in FITTED and not cases.events:
+                reasons[arm] = "there are no events to fit it on; add events.csv"
+            elif single == "dialogue" and no_talk:
+                reasons[arm] = "no case holds a dialogue"
+            elif single == "mentioned" and not any(case.mentioned for case in cases.cases):
+                reasons[arm] = "no dialogue of the cases mentions an item"
+            elif no_history and single not in ("base", "dialogue", "popular"):
+                reasons[arm] = "no case has a history"
+    return reasons
+
+
+def _ask(
+    ran: Ran,
+    arms: Sequence[str],
+    bench: Bench,
+    catalog: Catalog,
+    cases: Cases,
+    settings: Settings,
+    adapter: Adapter | None,
+    kept: Path,
+    progress: Progress,
+) -> None:
+    """Fill in what the model says for the arms that can run; those that have no model to call cannot."""
+    for arm in [arm for arm in arms if arm not in ran.not_run]:
+        wanted = asked_parts(parts(arm, bench.on))
+        if not wanted or wanted in ran.said:
+            continue
+        try:
+            ran.said[wanted] = heard(
+                cases.cases,
+                wanted,
+                bench,
+                catalog,
+                BUDGET,
+                settings=settings,
+                adapter=adapter,
+                kept=kept,
+                progress=progress,
+            )
+        except ModelError as error:
+            ran.not_run[arm] = f"no model answers ({error.reason}); see `evoke model`"
+
+
+def _ranked(
+    bench: Bench, arms: Sequence[str], cases: Cases, given: Given, progress: Progress
+) -> dict[str, list[list[str]]]:
+    ids = bench.signals.snapshot.ids
+    read = histories(cases.cases, bench.signals.snapshot)
+    found: dict[str, list[list[str]]] = {arm: [] for arm in arms}
+    with progress("cases ranked") as advance:
+        for at in batches(len(read)):
+            for arm, lists in bench.rank(arms, read[at], BUDGET, sliced(given, at)).items():
+                found[arm] += [[ids[row] for row in rows] for rows in lists]
+            advance(at.stop, len(read))
+    return found
+
+
+def _cost(
+    bench: Bench, arm: str, cases: Cases, given: Given, said: Heard | None, talking: Sequence[float] | None
+) -> dict[str, float]:
+    """Milliseconds of one request at a time (p50 and p90), a model's answer included, and calls and tokens of a request."""
+    taken: list[float] = []
+    begun = time.perf_counter()
+    for row, history in enumerate(histories(cases.cases, bench.signals.snapshot)[:TIMED]):
+        if row >= TIMED // 4 and time.perf_counter() - begun > TIMING:
+            break
+        before = (said.ms[row] if said else 0.0) + (talking[row] if talking else 0.0)
+        started = time.perf_counter()
+        bench.rank([arm], [history], BUDGET, sliced(given, slice(row, row + 1)))
+        taken.append(before + (time.perf_counter() - started) * 1000)
+    p50, p90 = np.percentile(taken, [50, 90])
+    calls, read, written = (
+        (float(mean.mean()) for mean in (said.calls, said.tokens_in, said.tokens_out)) if said else (0.0, 0.0, 0.0)
+    )
+    cost = {"ms_p50": float(p50), "ms_p90": float(p90), "calls": calls, "tokens_in": read, "tokens_out": written}
+    return {name: round(value, 2) for name, value in (cost | {"tokens": read + written}).items()}
