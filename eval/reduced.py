@@ -15,7 +15,7 @@ from agent.signals import CHANNEL_OF, Signals
 from agent.tuned import Tuned
 from eval.cases import load_cases
 from eval.fitting import fit, table
-from store import Catalog
+from eval.trust import measured_catalog
 
 MOST_CASES = 6000
 """Cases that learned fusion is trained on: memory grows with them, and more teach little."""
@@ -47,13 +47,14 @@ class _Without:
         return {name: np.zeros_like(own) if CHANNEL_OF[name] == self._channel else own for name, own in scores.items()}
 
 
-def refitted(dataset: Path, catalog: Catalog, tuned: Tuned, folder: Path, channel: str) -> Learned:
+def refitted(dataset: Path, tuned: Tuned, folder: Path, channel: str) -> Learned:
     """Learned fusion trained as tuning did, on the same validation cases, but without this channel; kept beside it."""
     kept = folder / "tuned" / f"without-{channel}"
     if not kept.is_dir():
         cases = load_cases(dataset, "valid").sample(MOST_CASES, tuned.evidence["seed"])
-        signals = without(fit(cases, catalog), channel)
-        candidates, chosen = table(cases, signals, repeats=tuned.evidence["repeats"])
+        with measured_catalog(folder, cases.on) as catalog:
+            signals = without(fit(cases, catalog), channel)
+            candidates, chosen = table(cases, signals, repeats=tuned.evidence["repeats"])
         Learned.fit(blinded(candidates, channel), chosen, **tuned.evidence["trees"]).save(kept)
     return Learned.load(kept)
 

@@ -25,7 +25,7 @@ from eval.measured import measured
 from eval.records import Cases
 from eval.reduced import refitted
 from eval.report import Run
-from eval.trust import trusted, trusted_adapter
+from eval.trust import measured_catalog, trusted, trusted_adapter
 from store import Catalog
 
 BUDGET = 100
@@ -71,7 +71,7 @@ def compare(
     asked = load_cases(dataset, on, how)
     folder = Path(store) if store else default_store(dataset)
     index(dataset, folder)
-    with Catalog.open(folder, create=False) as catalog:
+    with measured_catalog(folder, on) as catalog:
         tuned, warnings = trusted(folder, dataset, on, how)
         adapter = trusted_adapter(folder, dataset, on, how, warnings)
         told = tuned.applied(Settings.load(**settings), folder)
@@ -90,7 +90,7 @@ def compare(
             tuned.baselines,
             allow_repeats,
             switched_on,
-            without=_without(arms, dataset, catalog, tuned, folder),
+            without=_without(arms, dataset, tuned, folder),
         )
         not_run = cannot_run(arms, bench, asked)
         said = _heard(
@@ -123,10 +123,10 @@ def compare(
     return run
 
 
-def _without(arms: Sequence[str], dataset: Path, catalog: Catalog, tuned: Tuned, folder: Path) -> dict[str, Learned]:
+def _without(arms: Sequence[str], dataset: Path, tuned: Tuned, folder: Path) -> dict[str, Learned]:
     """Learned fusion refitted without each channel that an arm leaves out of base."""
     out = {single.removeprefix("base-") for arm in arms for single in parts(arm) if single.startswith("base-")}
-    return {channel: refitted(dataset, catalog, tuned, folder, channel) for channel in sorted(out) if tuned.learned}
+    return {channel: refitted(dataset, tuned, folder, channel) for channel in sorted(out) if tuned.learned}
 
 
 def cannot_run(arms: Sequence[str], bench: Bench, cases: Cases) -> dict[str, str]:
