@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -64,7 +65,8 @@ def learned(given: Material, kept: Path, progress: Any = quiet) -> dict[str, np.
 
 def hashed(self: Embedder, method: str, texts: Any) -> np.ndarray:
     """Vectors that depend on the model and the text, made in no time."""
-    seeds = [int.from_bytes(f"{self.fingerprint}{text}".encode()[-64:], "little") for text in texts]
+    digests = [hashlib.blake2b(f"{self.fingerprint}{text}".encode(), digest_size=8).digest() for text in texts]
+    seeds = [int.from_bytes(digest, "little") for digest in digests]
     rows = np.stack([np.random.default_rng(seed).standard_normal(384) for seed in seeds])
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
