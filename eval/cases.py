@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from eval.splits import make_cases, make_cases_of
 from store.records import Event
 from store.rows import Problems, Wrong, rows
 
-__all__ = ["Case", "Cases", "EvalError", "data_hash", "load_cases", "make_cases", "read_cases"]
+__all__ = ["Case", "Cases", "EvalError", "data_hash", "known_in_use", "load_cases", "make_cases", "read_cases"]
 
 _FIELDS = ("user", "history", "targets", "dialogue", "mentioned")
 _ROLES = ("user", "assistant", "system")
@@ -40,6 +41,19 @@ def load_cases(dataset: Path, on: str, how: str | None = None) -> Cases:
     for part, path in there.items():
         raise EvalError(f"{dataset}: there is {path.name} but no {on}.jsonl; add it, or measure on {part}")
     return make_cases_of(read_data(dataset), on)
+
+
+def known_in_use(dataset: Path) -> Cases:
+    """The test cases, with all events that may be learned from for use: those before the test cut. Where there are no test
+    cases none, with all events but those whose own split is test: these may be asked for one day."""
+    if case_file(dataset, "test"):
+        return read_cases(dataset, "test")
+    data = read_data(dataset)
+    if not case_file(dataset, "valid"):
+        # Refused are events that leave nothing to ask for in test.
+        with suppress(EvalError):
+            return make_cases_of(data, "test")
+    return Cases(data.name, "test", (), tuple(_fitted(data, "test", dataset, [])))
 
 
 def read_cases(dataset: Path, on: str) -> Cases:

@@ -30,10 +30,9 @@ from eval.records import Cases
 from eval.reduced import MOST_CASES
 from eval.search import Say
 from eval.steps import Steps
-from eval.trust import seen_hash
+from eval.trust import measured_catalog, seen_hash
 from eval.tune import MINUTES, MODEL_CASES, repeating, validation_cases
 from eval.variants import IN_FORCE, POOL, Variant, fingerprint, proposals, put, task
-from store import Catalog
 
 ROUNDS = 2
 PROPOSALS = 4
@@ -122,7 +121,7 @@ def tune_prompts(
         folder / "measured" / "unfinished-prompts.json",
         " ".join(map(str, [*key, _place(told), told.model, _place(proposer), proposer.model])),
     )
-    with Catalog.open(folder, create=False) as catalog:
+    with measured_catalog(folder, cases.on) as catalog:
         say(f"fitting on {len(cases.events)} events before the cut")
         bench = Bench(fit(cases, catalog), None, told.weights, tuned.baselines, repeating(cases))
         base = base_unseen(cases, rows, bench, tuned, "recall@100", say)

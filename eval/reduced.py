@@ -1,11 +1,10 @@
-"""What arms do without: learned fusion without one channel (`full-x`), refitted so that what is left can make up for it, and the
-catalog by the encoder of before it was trained (`x-retriever`)."""
+"""Learned fusion without one channel (`full-x`), or on the vectors of before a training (`x-retriever`): refitted, so that what is
+left can make up for what is gone."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -16,14 +15,10 @@ from agent.features import Candidates
 from agent.learned import Learned
 from agent.signals import CHANNEL_OF, Signals
 from agent.tuned import Tuned
-from eval.answers import Progress
 from eval.cases import load_cases
-from eval.errors import EvalError
 from eval.fitting import fit, table
-from eval.trust import EVIDENCE
+from eval.trust import measured_catalog
 from store import Catalog
-from store.embedder import Embedder
-from store.place import retriever
 
 MOST_CASES = 6000
 """Cases that learned fusion is trained on: memory grows with them, and more teach little."""
@@ -55,14 +50,15 @@ class _Without:
         return {name: np.zeros_like(own) if CHANNEL_OF[name] == self._channel else own for name, own in scores.items()}
 
 
-def refitted(dataset: Path, catalog: Catalog, tuned: Tuned, folder: Path, channel: str, out: str) -> Learned:
+def refitted(dataset: Path, tuned: Tuned, folder: Path, channel: str, former: Catalog | None) -> Learned:
     """Learned fusion trained as tuning did, on the same validation cases, but without this channel and what training taught
-    (`out`; "" leaves out nothing, and the catalog is one without it); kept beside it."""
-    kept = folder / "tuned" / "-".join(["without", *filter(None, (out, channel))])
+    where the catalog `former` of before it is given; kept beside it."""
+    kept = folder / "tuned" / "-".join(["without", *(["retriever"] if former else []), *([channel] if channel else [])])
     if not kept.is_dir():
         cases = load_cases(dataset, "valid").sample(MOST_CASES, tuned.evidence["seed"])
-        signals = without(fit(cases, catalog), channel)
-        candidates, chosen = table(cases, signals, repeats=tuned.evidence["repeats"])
+        with nullcontext(former) if former else measured_catalog(folder, cases.on) as catalog:
+            signals = without(fit(cases, catalog), channel)
+            candidates, chosen = table(cases, signals, repeats=tuned.evidence["repeats"])
         Learned.fit(blinded(candidates, channel), chosen, **tuned.evidence["trees"]).save(kept)
     return Learned.load(kept)
 
@@ -72,20 +68,3 @@ def blinded(table: Candidates, channel: str) -> Candidates:
     features = table.features.copy()
     features[:, [name.startswith(OF_CHANNEL.get(channel, ())) for name in table.names]] = 0
     return replace(table, features=features)
-
-
-@contextmanager
-def before_retriever(folder: Path, catalog: Catalog, progress: Progress) -> Iterator[Catalog]:
-    """The store's items by the encoder of before `evoke train retriever`: indexed at the first use, and kept in the store.
-
-    Raises EvalError where nothing was trained.
-    """
-    trained = retriever(folder)
-    if trained is None:
-        raise EvalError(f"{folder} has no trained retriever to do without; run `evoke train retriever` first")
-    name = json.loads((trained / EVIDENCE).read_text(encoding="utf-8"))["from"]
-    with Catalog.open(folder / "measured" / "before", embedder=Embedder(name)) as former:
-        with progress("items indexed by the encoder before") as advance:
-            former.upsert(catalog.items(), progress=lambda done, _: advance(done, len(catalog)))
-        former.delete(set(former.ids()) - set(catalog.ids()))
-        yield former

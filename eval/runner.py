@@ -16,10 +16,10 @@ from eval.errors import EvalError
 from eval.fitting import fit
 from eval.measured import measured
 from eval.records import Cases
-from eval.reduced import before_retriever, refitted
+from eval.reduced import refitted
 from eval.report import Run
 from eval.running import Ran, run_arms
-from eval.trust import trusted, trusted_adapter
+from eval.trust import before_retriever, measured_catalog, trusted, trusted_adapter
 from store import Catalog
 
 MODEL_CASES = 1000
@@ -57,7 +57,7 @@ def compare(
     asked = load_cases(dataset, on, how)
     folder = Path(store) if store else default_store(dataset)
     index(dataset, folder)
-    with Catalog.open(folder, create=False) as catalog:
+    with measured_catalog(folder, on) as catalog:
         tuned, warnings = trusted(folder, dataset, on, how)
         adapter = trusted_adapter(folder, dataset, on, how, warnings)
         told = tuned.applied(Settings.load(**settings), folder)
@@ -76,7 +76,7 @@ def compare(
             own = [arm for arm in arms if untaught(arm)[1] == out]
             if out == "retriever" and own:
                 with before_retriever(folder, catalog, progress) as former:
-                    other = _bench(own, asked, former, dataset, folder, tuned, told, allow_repeats, switched_on, out)
+                    other = _bench(own, asked, former, dataset, folder, tuned, told, allow_repeats, switched_on, former)
                     ran[out] = run_arms(own, other, former, asked, told, adapter, kept, progress)
             elif own:
                 ran[out] = run_arms(own, bench, catalog, asked, told, None if out else adapter, kept, progress)
@@ -107,17 +107,17 @@ def _bench(
     settings: Settings,
     repeats: bool,
     on: Sequence[str],
-    out: str = "",
+    former: Catalog | None = None,
 ) -> Bench:
-    """What these arms rank with; by another encoder (`out`) learned fusion is one that was trained with it."""
+    """What these arms rank with; with a `former` catalog learned fusion is one that was trained on its vectors."""
     left_out = {single.removeprefix("base-") for arm in arms for single in parts(arm) if single.startswith("base-")}
 
     def learned(channel: str) -> Learned:
-        return refitted(dataset, catalog, tuned, folder, channel, out)
+        return refitted(dataset, tuned, folder, channel, former)
 
     return Bench(
         fit(cases, catalog),
-        (learned("") if out else tuned.fusion(folder)) if tuned.learned else None,
+        (learned("") if former else tuned.fusion(folder)) if tuned.learned else None,
         settings.weights,
         tuned.baselines,
         repeats,

@@ -1,21 +1,61 @@
-"""What tuning found may be used in a measurement only where it cannot have seen what is measured."""
+"""What tuning and training found may be used in a measurement only where it cannot have seen what is measured."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from agent.trained import Adapter, Trained
 from agent.tuned import Tuned
-from eval.data import case_file, file_hash
+from eval.answers import Progress
+from eval.data import case_file, data_hash, file_hash
+from eval.errors import EvalError
+from store import Catalog
+from store.embedder import Embedder
 from store.load import find_dataset
-from store.place import retriever
+from store.place import judged, retriever
+from store.retrained import embed_anew
 
 EVIDENCE = "evidence.json"
 """Beside a trained retriever: how it was shown to pay."""
+BEFORE = (
+    "what reads vectors uses the trained retriever as it was judged, before it learned from these cases' period for use; that "
+    "one is used at all was chosen on these very cases"
+)
+
+
+def measured_catalog(store: Path, on: str) -> Catalog:
+    """The catalog to measure with, and to fit with, on cases of this part: the store's own; but on validation cases, where the
+    retriever in force has learned from their period too, the same items with the vectors of the one that was judged.
+
+    Nothing in this package opens a catalog in another way to look at validation cases.
+    """
+    before = judged(store) if on == "valid" else None
+    if before is None:
+        return Catalog.open(store, create=False)
+    embed_anew(store, before)
+    return Catalog.open(before, create=False, embedder=Embedder(str(before)))
+
+
+@contextmanager
+def before_retriever(folder: Path, catalog: Catalog, progress: Progress) -> Iterator[Catalog]:
+    """The store's items by the encoder of before `evoke train retriever`: indexed at the first use, and kept in the store.
+
+    Raises EvalError where nothing was trained.
+    """
+    trained = retriever(folder)
+    if trained is None:
+        raise EvalError(f"{folder} has no trained retriever to do without; run `evoke train retriever` first")
+    name = json.loads((trained / EVIDENCE).read_text(encoding="utf-8"))["untrained"]
+    with Catalog.open(folder / "measured" / "before", embedder=Embedder(name)) as former:
+        with progress("items indexed by the encoder before") as advance:
+            former.upsert(catalog.items(), progress=lambda done, _: advance(done, len(catalog)))
+        former.delete(set(former.ids()) - set(catalog.ids()))
+        yield former
 
 
 def seen_hash(dataset: Path) -> str:
@@ -50,16 +90,24 @@ def trusted_adapter(store: Path, dataset: Path, on: str, how: str | None, warnin
 
 
 def _flattered(store: Path, dataset: Path, on: str, how: str | None) -> list[str]:
-    """A warning where the store's trained retriever may have seen what is asked for: its vectors cannot be left aside."""
+    """A warning where the store's trained retriever may have seen what is asked for (its vectors cannot be left aside), and
+    where it is not the one in force that is measured with."""
     trained = retriever(store)
     if trained is None:
         return []
     evidence = json.loads((trained / EVIDENCE).read_text(encoding="utf-8"))
-    reason = _doubt(evidence, dataset, on, how, "evoke train retriever")
-    return [f"what reads vectors may look better here than it is, by the trained retriever: {reason}"] if reason else []
+    before = on == "valid" and judged(store) is not None
+    reason = _doubt(evidence, dataset, None if before else on, how, "evoke train retriever")
+    for_use = evidence.get("for use")
+    if not reason and on == "test" and for_use and for_use["data"] != data_hash(dataset):
+        reason = "it learned for use while other data than these were there; run `evoke train retriever` again"
+    if reason:
+        return [f"what reads vectors may look better here than it is, by the trained retriever: {reason}"]
+    return [BEFORE] if before else []
 
 
-def _doubt(evidence: Mapping[str, Any], dataset: Path, on: str, how: str | None, again: str) -> str | None:
+def _doubt(evidence: Mapping[str, Any], dataset: Path, on: str | None, how: str | None, again: str) -> str | None:
+    """Why what has this evidence may not be trusted on this part; None for `on`: one whose cases it may have been chosen on."""
     if outdated := evidence.get("outdated"):
         return str(outdated)
     if on == "valid":

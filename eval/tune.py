@@ -26,7 +26,7 @@ from eval.reduced import MOST_CASES
 from eval.reranked import ranking
 from eval.search import Say, channel_weights, cross_validated, list_size, parameters, ranked
 from eval.steps import Steps
-from eval.trust import seen_hash
+from eval.trust import measured_catalog, seen_hash
 from store import Catalog, History
 from store.cooccurrence import Cooccurrence
 
@@ -74,7 +74,7 @@ def tune(
     former = Tuned.load(folder).settings
     prompts = {"prompts": former["prompts"]} if "prompts" in former else {}
     in_force = Tuned(prompts).applied(Settings.load(**settings), folder)
-    with Catalog.open(folder, create=False) as catalog, History.open(folder) as history:
+    with measured_catalog(folder, cases.on) as catalog:
         say(f"fitting on {len(cases.events)} events before the cut")
         signals = fit(cases, catalog)
         repeats = repeating(cases)
@@ -115,7 +115,8 @@ def tune(
         for stale in (folder / "tuned").glob("without-*"):
             shutil.rmtree(stale)
         tuned.save(folder)
-        if pays:
+    if pays:
+        with Catalog.open(folder, create=False) as catalog, History.open(folder) as history:
             counts = Cooccurrence.of(history, catalog.snapshot(), catalog.folder)
             Signals.of(catalog, history, counts, refit=True)
     steps.finish()

@@ -78,6 +78,18 @@ def retriever(store: Path) -> Path | None:
     return store / RETRIEVERS / name if name else None
 
 
+def judged(store: Path) -> Path | None:
+    """The folder of the embedding model that was judged before the one in force learned from later events too, its vectors
+    beside it; None where the one in force is the one that was judged, or none is. Raises StoreError where it is gone."""
+    name = about(store).get("judged")
+    if name and not (store / RETRIEVERS / name).is_dir():
+        raise StoreError(
+            f"{store / RETRIEVERS / name} is gone, and without it nothing is measured on validation cases; restore it, or "
+            "index into a new store"
+        )
+    return store / RETRIEVERS / name if name else None
+
+
 def located(place: str | Path, chroma: str | None) -> tuple[Path | None, str | Path, str]:
     """The store's folder, if any, the place of its Chroma database, and the collection's name."""
     folder = None if str(place).startswith(("http://", "https://")) else Path(place).expanduser()

@@ -16,7 +16,8 @@ from store.errors import StoreError
 def embed_anew(store: Path, model: Path, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
     """Index the store's items with the sentence-transformers model in the folder `model`, into that folder; the store stays as is.
 
-    Returns what `put_in_force` wants to know. Ended early, the next call goes on. `progress(done, total)` counts items.
+    Returns what `put_in_force` wants to know. What is there already costs nothing, and ended early the next call goes on.
+    `progress(done, total)` counts items.
     """
     embedder = Embedder(str(model))
     with (
@@ -31,25 +32,28 @@ def embed_anew(store: Path, model: Path, progress: Callable[[int, int], None] | 
     return {"model": embedder.name, "fingerprint": embedder.fingerprint, "dim": embedder.dim, "of": version}
 
 
-def put_in_force(store: Path, model: Path, facts: dict[str, Any]) -> None:
-    """Take the model, with what `embed_anew` wrote and returned, into the store, and use it from now on. The one file that says
-    so is written at once: a crash leaves all as before, or all done. Raises StoreError where the catalog has changed since."""
+def put_in_force(store: Path, model: Path, facts: dict[str, Any], judged: Path | None = None) -> None:
+    """Take the model, with what `embed_anew` wrote and returned, into the store, and use it from now on; beside it the one that
+    was `judged`, where that is another. The one file that says so is written at once: a crash leaves all as before, or all done.
+    Raises StoreError where the catalog has changed since."""
     with places.writing(store):
         with Catalog.open(store, create=False) as old:
             if old.version != facts["of"]:
                 raise StoreError("items were changed while the model was judged; run the same command again")
         sweep(store)
         (store / places.RETRIEVERS).mkdir(parents=True, exist_ok=True)
-        model.rename(store / places.RETRIEVERS / model.name)
-        places.describe(store, {k: v for k, v in facts.items() if k != "of"} | {"retriever": model.name})
+        for each in filter(None, (judged, model)):
+            each.rename(store / places.RETRIEVERS / each.name)
+        in_force = {"retriever": model.name, "judged": judged.name if judged else None}
+        places.describe(store, {k: v for k, v in facts.items() if k != "of"} | in_force)
         sweep(store)
 
 
 def sweep(store: Path) -> None:
-    """Remove the models and vectors that are not in force any more. For whoever writes the store."""
-    trained = places.retriever(store)
+    """Remove the models and vectors that are neither in force any more nor measured with. For whoever writes the store."""
+    trained, about = places.retriever(store), places.about(store)
     for model in (store / places.RETRIEVERS).glob("*"):
-        if model != trained:
+        if model.name not in (about.get("retriever"), about.get("judged")):
             shutil.rmtree(model)
     if trained:
         for old in ("chroma", "chroma.before"):

@@ -40,6 +40,16 @@ def test_nothing_slow_is_loaded_at_import(code: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_only_what_looks_at_no_validation_case_opens_a_catalog_by_itself() -> None:
+    opening = {
+        str(file.relative_to(ROOT / "eval"))
+        for file in (ROOT / "eval").rglob("*.py")
+        if "Catalog.open(" in file.read_text(encoding="utf-8")
+    }
+    # To put something in force for use, or to serve; all else goes through `measured_catalog` in eval/trust.py.
+    assert opening <= {"trust.py", "tune.py", "train/retriever.py", "bench/gpu.py", "bench/load.py"}
+
+
 def test_no_module_outgrows_its_room() -> None:
     long = [
         file

@@ -53,6 +53,11 @@ class Material:
         """The place of each of those rows."""
         return {row: n for n, row in enumerate(self.rows.tolist())}
 
+    def same(self, other: Material) -> bool:
+        """Whether the same is learned from both."""
+        told = (self.pairs, self.chosen) == (other.pairs, other.chosen)
+        return told and np.array_equal(self.vectors, other.vectors)
+
     def batch(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of these pairs: what each item of the history weighs, (b, rows); the place of the item chosen next, (b,); and which
         items are no negatives, since the user chose them at another time, (b, rows) bool."""

@@ -1,5 +1,9 @@
-"""`evoke train retriever`: teach the store's encoder on the events before the cut, index with it, judge it on validation cases, and
-put it in force where it paid."""
+"""`evoke train retriever`: teach the store's encoder on the events before the cut, index with it, judge it on validation cases; and
+where it paid, teach it once more on all events that may be known in use, and put that in force.
+
+What was judged is kept beside it. It has seen no event of the validation period: whatever is fitted on validation cases
+reads its vectors (`eval.trust.measured_catalog`).
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from agent.trained import Trained
 from agent.tuned import Tuned
 from eval.answers import Progress, quiet
 from eval.arms import BUDGET, Lists, dense
+from eval.cases import data_hash, known_in_use
 from eval.errors import EvalError
 from eval.fitting import batches, histories
 from eval.metrics import per_case
@@ -25,7 +30,7 @@ from eval.search import Say
 from eval.train.encoder import Encoder, Material
 from eval.train.pairs import pairs, sequences
 from eval.train.verdict import Verdict
-from eval.trust import EVIDENCE, seen_hash
+from eval.trust import EVIDENCE, measured_catalog, seen_hash
 from eval.tune import validation_cases
 from store import Catalog, History
 from store import place as places
@@ -46,7 +51,8 @@ UNFINISHED = "retriever.unfinished"
 
 @dataclass(frozen=True, slots=True)
 class Retrained:
-    """What a training came to: how recall by vectors and title search changed, and whether the encoder is `on`."""
+    """What a training came to: how recall by vectors and title search changed, and whether the encoder is `on`. `name` is that of
+    the model in force, or of the one that did not pay."""
 
     name: str
     on: bool
@@ -58,7 +64,13 @@ class Retrained:
         from rich.console import Group
 
         found = ", ".join(f"{name} {share:.3f}" for name, share in self.searches.items())
-        return Group(self.verdict, f"title search, own item first of {SEARCHES} at most: {found}")
+        lines = [f"title search, own item first of {SEARCHES} at most: {found}"]
+        if for_use := self.evidence["for use"]:
+            lines.append(
+                f"judged: learned from {self.evidence['pairs']:,} steps before the validation cases; "
+                f"for use: from {for_use['pairs']:,}, later ones too"
+            )
+        return Group(self.verdict, *lines)
 
     def as_json(self) -> dict[str, Any]:
         """All of it as plain values."""
@@ -76,52 +88,59 @@ def train(
 ) -> Retrained:
     """Train the store's encoder, and use it from now on where validation shows that it finds more and title search no less.
 
-    Learns from at most `samples` steps before the cut. Run again after a kill it goes on where it stopped; until all is done the
-    store is as before. Deterministic by seed on one machine's CPU; uses a GPU where there is one. Raises EvalError where there
-    is too little to learn from, or the store's vectors come from a server.
+    Learns from at most `samples` steps before the cut; and where that paid once more, for use, from as many of all those that may
+    be known in use. Run again after a kill it goes on where it stopped; until all is done the store is as before. Deterministic
+    by seed on one machine's CPU; uses a GPU where there is one. Raises EvalError where there is too little to learn from, or
+    the store's vectors come from a server.
     """
     from store.place import default_store
 
     dataset = Path(dataset)
-    known = validation_cases(dataset).sample(MOST_CASES, seed)
+    known, in_use = validation_cases(dataset).sample(MOST_CASES, seed), known_in_use(dataset)
     per_case([], [])  # says what is missing for measuring before the work, not after it
     folder = Path(store) if store else default_store(dataset)
     say("indexing")
     index(dataset, folder)
     kept = folder / "trained" / UNFINISHED
-    with Catalog.open(folder, create=False) as catalog:
+    with measured_catalog(folder, known.on) as catalog:
         _check(folder, catalog)
         snapshot = catalog.snapshot()
-        drawn = [pair for pair in pairs(known, snapshot, samples or PAIRS, seed) if pair.chosen[0] not in pair.history]
-        if not drawn:
-            raise EvalError(f"{dataset}: nobody chose anything new before the cut; add events")
-        say(f"{len(drawn)} steps to learn from; loading {catalog.embedder.name}")
-        encoder = Encoder(catalog.embedder, seed)
-        material = Material(drawn, sequences(known, snapshot), np.asarray(snapshot.vectors))
-        loss = encoder.learn(material, kept / "encoder.pt", progress)
-        made = _saved(encoder, kept)
-        del encoder
-        say("indexing with what was learned")
-        with progress("items indexed") as advance:
-            facts = embed_anew(folder, made, advance)
+        before = _material(known, snapshot, samples or PAIRS, seed)
+        made, loss = _taught(catalog.embedder, before, seed, kept / "encoder.pt", say, progress)
+        facts = _indexed(folder, made, say, progress)
         # As the store will read it: in its precision, and whole documents.
         with Catalog.open(made, create=False, embedder=Embedder(str(made))) as anew:
             after, embedder = anew.vectors(snapshot.ids), anew.embedder
         verdict = _verdict(known, snapshot, after, Tuned.load(folder).applied(Settings.load(), folder).decay)
         searches, worse = _searched(snapshot, after, catalog.embedder, embedder, seed)
     evidence = {
-        "on": "valid", "seen": seen_hash(dataset), "seed": seed, "pairs": len(drawn), "loss": loss, "from": catalog.embedder.name,
-        "verdict": verdict.as_json(), "title search": searches,
+        "on": "valid", "seen": seen_hash(dataset), "seed": seed, "pairs": len(before.pairs), "loss": loss,
+        "from": catalog.embedder.name, "untrained": _untrained(folder) or catalog.embedder.name,
+        "verdict": verdict.as_json(), "title search": searches, "for use": None,
     }  # fmt: skip
-    done = Retrained(made.name, verdict.paid and not worse, verdict, searches, evidence)
-    if done.on:
+    on = verdict.paid and not worse
+    if on:
+        judged = made
+        with Catalog.open(folder, create=False) as catalog:
+            for_use = _material(in_use, catalog.snapshot(), samples or PAIRS, seed)
+            if not for_use.same(before):
+                say("it pays; learning once more, for use")
+                made, loss = _taught(catalog.embedder, for_use, seed, kept / "for use.pt", say, progress)
+                facts = _indexed(folder, made, say, progress)
+                evidence["for use"] = {"pairs": len(for_use.pairs), "loss": loss, "data": data_hash(dataset)}
         (made / EVIDENCE).write_text(json.dumps(evidence, indent=1) + "\n", encoding="utf-8")
         _outdate(folder)
-        put_in_force(folder, made, facts)
+        put_in_force(folder, made, facts, judged if judged != made else None)
         with Catalog.open(folder, create=False) as catalog, History.open(folder) as history:
             refresh(catalog, history)
     shutil.rmtree(kept)
-    return done
+    return Retrained(made.name, on, verdict, searches, evidence)
+
+
+def _untrained(folder: Path) -> str | None:
+    """The name of the encoder that a trained one in force began as."""
+    trained = places.retriever(folder)
+    return str(json.loads((trained / EVIDENCE).read_text(encoding="utf-8"))["untrained"]) if trained else None
 
 
 def _check(folder: Path, catalog: Catalog) -> None:
@@ -131,6 +150,30 @@ def _check(folder: Path, catalog: Catalog) -> None:
         raise EvalError(f"{folder} has its vectors on a Chroma server, which are not replaced; {again}")
     if catalog.embedder.remote:
         raise EvalError(f"{folder} has its vectors from an embeddings URL, whose model cannot be trained here; {again}")
+
+
+def _material(cases: Cases, snapshot: Snapshot, n: int, seed: int) -> Material:
+    """What is learned from: `n` steps at most to something new, of the events that may be fitted on with these cases."""
+    drawn = [pair for pair in pairs(cases, snapshot, n, seed) if pair.chosen[0] not in pair.history]
+    if not drawn:
+        raise EvalError(f"{cases.dataset}: nobody chose anything new before the cut; add events")
+    return Material(drawn, sequences(cases, snapshot), np.asarray(snapshot.vectors))
+
+
+def _taught(
+    embedder: Embedder, material: Material, seed: int, checkpoint: Path, say: Say, progress: Progress
+) -> tuple[Path, float]:
+    """The folder of the encoder that learned from this, beside the checkpoint; and its loss."""
+    say(f"{len(material.pairs)} steps to learn from; loading {embedder.name}")
+    encoder = Encoder(embedder, seed)
+    loss = encoder.learn(material, checkpoint, progress)
+    return _saved(encoder, checkpoint.parent), loss
+
+
+def _indexed(folder: Path, made: Path, say: Say, progress: Progress) -> dict[str, Any]:
+    say("indexing with what was learned")
+    with progress("items indexed") as advance:
+        return embed_anew(folder, made, advance)
 
 
 def _saved(encoder: Encoder, kept: Path) -> Path:

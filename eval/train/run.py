@@ -28,7 +28,7 @@ from eval.train.export import check_architecture, export
 from eval.train.lora import Lora
 from eval.train.pairs import pairs
 from eval.train.verdict import Verdict, judging
-from eval.trust import seen_hash
+from eval.trust import measured_catalog, seen_hash
 from eval.tune import repeating, validation_cases
 from prompts import Prompts
 from store import Catalog
@@ -108,7 +108,7 @@ def train(
     weights = find_weights(in_force.model).resolve()
     check_architecture(weights)
     kept = folder / "trained" / f"{task}.unfinished"
-    with Catalog.open(folder, create=False) as catalog:
+    with measured_catalog(folder, known.on) as catalog:
         drawn = pairs(known, catalog.snapshot(), samples or SAMPLES[task], seed)
         say(f"fitting on {len(known.events)} events before the cut")
         signals = fit(known, catalog)

@@ -1,0 +1,276 @@
+"""The retriever in force has learned from all that may be known in use; what was judged, and validation reads, has seen no event of
+the validation period."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agent import Recommender
+from agent.tuned import Tuned
+from eval import compare, search
+from eval.cases import Cases, load_cases
+from eval.data import read_data
+from eval.fitting import fit
+from eval.reduced import refitted
+from eval.splits import _by_time
+from eval.train import encoder, optimizing, retriever
+from eval.train.verdict import Verdict
+from eval.trust import measured_catalog, trusted
+from eval.tune import tune
+from store import Catalog, History
+from store import place as places
+from store.embedder import Embedder
+from store.index import index
+from tests.recommending import FILMS
+from tests.test_train_retriever import NOBODY, found, hashed
+from tests.test_tune import TINY
+
+
+@pytest.fixture(autouse=True)
+def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handful of steps that always pay, no model is run, and no settings from outside."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
+    for name in ("EVOKE_BASE_URL", "OPENAI_BASE_URL", "EVOKE_STORE", "EVOKE_EMBEDDING_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(encoder, "BATCH", 32)
+    monkeypatch.setattr(encoder, "STEPS", 6)
+    monkeypatch.setattr(optimizing, "SAVED_EVERY", 0.0)
+    monkeypatch.setattr(Embedder, "_encode", hashed)
+    monkeypatch.setattr(Embedder, "truncated", lambda *_: 0)
+    monkeypatch.setattr(Verdict, "of", lambda *_: Verdict(10, 5, {"dense": {"recall@50": 0.1}}, [], paid=True))
+    monkeypatch.setattr(retriever, "_searched", lambda *_: ({"present": 0.8, "trained": 0.8}, False))
+
+
+@pytest.fixture
+def trained(films: Path) -> Path:
+    """A store after training on the films."""
+    retriever.train(FILMS, store=films, samples=300)
+    return films
+
+
+def another_store(films_store: Path, to: Path) -> Path:
+    return shutil.copytree(films_store, to)
+
+
+def shifted(to: Path, part: str) -> Path:
+    """The films' dataset, in which those who chose something in this part chose something else instead."""
+    data = read_data(FILMS)
+    there = [row for row, label in enumerate(_by_time(data, (0.8, 0.9))) if label == part]
+    items = [event.item for event in data.events]
+    for row, other in zip(there, [*there[7:], *there[:7]], strict=True):
+        items[row] = data.events[other].item
+    to.mkdir()
+    shutil.copy(FILMS / "items.jsonl", to)
+    with (to / "events.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["user", "item", "rating", "timestamp"])
+        rows.writerows([e.user, item, e.rating, e.timestamp] for e, item in zip(data.events, items, strict=True))
+    return to
+
+
+def given(to: Path, *parts: str) -> Path:
+    """The films' cases of these parts as files, and the events before the last of them."""
+    to.mkdir()
+    shutil.copy(FILMS / "items.jsonl", to)
+    for part in parts:
+        cases = load_cases(FILMS, part)
+        lines = [{"user": c.user, "history": c.history, "targets": c.targets} for c in cases.cases]
+        (to / f"{part}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with (to / "events.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["user", "item", "rating", "timestamp", "split"])
+        rows.writerows([e.user, e.item, e.rating, e.timestamp, e.split] for e in cases.events)
+    return to
+
+
+def vectors(catalog: Catalog) -> np.ndarray:
+    """All vectors, and the catalog closed."""
+    with catalog:
+        return catalog.vectors(catalog.ids())
+
+
+def test_validation_reads_what_saw_nothing_of_its_period_and_use_what_learned_from_it(
+    films_store: Path, tmp_path: Path
+) -> None:
+    read: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for name in ("as it is", "valid", "test"):
+        store = another_store(films_store, tmp_path / f"store {name}")
+        dataset = FILMS if name == "as it is" else shifted(tmp_path / name, name)
+        done = retriever.train(dataset, store=store, samples=300)
+        assert done.name == found(store)[0]
+        assert done.evidence["for use"]["pairs"] <= 300
+        read[name] = vectors(measured_catalog(store, "valid")), vectors(measured_catalog(store, "test"))
+        assert np.array_equal(read[name][1], vectors(Catalog.open(store)))
+    judged, in_force = read["as it is"]
+    assert not np.array_equal(judged, in_force)
+    assert np.array_equal(read["valid"][0], judged)
+    assert not np.array_equal(read["valid"][1], in_force)
+    assert np.array_equal(read["test"][0], judged)
+    assert np.array_equal(read["test"][1], in_force)
+
+
+def test_whatever_is_fitted_on_validation_cases_reads_the_judged_vectors(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, in_force = places.judged(trained), places.retriever(trained)
+    assert before is not None
+    assert in_force is not None
+    read: list[tuple[str, str]] = []
+
+    def noted(cases: Cases, catalog: Catalog) -> Any:
+        read.append((cases.on, catalog.embedder.name))
+        return fit(cases, catalog)
+
+    for module in ("runner", "tune", "reduced"):
+        monkeypatch.setattr(f"eval.{module}.fit", noted)
+    monkeypatch.setattr(search, "TREES", TINY)
+    first = {arm: {name: values[:1] for name, values in own.items()} for arm, own in search.PARAMETERS.items()}
+    monkeypatch.setattr(search, "PARAMETERS", first)
+    tune(FILMS, store=trained, minutes=0)
+    refitted(FILMS, Tuned.load(trained), trained, "dense")
+    run = compare(FILMS, ["dense"], store=trained, on="valid", cases=5)
+    assert any("as it was judged" in line for line in run.warnings)
+    assert read == [("valid", before.name)] * 3
+    run = compare(FILMS, ["dense"], store=trained, on="test", cases=5)
+    assert not any("retriever" in line for line in run.warnings)
+    assert read[3:] == [("test", in_force.name)]
+    assert not list(
+        (before / "derived").glob("linear-*")
+    )  # what is worked out of people's histories is the store's alone
+
+
+def test_what_is_indexed_later_is_in_both(trained: Path, tmp_path: Path) -> None:
+    dataset = tmp_path / "more"
+    shutil.copytree(FILMS, dataset)
+    lines = (dataset / "items.jsonl").read_text().splitlines()
+    gone = json.loads(lines[0])["id"]
+    new = {"id": "new-2026", "title": "New", "text": "A film that is new."}
+    (dataset / "items.jsonl").write_text("\n".join([*lines[1:], json.dumps(new)]) + "\n")
+    index(dataset, trained, prune=True, on_error="skip")
+    with Catalog.open(trained) as catalog, measured_catalog(trained, "valid") as before:
+        assert catalog.ids() == before.ids() == before.snapshot().ids
+        assert "new-2026" in before
+        assert gone not in before
+        assert not np.array_equal(catalog.vectors(["new-2026"]), before.vectors(["new-2026"]))
+
+
+def test_killed_in_the_second_learning_it_goes_on_there(films_store: Path, films: Path, tmp_path: Path) -> None:
+    whole = another_store(films_store, tmp_path / "whole")
+    retriever.train(FILMS, store=whole, samples=300)
+    steps: list[int] = []
+    before = found(films)
+    with pytest.raises(Killed):
+        retriever.train(FILMS, store=films, samples=300, progress=killing(steps, 9))
+    assert (found(films), steps) == (before, [1, 2, 3, 4, 5, 6, 1, 2, 3])
+    assert not (films / "trained" / "retriever").exists()
+    retriever.train(FILMS, store=films, samples=300, progress=killing(steps, 99))
+    assert steps[9:] == [4, 5, 6]
+    assert found(films) == found(whole)
+    assert places.about(films)["judged"] == places.about(whole)["judged"]
+
+
+class Killed(Exception):
+    pass
+
+
+def killing(steps: list[int], last: int) -> Any:
+    """Progress that notes the steps learned, and ends the work at the `last` of them."""
+
+    class Advancing:
+        def __init__(self, what: str) -> None:
+            self.what = what
+
+        def __enter__(self) -> Callable[[int, int], None]:
+            return self.advance
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def advance(self, done: int, _: int) -> None:
+            if self.what == "steps learned":
+                steps.append(done)
+                if len(steps) == last:
+                    raise Killed
+
+    return Advancing
+
+
+def test_a_crash_before_the_switch_leaves_the_store_and_the_next_run_ends_it(
+    films: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = found(films)
+    describe = places.describe
+
+    def crashing(store: Path, facts: dict[str, Any]) -> None:
+        if "judged" in facts:
+            raise Killed
+        describe(store, facts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(places, "describe", crashing)
+        with pytest.raises(Killed):
+            retriever.train(FILMS, store=films, samples=300)
+    assert found(films) == before
+    assert places.judged(films) is None
+    done = retriever.train(FILMS, store=films, samples=300)
+    assert found(films)[0] == done.name
+    assert set(kept(films)) == {done.name, places.about(films)["judged"]}
+
+
+def kept(store: Path) -> Iterator[str]:
+    """The names of the models in a store."""
+    return (model.name for model in (store / places.RETRIEVERS).iterdir())
+
+
+def test_trained_again_what_is_judged_goes_on_from_what_was_judged(trained: Path) -> None:
+    judged, in_force = (place.name for place in (places.judged(trained), places.retriever(trained)) if place)
+    done = retriever.train(FILMS, store=trained, samples=300)
+    assert done.evidence["from"] == judged
+    assert not {judged, in_force} & set(kept(trained))
+    assert len(list(kept(trained))) == 2
+
+
+def test_where_no_event_is_later_what_was_judged_is_in_force(films: Path, tmp_path: Path) -> None:
+    done = retriever.train(given(tmp_path / "data", "valid"), store=films, samples=300)
+    assert done.evidence["for use"] is None
+    assert (places.judged(films), list(kept(films))) == (None, [done.name])
+    with measured_catalog(films, "valid") as catalog:
+        assert catalog.embedder.name == done.name
+
+
+def test_test_cases_that_were_not_there_when_it_learned_for_use_are_told(films: Path, tmp_path: Path) -> None:
+    dataset = given(tmp_path / "data", "valid", "test")
+    done = retriever.train(dataset, store=films, samples=300)
+    assert done.evidence["for use"]["pairs"] > 0
+    assert not any("retriever" in line for line in trusted(films, dataset, "test", None)[1])
+    lines = (dataset / "test.jsonl").read_text().splitlines()
+    (dataset / "test.jsonl").write_text("\n".join(lines[1:]) + "\n")
+    assert any("other data than these were there" in line for line in trusted(films, dataset, "test", None)[1])
+    assert any("as it was judged" in line for line in trusted(films, dataset, "valid", None)[1])
+    assert any("not cut the way" in line for line in trusted(films, dataset, "valid", "per-user")[1])
+
+
+def test_forgetting_names_the_retriever_and_neither_model_s_folder_holds_the_user(films: Path, tmp_path: Path) -> None:
+    dataset = shutil.copytree(FILMS, tmp_path / "data")
+    events = dataset / "events.csv"
+    events.write_text(events.read_text().replace("zoe,", "zoe-7f3a,"))
+    retriever.train(dataset, store=films, samples=300)
+    compare(dataset, ["dense", "lexical"], store=films, on="valid", cases=5)
+    (films / "trained" / retriever.UNFINISHED).mkdir()
+    with Catalog.open(films) as catalog, History.open(films) as history:
+        rec: Any = Recommender(catalog, history, base_url=NOBODY, explain=False)
+        rec.forget("zoe-7f3a")
+        assert "retriever" in rec._core.trained
+        rec.close()
+    files = [path for path in films.rglob("*") if path.is_file()]
+    assert not any(b"zoe-7f3a" in path.read_bytes() for path in files)
+    assert not (films / "trained" / retriever.UNFINISHED).exists()
+    assert places.judged(films) is not None
