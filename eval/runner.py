@@ -91,6 +91,7 @@ def compare(
             allow_repeats,
             switched_on,
             without=_without(arms, dataset, catalog, tuned, folder),
+            joining=tuned.joining(folder),
         )
         not_run = cannot_run(arms, bench, asked)
         said = _heard(
@@ -117,6 +118,7 @@ def compare(
     run.data, run.seed, run.arms_not_run = data_hash(dataset), seed, not_run
     run.warnings += [*warnings, *(f"{' and '.join(each)}: {own.note()}" for each, own in said.items())]
     run.settings = {"allow_repeats": allow_repeats, "budget": BUDGET, "tuned": tuned.settings, "learned": tuned.learned}
+    run.settings["joined"] = list(bench.joining.channels) if bench.joining else []
     _tell_model(run, said, told, arms, switched_on)
     if earlier:
         run.changes = run.against(earlier).as_json()
