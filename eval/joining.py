@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from eval.judged import Judge
 
 KINDS: Sequence[dict[str, Any]] = tuple(
-    {"num_leaves": leaves, "rounds": rounds, "min_data_in_leaf": 20, "feature_fraction": 1.0}
-    for leaves, rounds in ((4, 60), (4, 200), (8, 100))
+    {"num_leaves": leaves, "rounds": rounds, "feature_fraction": 0.7} for leaves, rounds in ((2, 100), (4, 60), (8, 60))
 )
 """Small trees: there are at most a few hundred cases."""
 SETS: Sequence[tuple[str, ...]] = (("queries",), ("named",), MODEL_CHANNELS)

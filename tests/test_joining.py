@@ -72,7 +72,6 @@ def test_a_model_that_knows_is_joined_by_learning(films: Path, model_server: Cal
     assert any("learned joining" in line for line in said)
     found = tuned.evidence["model channels"]
     learned = found["learned joining"]
-    print(found["without"], found["with"], learned["with"])
     assert learned["on"]
     assert learned["users"] == len({case.user for case in load_cases(FILMS, "valid").cases})
     goal = [row["ndcg@10"] + row["recall@100"] for row in (found["without"], found["with"], learned["with"])]
@@ -85,11 +84,12 @@ def test_a_model_that_knows_is_joined_by_learning(films: Path, model_server: Cal
     assert {file.name: file.read_bytes() for file in (films / "tuned" / "joined").iterdir()} == kept
 
     joined = "+".join(["base", *tuned.joined])
-    run = compare(FILMS, ["full", "base", joined], **given)
+    run = compare(FILMS, ["full", "base", joined, "full-named", "full-collaborative"], **given)
     by_weight = compare_by_weight(films, tuned, given)
-    print({arm: (row["recall@10"], row["ndcg@10"]) for arm, row in run.arms.items()}, by_weight["ndcg@10"])
     assert run.settings["joined"] == tuned.joined
     assert run.arms["full"]["ndcg@10"] == run.arms[joined]["ndcg@10"]
+    assert run.arms["full-named"]["ndcg@10"] < run.arms["full"]["ndcg@10"]
+    assert run.arms["full-collaborative"]["recall@10"] > by_weight["recall@10"]
     assert run.arms["full"]["recall@10"] > max(run.arms["base"]["recall@10"], by_weight["recall@10"])
 
     case = load_cases(FILMS, "test").cases[0]
