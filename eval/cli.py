@@ -160,8 +160,8 @@ def tune(
     figures = ", ".join(f"{measure} {value:.4f}" for measure, value in quality.items())
     click.echo(f"{'learned fusion' if tuned.learned else 'weighted ranks'} on validation: {figures}")
     if tuned.joined:
-        figures = tuned.evidence["model channels"]["learned joining"]["with"].items()
-        shown = ", ".join(f"{measure} {value:.4f}" for measure, value in figures)
+        found = tuned.evidence["model channels"]["learned joining"]["with"]
+        shown = ", ".join(f"{measure} {value:.4f}" for measure, value in found.items())
         click.echo(
             f"{' and '.join(tuned.joined)} joined by learning, on the cases that the model was asked about: {shown}"
         )
