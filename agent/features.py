@@ -42,14 +42,15 @@ def candidates(
     repeats: bool,
     allowed: np.ndarray | None = None,
     scores: dict[str, np.ndarray] | None = None,
+    beside: Sequence[np.ndarray] | None = None,
 ) -> Candidates:
     """The candidates that any signal brings for these histories, with their features.
 
     `repeats`: history items may come back. `allowed` (n,) bool: which rows may at all. `scores`: the signals' scores of these
-    histories where they are at hand; they are changed.
+    histories where they are at hand; they are changed. `beside`: rows that others than the signals bring for each history.
     """
     scores = signals.scores(histories) if scores is None else scores
-    brought = _brought(signals, scores, histories, repeats, allowed)
+    brought = _brought(signals, scores, histories, repeats, allowed, beside)
     case, item = np.repeat(np.arange(len(brought)), [len(rows) for rows in brought]), np.concatenate(brought)
     columns: dict[str, np.ndarray] = {}
     starts = np.searchsorted(case, np.arange(len(histories)))
@@ -67,11 +68,12 @@ def _brought(
     histories: Sequence[np.ndarray],
     repeats: bool,
     allowed: np.ndarray | None,
+    beside: Sequence[np.ndarray] | None,
 ) -> list[np.ndarray]:
-    """For each history the rows that may come back and that some signal brings, ascending. Scores of the others become 0."""
+    """For each history the rows that may come back and that anything brings, ascending. Scores of the others become 0."""
     may = ~signals.snapshot.hidden if allowed is None else allowed
     closed = np.flatnonzero(~may)
-    found: list[list[np.ndarray]] = [[] for _ in histories]
+    found: list[list[np.ndarray]] = [[rows] for rows in beside] if beside is not None else [[] for _ in histories]
     for name, of_all in scores.items():
         if len(closed):
             of_all[:, closed] = 0

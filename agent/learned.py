@@ -42,25 +42,41 @@ class Learned:
     models: list[Any]
 
     @classmethod
-    def fit(cls, table: Candidates, chosen: np.ndarray, seeds: Sequence[int] = SEEDS, **trees: Any) -> Learned:
+    def fit(
+        cls,
+        table: Candidates,
+        chosen: np.ndarray,
+        seeds: Sequence[int] = SEEDS,
+        start: np.ndarray | None = None,
+        **trees: Any,
+    ) -> Learned:
         """Learn from candidates and which of them were chosen, (r,) bool. Cases none of whose targets was found teach nothing.
 
-        `trees` override TREES and ROUNDS (`rounds=`). Deterministic by seed.
+        With `start`, (r,), it is learned what to add to these log-odds. `trees` override TREES and ROUNDS (`rounds=`).
+        Deterministic by seed.
         """
         lgb = _lightgbm()
         rounds = trees.pop("rounds", ROUNDS)
         models = []
         for seed in seeds:
             rows = _drawn(table.case, chosen, seed)
-            data = lgb.Dataset(table.features[rows], chosen[rows].astype(np.int8), free_raw_data=True)
+            data = lgb.Dataset(
+                table.features[rows],
+                chosen[rows].astype(np.int8),
+                init_score=None if start is None else start[rows],
+                free_raw_data=True,
+            )
             models.append(lgb.train({**TREES, **trees, "seed": seed}, data, rounds))
         return cls(table.names, models)
 
-    def scores(self, table: Candidates) -> np.ndarray:
-        """(r,) the mean probability of each candidate."""
+    def scores(self, table: Candidates, start: np.ndarray | None = None) -> np.ndarray:
+        """(r,) the mean probability of each candidate; `start` as it was fitted with."""
         if not len(table.case):
             return np.zeros(0)
-        return np.mean([model.predict(table.features) for model in self.models], axis=0)
+        if start is None:
+            return np.mean([model.predict(table.features) for model in self.models], axis=0)
+        added = np.mean([model.predict(table.features, raw_score=True) for model in self.models], axis=0)
+        return 1 / (1 + np.exp(-(start + added)))
 
     def rank(
         self,
@@ -74,13 +90,7 @@ class Learned:
     ) -> list[list[tuple[int, float]]]:
         """For each history the k best (snapshot row, score), best first. See `candidates` for the rest."""
         table = candidates(signals, histories, repeats=repeats, allowed=allowed, scores=scores)
-        found = self.scores(table)
-        order = np.lexsort((table.item, -found, table.case))
-        starts = np.searchsorted(table.case, np.arange(len(histories) + 1))
-        return [
-            [(int(table.item[at]), float(found[at])) for at in order[start : min(end, start + k)]]
-            for start, end in pairwise(starts)
-        ]
+        return best_of(table, self.scores(table), len(histories), k)
 
     def save(self, folder: Path) -> None:
         """Write the models into the folder, as LightGBM's text."""
@@ -96,6 +106,16 @@ class Learned:
         facts = json.loads((folder / "fusion.json").read_text(encoding="utf-8"))
         texts = [(folder / f"fusion-{at}.txt").read_text(encoding="utf-8") for at in range(facts["models"])]
         return cls(facts["names"], [lgb.Booster(model_str=text) for text in texts])
+
+
+def best_of(table: Candidates, scores: np.ndarray, n: int, k: int) -> list[list[tuple[int, float]]]:
+    """For each of the n histories its k best (snapshot row, score), best first."""
+    order = np.lexsort((table.item, -scores, table.case))
+    starts = np.searchsorted(table.case, np.arange(n + 1))
+    return [
+        [(int(table.item[at]), float(scores[at])) for at in order[start : min(end, start + k)]]
+        for start, end in pairwise(starts)
+    ]
 
 
 def _drawn(case: np.ndarray, chosen: np.ndarray, seed: int) -> np.ndarray:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from agent.grounding import ground
+from agent.joined import Joined
 from agent.learned import Learned
 from agent.results import Named, Stage
 from agent.signals import Signals
@@ -41,6 +42,8 @@ ALIKE = 0.35
 """Cosine from which two items' texts count as alike for evidence."""
 MODEL_QUERY = 0.85
 """Weight of a query from the profile beside the request's own text."""
+NONE: Mapping[str, list[Hit]] = {}
+"""Lists of no channel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +77,20 @@ class Sources:
         signals = replace(signals, counts=counts) if signals else Signals.of(catalog, history, counts)
         return cls(catalog, snapshot, counts, lexical, signals, learned, versions)
 
-    def base(self, request: Request) -> list[Hit]:
-        """The list of learned fusion for the request's history: everything fused, no model call. Empty without either."""
+    def base(self, request: Request, joined: Joined | None = None, lists: Mapping[str, list[Hit]] = NONE) -> list[Hit]:
+        """The list of learned fusion for the request's history: everything fused, no model call. Empty without either.
+
+        With `joined`, the channels' `lists` of this request are joined to it.
+        """
         rows = np.array([self.snapshot.rows[id] for id in request.history if id in self.snapshot.rows], dtype=np.int64)
         if self.learned is None or self.signals is None or not len(rows):
             return []
-        (best,) = self.learned.rank(self.signals, [rows], request.k, allowed=allowed_rows(self, request))
+        allowed = allowed_rows(self, request)
+        if joined:
+            brought = {c: [[self.snapshot.rows[hit.id] for hit in lists[c]]] for c in joined.channels}
+            (best,) = joined.rank(self.learned, self.signals, [rows], brought, request.k, allowed=allowed)
+        else:
+            (best,) = self.learned.rank(self.signals, [rows], request.k, allowed=allowed)
         return [Hit(self.snapshot.ids[row], score) for row, score in best]
 
 

@@ -63,9 +63,10 @@ class AsyncRecommender:
         self.tuned = Tuned.load(catalog.folder)
         self.settings = self.tuned.applied(Settings.load(base_url=base_url, model=model, **settings), catalog.folder)
         try:
-            self._learned, self._lacking = self.tuned.fusion(catalog.folder), None
+            self._learned, self._joined = self.tuned.fusion(catalog.folder), self.tuned.joining(catalog.folder)
+            self._lacking = None
         except MissingExtra as error:
-            self._learned, self._lacking = None, str(error)
+            self._learned, self._joined, self._lacking = None, None, str(error)
         self.adapters = Trained.load(catalog.folder)
         self.prompts = Prompts(self.settings.prompts)
         self._llm: LLM | None = None
@@ -146,12 +147,17 @@ class AsyncRecommender:
             if not any(lists[c] for c in lists if c != "popular"):
                 stage.notes.append("cold start: nothing is known yet, so popular items are shown")
         with trace.stage("fuse") as stage:
-            if base := await asyncio.to_thread(sources.base, request):
+            # Learned joining knows what a model reads out of a history, not what stands in for that, nor a request's words.
+            by_history = not (text or said or trace["interests"].degraded)
+            joined = self._joined if by_history and self._joined and self._joined.reads(weights) else None
+            if base := await asyncio.to_thread(sources.base, request, joined, lists):
                 # Learned fusion has weighed what the history says; what it has not seen joins by its own weight.
                 lists["base"] = base
-                joining = ("queries", "named", "lexical") if text else ("queries", "named")
+                joining = () if joined else ("queries", "named", "lexical") if text else ("queries", "named")
                 weights = {c: weights[c] for c in joining if c in weights} | {"base": 1.0, "popular": FILLING}
-                stage.notes.append("learned fusion")
+                stage.notes.append(
+                    "learned fusion" + (f", joined by {' and '.join(joined.channels)}" if joined else "")
+                )
             elif self._lacking:
                 stage.degraded = f"weighted ranks are used: {self._lacking}"
             candidates = fuse(lists, weights)

@@ -8,25 +8,30 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import EvokeError
+from agent.joined import Joined
 from agent.learned import Learned
 from agent.settings import Settings
 from store.place import write_atomically
 
 FILE = "tuned.json"
+JOINED = "joined"
+"""The folder of learned joining, beside the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
     """`settings` (some of Settings' fields), `baselines` (parameters of comparison arms), `evidence` (how all were chosen).
 
-    `learned` says whether learned fusion was switched on; its models lie beside the file. The setting `prompts` is a folder
-    inside the store, so that a store can be moved.
+    `learned` says whether learned fusion was switched on; its models lie beside the file. `joined` are the model's channels that
+    are joined to it by a second one, none where they join by weight. The setting `prompts` is a folder inside the store, so that
+    a store can be moved.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
     baselines: dict[str, dict[str, float]] = field(default_factory=dict)
     learned: bool = False
     evidence: dict[str, Any] = field(default_factory=dict)
+    joined: list[str] = field(default_factory=list)
 
     @classmethod
     def load(cls, store: Path | None) -> Tuned:
@@ -48,6 +53,10 @@ class Tuned:
     def fusion(self, store: Path | None) -> Learned | None:
         """Learned fusion, where it is switched on. Raises MissingExtra without LightGBM."""
         return Learned.load(store / "tuned") if self.learned and store else None
+
+    def joining(self, store: Path | None) -> Joined | None:
+        """Learned joining, where it and learned fusion are switched on. Raises MissingExtra without LightGBM."""
+        return Joined.load(store / "tuned" / JOINED, self.joined) if self.learned and self.joined and store else None
 
     def applied(self, settings: Settings, store: Path | None) -> Settings:
         """The settings with what was tuned for this store wherever nobody set anything."""

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from agent.fusion import fuse
+from agent.joined import MODEL_CHANNELS, Brought, Joined
 from agent.learned import Learned
 from agent.signals import Signals, weighted
 from eval.errors import EvalError
@@ -29,7 +30,7 @@ BUDGET = 100
 """Items that every arm may rank for a case."""
 CHANNELS = ("queries", "named", "dense", "collaborative", "lexical", "popular")
 BASELINES = ("last-item", "mean-history", "item-knn", "ease", "star", "dialogue", "mentioned")
-MODEL = ("queries", "named")
+MODEL = MODEL_CHANNELS
 """What a language model writes; all else is ranked without one."""
 FUSED = ("dense", "collaborative", "lexical", "popular")
 """What `base` fuses by rank where learned fusion is off."""
@@ -102,7 +103,8 @@ def asked_parts(singles: Sequence[str]) -> Parts:
 class Bench:
     """What arms rank with: signals fitted before the cut, and what tuning found (its own fitting included).
 
-    `on` are the model's channels that `full` uses; `without` holds learned fusion refitted without a channel.
+    `on` are the model's channels that `full` uses; `without` holds learned fusion refitted without a channel. `joining` is what
+    joins to base the model's channels that it was taught to read; others join by weight.
     """
 
     signals: Signals
@@ -112,6 +114,7 @@ class Bench:
     repeats: bool = False
     on: Sequence[str] = ()
     without: Mapping[str, Learned] = field(default_factory=dict)
+    joining: Joined | None = None
 
     @property
     def snapshot(self) -> Snapshot:
@@ -128,14 +131,38 @@ class Bench:
         given = given or {}
         plans = {arm: parts(arm, self.on) for arm in arms}
         lists = {single: found for (single, asked), found in given.items() if not asked}
-        missing = {single for plan in plans.values() for single in plan} - lists.keys() - set(MODEL)
+        learned = {arm: base for arm, plan in plans.items() if (base := self._joined_to(plan)) and base not in lists}
+        missing = {s for arm, plan in plans.items() if arm not in learned for s in plan} - lists.keys() - set(MODEL)
         lists |= self._singles(missing, histories, k)
         ranked = {}
         for arm, plan in plans.items():
             asked = asked_parts(plan)
+            if arm in learned:
+                brought = {channel: given[channel, asked] for channel in asked}
+                ranked[arm] = self._joined(learned[arm], brought, histories, k)
+                continue
             own = {single: given[single, asked] if single in MODEL else lists[single] for single in plan}
             ranked[arm] = self.joined(own, k) if len(own) > 1 else own[plan[0]]
         return ranked
+
+    def _joined_to(self, plan: Parts) -> str | None:
+        """The base of a plan that learned joining serves: a base and exactly the channels that it was taught to read."""
+        bases = [single for single in plan if single not in MODEL]
+        if self.learned is None or self.joining is None or not self.joining.reads(plan):
+            return None
+        return bases[0] if len(bases) == 1 and bases[0].startswith("base") else None
+
+    def _joined(self, base: str, brought: Brought, histories: Sequence[np.ndarray], k: int) -> Lists:
+        assert self.joining is not None  # noqa: S101  see _joined_to
+        learned, signals = self._learned(base)
+        ranked = self.joining.rank(learned, signals, histories, brought, k, repeats=self.repeats)
+        return [[row for row, _ in best] for best in ranked]
+
+    def _learned(self, base: str) -> tuple[Learned, Signals]:
+        """What ranks "base" or "base-x", where fusion is learned."""
+        assert self.learned is not None  # noqa: S101  the callers ask first
+        out = base.removeprefix("base").removeprefix("-")
+        return (self.without[out], without(self.signals, out)) if out else (self.learned, self.signals)
 
     def _singles(self, wanted: set[str], histories: Sequence[np.ndarray], k: int) -> dict[str, Lists]:
         bases = {single for single in wanted if single.startswith("base")}
@@ -149,12 +176,8 @@ class Bench:
             if self.learned is None:
                 lists[base] = self.fused({c: lists[c] for c in FUSED if c != out}, self.weights, k)
             else:
-                learned, signals, at_hand = (
-                    (self.without[out], without(self.signals, out), None)
-                    if out
-                    else (self.learned, self.signals, scores)
-                )
-                ranked = learned.rank(signals, histories, k, repeats=self.repeats, scores=at_hand)
+                learned, signals = self._learned(base)
+                ranked = learned.rank(signals, histories, k, repeats=self.repeats, scores=None if out else scores)
                 lists[base] = [[row for row, _ in best] for best in ranked]
         return lists
 

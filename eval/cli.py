@@ -153,11 +153,18 @@ def tune(
         progress=progress,
     )
     if as_json:
-        print_json({"settings": tuned.settings, "learned": tuned.learned, "evidence": tuned.evidence})
+        told = {"settings": tuned.settings, "learned": tuned.learned, "joined": tuned.joined}
+        print_json(told | {"evidence": tuned.evidence})
         return
     quality = tuned.evidence["learned fusion" if tuned.learned else "weighted ranks"]
     figures = ", ".join(f"{measure} {value:.4f}" for measure, value in quality.items())
     click.echo(f"{'learned fusion' if tuned.learned else 'weighted ranks'} on validation: {figures}")
+    if tuned.joined:
+        found = tuned.evidence["model channels"]["learned joining"]["with"]
+        shown = ", ".join(f"{measure} {value:.4f}" for measure, value in found.items())
+        click.echo(
+            f"{' and '.join(tuned.joined)} joined by learning, on the cases that the model was asked about: {shown}"
+        )
     for name, value in tuned.settings.items():
         click.echo(f"{name}: {value}")
 

@@ -35,12 +35,22 @@ def batches(n: int) -> Iterator[slice]:
 
 def table(cases: Cases, signals: Signals, *, repeats: bool) -> tuple[Candidates, np.ndarray]:
     """All the cases' candidates with their features, and which of them are targets, (r,) bool."""
+    return table_of(cases.cases, signals, repeats=repeats)
+
+
+def table_of(
+    cases: Sequence[Case], signals: Signals, *, repeats: bool, beside: Sequence[np.ndarray] | None = None
+) -> tuple[Candidates, np.ndarray]:
+    """`table` of some cases; `beside` are rows that others than the signals bring for each."""
     rows = signals.snapshot.rows
-    read = histories(cases.cases, signals.snapshot)
-    made = [candidates(signals, read[at], repeats=repeats) for at in batches(len(read))]
+    read = histories(cases, signals.snapshot)
+    made = [
+        candidates(signals, read[at], repeats=repeats, beside=None if beside is None else beside[at])
+        for at in batches(len(read))
+    ]
     case = np.concatenate([part.case + at.start for part, at in zip(made, batches(len(read)), strict=True)])
     item = np.concatenate([part.item for part in made])
     features = np.concatenate([part.features for part in made])
     n = len(rows)
-    targets = [row * n + rows[id] for row, c in enumerate(cases.cases) for id in c.targets if id in rows]
+    targets = [row * n + rows[id] for row, c in enumerate(cases) for id in c.targets if id in rows]
     return Candidates(case, item, features, made[0].names), np.isin(case * n + item, targets)

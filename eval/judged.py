@@ -8,7 +8,7 @@ many tries is better than none by chance alone.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from agent.fusion import Candidate, fuse, spread
+from agent.joined import Joined
 from agent.settings import Settings
 from agent.trained import Adapter
 from agent.tuned import Tuned
@@ -23,17 +24,16 @@ from eval.answers import Progress
 from eval.arms import BUDGET, MODEL, Bench, Lists
 from eval.fitting import table
 from eval.heard import Heard, heard, retrieved_again
+from eval.joining import LEAST_USERS, learned_joining
 from eval.records import Case, Cases
-from eval.search import Say, cross_validated, ranked, values
+from eval.search import Say, Unseen, cross_validated, ranked, values
 from store import Catalog, Hit
 
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
 QUERIES = (8, 4, 2)
 DIVERSITIES = (0.05, 0.1, 0.2, 0.3)
 SURE = 1.645
-"""Standard errors that a gain must pass (one-sided p < .05)..."""
-LEAST_USERS = 10
-"""...with so many users at least: fewer tell nothing."""
+"""Standard errors that a gain must pass (one-sided p < .05), over LEAST_USERS users at least: fewer tell nothing."""
 DEPTH = 30
 """Places that are spread, as for a request of ten."""
 
@@ -55,6 +55,15 @@ class Judge:
     def joined(self, lists: Mapping[str, Lists], weights: Mapping[str, float]) -> Judge:
         """The same with these lists among the fused ones."""
         return replace(self, lists={**self.lists, **lists}, weights={**self.weights, **weights})
+
+    def ranked(self, lists: Lists) -> Judge:
+        """The same with these lists in the place of all fused ones."""
+        return replace(self, lists={"base": lists}, weights={"base": 1.0})
+
+    def goal(self) -> np.ndarray:
+        """What joining goes by, of each case."""
+        found = self.quality()
+        return found["ndcg@10"] + found["recall@100"]
 
     def fused(self) -> list[list[Candidate]]:
         """Each case's fused candidates."""
@@ -79,6 +88,17 @@ class Judge:
         return bool(len(users) >= LEAST_USERS and mean > SURE * np.sqrt((off**2).sum()) / len(gain))
 
 
+@dataclass(frozen=True)
+class Channels:
+    """What was found of the model's channels: `settings`, the evidence, learned joining where it is on, and the judge with what the
+    channels bring joined to its lists."""
+
+    settings: dict[str, Any]
+    evidence: dict[str, Any]
+    judge: Judge
+    joined: Joined | None
+
+
 def base_unseen(cases: Cases, rows: Sequence[int], bench: Bench, tuned: Tuned, measure: str, say: Say) -> Lists:
     """What `base` ranks for the cases `rows`, where fusion is learned by one that has not seen their users."""
     if not tuned.learned:
@@ -96,10 +116,12 @@ def model_channels(
     kept: Path,
     progress: Progress,
     seconds: float,
-) -> tuple[dict[str, Any], dict[str, Any], Heard]:
-    """Settings for the model's channels, the evidence for them, and what the model said. Raises ModelError without a model.
+    first: Callable[[], Unseen] | None = None,
+) -> Channels:
+    """Whether and how the model's channels join. Raises ModelError without a model.
 
-    The cases are asked about in their order until the time is up.
+    The cases are asked about in their order until the time is up. Where fusion is learned, `first` gives its odds for cases whose
+    users it has not seen.
     """
     said = heard(
         judge.cases, MODEL, judge.bench, catalog, BUDGET,
@@ -107,18 +129,27 @@ def model_channels(
     )  # fmt: skip
     judge = judge.first(len(said))
     weights, tried = _weights(judge, said.lists)
+    by_weight = judge.joined(said.lists, weights)
     evidence: dict[str, Any] = {
         "model": said.model, "cases": len(said), "said": said.said, "tried": tried,
         "seconds a case": float(np.mean(said.ms)) / 1000,
         "tokens a case": float((said.tokens_in + said.tokens_out).mean()),
-        "without": _means(judge.quality()), "with": _means(judge.joined(said.lists, weights).quality()),
+        "without": _means(judge.quality()), "with": _means(by_weight.quality()),
     }  # fmt: skip
+    told = ", ".join(f"{channel} {weight:g}" for channel, weight in weights.items())
+    judge.say(f"model channels on {len(said)} validation cases: weights {told}; {said.note()}")
+    joined = None
+    if first:
+        joined, learned, evidence["learned joining"] = learned_joining(judge, said.lists, first(), by_weight.goal())
+    if joined:
+        judge.say(f"learned joining of {' and '.join(joined.channels)} is better than weights, and on")
+        # A weight above 0 has the model asked; it counts where learned joining cannot serve, a model that is down among it.
+        weights = {c: max(weights[c], WEIGHTS[1]) if c in joined.channels else 0.0 for c in MODEL}
+        return Channels({"weights": weights, "n_queries": settings.n_queries}, evidence, learned, joined)
     found: dict[str, Any] = {"weights": weights}
     if weights["queries"]:
         found["n_queries"], evidence["queries"] = _how_many(judge, said, weights, catalog, settings, progress)
-    told = ", ".join(f"{channel} {weight:g}" for channel, weight in weights.items())
-    judge.say(f"model channels on {len(said)} validation cases: weights {told}; {said.note()}")
-    return found, evidence, said
+    return Channels(found, evidence, by_weight, None)
 
 
 def _weights(judge: Judge, lists: Mapping[str, Lists]) -> tuple[dict[str, float], list[dict[str, float]]]:

@@ -91,6 +91,7 @@ def compare(
     run.data, run.seed, run.arms_not_run = data_hash(dataset), seed, not_run
     run.warnings += warnings
     run.settings = {"allow_repeats": allow_repeats, "budget": BUDGET, "tuned": tuned.settings, "learned": tuned.learned}
+    run.settings["joined"] = list(bench.joining.channels) if bench.joining else []
     _tell_model(run, ran, told, list(lists), switched_on)
     if earlier:
         run.changes = run.against(earlier).as_json()
@@ -123,6 +124,7 @@ def _bench(
         repeats,
         on,
         without={channel: learned(channel) for channel in sorted(left_out) if tuned.learned},
+        joining=tuned.joining(folder),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,38 @@ def list_size(bench: Bench, cases: Cases, weights: Mapping[str, float], say: Say
     return size, {str(size): round(value, 5) for size, value in found.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Unseen:
+    """Trees fitted for folds of users: what they say of a case comes from those that have not seen its user."""
+
+    fold_of: Mapping[str, int]
+    models: Sequence[Learned]
+
+    @classmethod
+    def fit(
+        cls, table: Candidates, chosen: np.ndarray, cases: Sequence[Case], start: np.ndarray | None = None, **trees: Any
+    ) -> Unseen:
+        """Fitted to the candidates of these cases; see `Learned.fit`."""
+        users = sorted({case.user for case in cases})
+        fold_of = dict(zip(users, np.random.default_rng(0).permutation(len(users)) % FOLDS, strict=True))
+        folds = np.array([fold_of[case.user] for case in cases])[table.case]
+        models = []
+        for fold in range(FOLDS):
+            inside = folds != fold
+            own = None if start is None else start[inside]
+            models.append(Learned.fit(_some(table, inside), chosen[inside], seeds=(0,), start=own, **trees))
+        return cls(fold_of, models)
+
+    def scores(self, table: Candidates, cases: Sequence[Case], start: np.ndarray | None = None) -> np.ndarray:
+        """(r,) the score of each candidate of these cases, whose users are among those it was fitted for."""
+        folds = np.array([self.fold_of[case.user] for case in cases])[table.case]
+        scores = np.zeros(len(table.case))
+        for fold, model in enumerate(self.models):
+            own = folds == fold
+            scores[own] = model.scores(_some(table, own), None if start is None else start[own])
+        return scores
+
+
 def cross_validated(
     candidates: Candidates,
     chosen: np.ndarray,
@@ -105,16 +138,9 @@ def cross_validated(
 ) -> tuple[dict[str, Any], dict[str, float], Lists]:
     """The trees (of `kinds`, else TREES) that are best by the measure over folds of users, their quality, and what they rank for
     the cases `rows` when their users were left out."""
-    users = sorted({case.user for case in cases.cases})
-    fold_of = dict(zip(users, np.random.default_rng(0).permutation(len(users)) % FOLDS, strict=True))
-    folds = np.array([fold_of[case.user] for case in cases.cases])[candidates.case]
     tried = []
     for trees in kinds or TREES:
-        scores = np.zeros(len(candidates.case))
-        for fold in range(FOLDS):
-            inside = folds != fold
-            model = Learned.fit(_some(candidates, inside), chosen[inside], seeds=(0,), **trees)
-            scores[~inside] = model.scores(_some(candidates, ~inside))
+        scores = Unseen.fit(candidates, chosen, cases.cases, **trees).scores(candidates, cases.cases)
         quality = _of_scores(candidates, chosen, scores, cases)
         say(f"learned fusion {trees}: recall@100 {quality['recall@100']:.4f}, nDCG@10 {quality['ndcg@10']:.4f}")
         tried.append((quality[measure], dict(trees), quality, scores))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from agent.errors import ModelError
+from agent.joined import Joined
 from agent.learned import Learned
 from agent.settings import Settings
 from agent.signals import Signals
 from agent.trained import Trained
-from agent.tuned import Tuned
+from agent.tuned import JOINED, Tuned
 from eval.answers import Progress, quiet
 from eval.arms import FUSED, PARAMETERS, Bench
 from eval.cases import case_file, load_cases
@@ -24,7 +26,7 @@ from eval.judged import Judge, diversity, model_channels
 from eval.records import Cases
 from eval.reduced import MOST_CASES
 from eval.reranked import ranking
-from eval.search import Say, channel_weights, cross_validated, list_size, parameters, ranked
+from eval.search import Say, Unseen, channel_weights, cross_validated, list_size, parameters, ranked
 from eval.steps import Steps
 from eval.trust import measured_catalog, seen_hash
 from store import Catalog, History
@@ -97,7 +99,10 @@ def tune(
         judged = tuple(cases.cases[row] for row in drawn)
         lists = {"base": unseen} if pays else ranked(bench, FUSED, judged)
         judge = Judge(judged, lists, {"base": 1.0} if pays else weights, bench, say)
-        found, evidence = _joining(judge, catalog, in_force, folder, steps, model_cases, minutes, progress)
+        first = partial(Unseen.fit, candidates, chosen, cases.cases, **trees) if pays else None
+        found, evidence, joined = _joining(
+            judge, catalog, in_force, folder, steps, model_cases, minutes, progress, first
+        )
         defaults = Settings.model_fields["weights"].get_default(call_default_factory=True)
         # With learned fusion the four channels serve requests in words, which no validation case holds: they keep their defaults.
         found |= {"decay": baselines["dense"]["decay"], "budget": size} | prompts
@@ -111,10 +116,15 @@ def tune(
                 "measure": measure, "list size": sizes, "weighted ranks": by_rank, "learned fusion": learned, "trees": trees,
                 **evidence,
             },
+            joined=list(joined.channels) if joined else [],
         )  # fmt: skip
         for stale in (folder / "tuned").glob("without-*"):
             shutil.rmtree(stale)
+        if joined:
+            joined.second.save(folder / "tuned" / JOINED)
         tuned.save(folder)
+        if not joined:
+            shutil.rmtree(folder / "tuned" / JOINED, ignore_errors=True)
     if pays:
         with Catalog.open(folder, create=False) as catalog, History.open(folder) as history:
             counts = Cooccurrence.of(history, catalog.snapshot(), catalog.folder)
@@ -142,9 +152,14 @@ def _joining(
     model_cases: int,
     minutes: float,
     progress: Progress,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings of what joins base (model channels, diversity, ranking), and the evidence for each."""
+    first: Callable[[], Unseen] | None,
+) -> tuple[dict[str, Any], dict[str, Any], Joined | None]:
+    """Settings of what joins base (model channels, diversity, ranking), the evidence for each, and learned joining where it is on.
+
+    `first` gives the odds of learned fusion for cases whose users it has not seen.
+    """
     found: dict[str, Any] = {}
+    joined = None
     evidence: dict[str, Any] = {}
     seconds = 60 * minutes
     kept = folder / "measured" / "answers.db"
@@ -153,11 +168,11 @@ def _joining(
     reading = len(asking.cases) > 0 and seconds > 0
     if reading:
         try:
-            found, evidence["model channels"], said = model_channels(
-                asking, catalog, settings, trained.adapter("queries"), kept, progress, READING * seconds
+            channels = model_channels(
+                asking, catalog, settings, trained.adapter("queries"), kept, progress, READING * seconds, first
             )
-            weights = found["weights"]
-            asking = asking.first(len(said)).joined(said.lists, weights)
+            found, evidence["model channels"] = channels.settings, channels.evidence
+            asking, joined = channels.judge, channels.joined
         except ModelError as error:
             judge.say(
                 f"no model answers ({error.reason}): its channels and ranking keep their defaults; see `evoke model`"
@@ -166,8 +181,8 @@ def _joining(
             reading = False
     else:
         judge.say("stages that call a model were not judged, and keep their defaults")
-    joined = reading and any(found["weights"].values())
-    found["diversity"], evidence["diversity"] = diversity(asking if joined else judge)
+    joining = reading and any(found["weights"].values())
+    found["diversity"], evidence["diversity"] = diversity(asking if joining else judge)
     judge.say(f"diversity {found['diversity']:g}")
     if reading:
         try:
@@ -176,7 +191,7 @@ def _joining(
             )
         except ModelError as error:
             evidence["ranking"] = {"not judged": error.reason}
-    return found, evidence
+    return found, evidence, joined
 
 
 def _drawn(cases: Cases, seed: int) -> list[int]:
