@@ -2,15 +2,16 @@
 
 dense, queries, ...   one channel, or one baseline
 base                  everything fused, no model call
-full, full-x          base with the model's channels that tuning left on; the same without channel x
+full, full-x          base with the model's channels and ranking, as far as tuning left them on; the same without x
 a+b                   fused by reciprocal ranks: equally, or beside base by the weights in force
+a+rank                the first of a ranked by the model
 any-retriever         the same with the encoder as it was before `evoke train retriever`
 any-adapter           the same with the language model as it was before `evoke train queries`
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +47,8 @@ DEFAULT = (
     "ease",
     "star",
 )
+RANK = "rank"
+"""The part of an arm that says that the model ranks what the others bring."""
 TRAINED = ("retriever", "adapter")
 """What training taught, and an arm does without by its ending."""
 JOINING = 0.3
@@ -81,17 +84,17 @@ def parts(arm: str, on: Sequence[str] = MODEL) -> Parts:
     found: list[str] = []
     for part in untaught(arm)[0].split("+"):
         whole, _, out = part.partition("-")
-        if part == "full" or (whole == "full" and out in CHANNELS):
-            found += ["base" if out in ("", *MODEL) else f"base-{out}", *(c for c in on if c != out)]
-        elif part in {*CHANNELS, *BASELINES, "base"}:
+        if part == "full" or (whole == "full" and out in (*CHANNELS, RANK)):
+            found += ["base" if out in ("", *MODEL, RANK) else f"base-{out}", *(c for c in on if c != out)]
+        elif part in {*CHANNELS, *BASELINES, "base"} or (part == RANK and found):
             found.append(part)
         else:
             known = ", ".join((*CHANNELS, *BASELINES, "base", "full"))
             raise EvalError(
-                f'there is no arm "{part}"; there are {known}; a+b fuses two, full-x leaves channel x out, and any-retriever '
+                f'there is no arm "{part}"; there are {known}; a+b fuses two, full-x leaves x out, a+rank ranks, and any-retriever '
                 "and any-adapter do without what training taught"
             )
-    return tuple(dict.fromkeys(found))
+    return tuple(sorted(dict.fromkeys(found), key=lambda single: single == RANK))
 
 
 def asked_parts(singles: Sequence[str]) -> Parts:
@@ -124,14 +127,14 @@ class Bench:
     def rank(
         self, arms: Sequence[str], histories: Sequence[np.ndarray], k: int, given: Given | None = None
     ) -> dict[str, Lists]:
-        """For each arm the k best snapshot rows of each history; the signals are computed once for all.
+        """For each arm the k best snapshot rows of each history, before the model ranks; the signals are computed once for all.
 
         `given` holds the lists of the model's channels, and those that take the place of others.
         """
         given = given or {}
-        plans = {arm: parts(arm, self.on) for arm in arms}
+        plans = {arm: tuple(single for single in parts(arm, self.on) if single != RANK) for arm in arms}
         lists = {single: found for (single, asked), found in given.items() if not asked}
-        learned = {arm: base for arm, plan in plans.items() if (base := self._joined_to(plan)) and base not in lists}
+        learned = {arm: base for arm, plan in plans.items() if (base := self.joined_to(plan)) and base not in lists}
         missing = {s for arm, plan in plans.items() if arm not in learned for s in plan} - lists.keys() - set(MODEL)
         lists |= self._singles(missing, histories, k)
         ranked = {}
@@ -145,7 +148,7 @@ class Bench:
             ranked[arm] = self.joined(own, k) if len(own) > 1 else own[plan[0]]
         return ranked
 
-    def _joined_to(self, plan: Parts) -> str | None:
+    def joined_to(self, plan: Parts) -> str | None:
         """The base of a plan that learned joining serves: a base and exactly the channels that it was taught to read."""
         bases = [single for single in plan if single not in MODEL]
         if self.learned is None or self.joining is None or not self.joining.reads(plan):
@@ -153,7 +156,7 @@ class Bench:
         return bases[0] if len(bases) == 1 and bases[0].startswith("base") else None
 
     def _joined(self, base: str, brought: Brought, histories: Sequence[np.ndarray], k: int) -> Lists:
-        assert self.joining is not None  # noqa: S101  see _joined_to
+        assert self.joining is not None  # noqa: S101  see joined_to
         learned, signals = self._learned(base)
         ranked = self.joining.rank(learned, signals, histories, brought, k, repeats=self.repeats)
         return [[row for row, _ in best] for best in ranked]
@@ -187,11 +190,13 @@ class Bench:
 
     def joined(self, lists: Mapping[str, Lists], k: int) -> Lists:
         """What an arm `a+b` fuses: all equally, but beside base what joins it by its weight, as the recommender does."""
-        if not any(single.startswith("base") for single in lists):
-            return self.fused(lists, dict.fromkeys(lists, 1.0), k)
-        return self.fused(
-            lists, {s: 1.0 if s.startswith("base") else self.weights.get(s, 0.0) or JOINING for s in lists}, k
-        )
+        return self.fused(lists, self.shares(lists), k)
+
+    def shares(self, singles: Collection[str]) -> dict[str, float]:
+        """The weights by which the lists of these single arms are fused."""
+        if not any(single.startswith("base") for single in singles):
+            return dict.fromkeys(singles, 1.0)
+        return {s: 1.0 if s.startswith("base") else self.weights.get(s, 0.0) or JOINING for s in singles}
 
     @staticmethod
     def fused(lists: Mapping[str, Lists], weights: Mapping[str, float], k: int) -> Lists:

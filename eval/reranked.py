@@ -1,12 +1,16 @@
-"""Whether the model's ranking pays: it ranks some validation cases once, and every share of it in the score is tried."""
+"""The model's ranking on cases: what it does to fused lists and costs, and whether it pays (it ranks some validation cases once,
+and every share of it in the score is tried)."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +19,11 @@ from agent import bridge, model
 from agent.errors import ModelError
 from agent.fusion import Candidate
 from agent.llm import LLM, Deadline
-from agent.rank import rank
+from agent.rank import WINDOW, rank
 from agent.results import Stage
 from agent.settings import Settings
 from agent.trained import Adapter
-from eval.answers import DEADLINE
+from eval.answers import DEADLINE, Progress
 from eval.judged import Judge
 from eval.records import Case
 from eval.steps import Steps
@@ -71,6 +75,39 @@ def ranking(
     return best if on else 0.0, evidence
 
 
+def reordered(
+    cases: Sequence[Case],
+    fused: Sequence[Sequence[Candidate]],
+    share: float,
+    catalog: Catalog,
+    settings: Settings,
+    adapter: Adapter | None,
+    kept: Path,
+    progress: Progress,
+) -> tuple[list[list[Candidate]], np.ndarray, str]:
+    """The lists with this share of the model's ranking in the score, what that cost, (n_cases, 4): milliseconds, calls, tokens in
+    and out, and which model ranked. Answers are kept in the file `kept`, and not asked for again. Raises ModelError where no
+    model answers."""
+    steps = Steps(kept, "ranked")
+    at_once = settings.concurrency if settings.base_url else AT_ONCE
+    places: list[dict[str, float]] = []
+    cost: list[list[float]] = []
+    by = ""
+    who = [settings.base_url, settings.model, adapter and adapter.hash, settings.rank_depth, settings.rank_shuffles]
+    who.append(Prompts(settings.prompts).fingerprint("rank"))
+    with progress("cases ranked by the model") as advance:
+        for start in range(0, len(fused), at_once):
+            at = slice(start, start + at_once)
+            asked = [[case.known, [c.id for c in own]] for case, own in zip(cases[at], fused[at], strict=True)]
+            name = hashlib.blake2b(json.dumps([who, asked]).encode(), digest_size=16).hexdigest()
+            done = steps.step(name, partial(placed, cases[at], fused[at], catalog, settings, adapter))
+            places += done["places"]
+            cost += done["cost"]
+            by = done["model"]
+            advance(len(places), len(fused))
+    return blended(fused, places, share), np.array(cost).reshape(-1, 4), by
+
+
 def placed(
     cases: Sequence[Case],
     fused: Sequence[Sequence[Candidate]],
@@ -79,10 +116,16 @@ def placed(
     adapter: Adapter | None,
 ) -> dict[str, Any]:
     """ "places": for each case the place (1 the first, 0 the last) that the model gives each candidate, none where its answers are
-    bad; "seconds" that took. Raises ModelError where no model answers."""
+    bad; "cost": for each case milliseconds, calls, tokens in and out; "seconds" that all took; "model" that answered. Raises
+    ModelError where none does."""
     started = time.monotonic()
-    places = bridge.run(_all(cases, fused, catalog, settings, adapter))
-    return {"places": places, "seconds": time.monotonic() - started}
+    by, ranked = bridge.run(_all(cases, fused, catalog, settings, adapter))
+    return {
+        "model": by,
+        "places": [places for places, _ in ranked],
+        "cost": [cost for _, cost in ranked],
+        "seconds": time.monotonic() - started,
+    }
 
 
 async def _all(
@@ -91,12 +134,12 @@ async def _all(
     catalog: Catalog,
     settings: Settings,
     adapter: Adapter | None,
-) -> list[dict[str, float]]:
+) -> tuple[str, list[tuple[dict[str, float], list[float]]]]:
     llm = await model.connected(settings)
     try:
         await llm.model_name()
         prompts = Prompts(settings.prompts)
-        return await asyncio.gather(
+        return llm.key_of(adapter), await asyncio.gather(
             *(_one(case, own, catalog, settings, adapter, llm, prompts) for case, own in zip(cases, fused, strict=True))
         )
     finally:
@@ -111,11 +154,11 @@ async def _one(
     adapter: Adapter | None,
     llm: LLM,
     prompts: Prompts,
-) -> dict[str, float]:
+) -> tuple[dict[str, float], list[float]]:
     head = list(fused[: settings.rank_depth])
     items = catalog.get([candidate.id for candidate in head])
     known = catalog.get(list(case.known))
-    stage = Stage("rank")
+    stage, started = Stage("rank"), time.perf_counter()
 
     async def connect() -> LLM:
         return llm
@@ -137,7 +180,9 @@ async def _one(
     )
     if stage.degraded and not stage.tokens_in:
         raise ModelError(stage.degraded)
-    return {} if stage.degraded else {candidate.id: candidate.score for candidate in ranked}
+    windows = -(-len(head) // WINDOW) * settings.rank_shuffles
+    cost = [(time.perf_counter() - started) * 1000, windows, stage.tokens_in, stage.tokens_out]
+    return {} if stage.degraded else {candidate.id: candidate.score for candidate in ranked}, cost
 
 
 def blended(

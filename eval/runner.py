@@ -10,7 +10,7 @@ from agent.learned import Learned
 from agent.settings import Settings
 from agent.tuned import Tuned
 from eval.answers import Progress, quiet
-from eval.arms import BUDGET, DEFAULT, MODEL, TRAINED, Bench, parts, untaught
+from eval.arms import BUDGET, DEFAULT, MODEL, RANK, TRAINED, Bench, parts, untaught
 from eval.cases import data_hash, load_cases
 from eval.errors import EvalError
 from eval.fitting import fit
@@ -19,7 +19,7 @@ from eval.records import Cases
 from eval.reduced import refitted
 from eval.report import Run
 from eval.running import Ran, run_arms
-from eval.trust import before_retriever, measured_catalog, trusted, trusted_adapter
+from eval.trust import before_retriever, measured_catalog, trusted, trusted_adapters
 from store import Catalog
 
 MODEL_CASES = 1000
@@ -53,23 +53,25 @@ def compare(
     dataset = Path(dataset)
     earlier = Run.load(Path(against)) if against else None
     arms = list(dict.fromkeys(arms))
-    calling = [arm for arm in arms if set(parts(arm)) & set(MODEL)]
+    for arm in arms:
+        parts(arm)  # says what there is before any work
     asked = load_cases(dataset, on, how)
     folder = Path(store) if store else default_store(dataset)
     index(dataset, folder)
     with measured_catalog(folder, on) as catalog:
         tuned, warnings = trusted(folder, dataset, on, how)
-        adapter = trusted_adapter(folder, dataset, on, how, warnings)
+        adapters = trusted_adapters(folder, dataset, on, how, warnings)
         told = tuned.applied(Settings.load(**settings), folder)
         switched_on = [channel for channel in MODEL if told.weights.get(channel, 0.0) > 0]
-        calling = [arm for arm in calling if set(parts(arm, switched_on)) & set(MODEL)]
+        switched_on += [RANK] if told.rank_weight else []
+        calling = [arm for arm in arms if {*MODEL, RANK} & set(parts(arm, switched_on))]
         if calling and cases is None and len(asked) > MODEL_CASES:
             cases = MODEL_CASES
             warnings.append(
                 f"arms call a model, so users were drawn (seed {seed}) until there were {cases:,} cases; see --cases"
             )
         asked = asked.sample(cases or len(asked), seed)
-        kept = folder / "measured" / "answers.db"
+        kept = folder / "measured"
         bench = _bench(arms, asked, catalog, dataset, folder, tuned, told, allow_repeats, switched_on)
         ran: dict[str, Ran] = {}
         for out in ("", *TRAINED):
@@ -77,9 +79,9 @@ def compare(
             if out == "retriever" and own:
                 with before_retriever(folder, catalog, progress) as former:
                     other = _bench(own, asked, former, dataset, folder, tuned, told, allow_repeats, switched_on, former)
-                    ran[out] = run_arms(own, other, former, asked, told, adapter, kept, progress)
+                    ran[out] = run_arms(own, other, former, asked, told, adapters, kept, progress)
             elif own:
-                ran[out] = run_arms(own, bench, catalog, asked, told, None if out else adapter, kept, progress)
+                ran[out] = run_arms(own, bench, catalog, asked, told, {} if out else adapters, kept, progress)
         not_run = {arm: reason for each in ran.values() for arm, reason in each.not_run.items()}
         lists = {arm: each.lists[arm] for arm in arms for each in ran.values() if arm in each.lists}
         if not lists:
@@ -144,7 +146,11 @@ def _tell_model(
         run.prompts = {"interests": Prompts(settings.prompts).fingerprint("interests")}
         run.settings["model"] = {name: own.said | {"requests at once": own.at_once} for name, own in said.items()}
         run.warnings += [f"{name}: {own.note()}" for name, own in said.items()]
+    if rankers := [of.ranker for of in ran.values() if of.ranker]:
+        run.model = run.model or rankers[0]
+        run.prompts["rank"] = Prompts(settings.prompts).fingerprint("rank")
     if any(part.startswith("full") for arm in arms for part in arm.split("+")):
-        run.settings["full"] = {"base": 1.0} | {channel: settings.weights[channel] for channel in switched_on}
+        shares = settings.weights | {RANK: settings.rank_weight}
+        run.settings["full"] = {"base": 1.0} | {part: shares[part] for part in switched_on}
         if not switched_on:
-            run.warnings.append("tuning left no model channel on for this store: full is base, and calls no model")
+            run.warnings.append("tuning left nothing of the model on for this store: full is base, and calls no model")

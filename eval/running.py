@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 
 from agent.errors import ModelError
+from agent.fusion import Candidate, fuse
 from agent.settings import Settings
 from agent.trained import Adapter
 from eval.answers import Progress
-from eval.arms import BUDGET, Bench, Given, Parts, asked_parts, parts
+from eval.arms import BUDGET, JOINING, MODEL, RANK, Bench, Given, Parts, asked_parts, parts
 from eval.dialogue import talked
 from eval.fitting import batches, histories
 from eval.heard import Heard, heard, sliced
 from eval.records import Cases
-from store import Catalog
+from eval.reranked import reordered
+from store import Catalog, Hit
 
 TIMED = 200
 """Cases on which milliseconds a request are measured, one by one..."""
@@ -31,12 +33,13 @@ FITTED = frozenset({"collaborative", "popular", "item-knn", "ease", "star"})
 
 @dataclass
 class Ran:
-    """By arm the ids ranked for each case and the cost of a request; what the model said, by what it was asked for; and the
-    arms that could not run, each with the reason."""
+    """By arm the ids ranked for each case and the cost of a request; what the model said, by what it was asked for; which model
+    ranked, if one did; and the arms that could not run, each with the reason."""
 
     lists: dict[str, list[list[str]]] = field(default_factory=dict)
     cost: dict[str, dict[str, float]] = field(default_factory=dict)
     said: dict[Parts, Heard] = field(default_factory=dict)
+    ranker: str = ""
     not_run: dict[str, str] = field(default_factory=dict)
 
 
@@ -46,13 +49,14 @@ def run_arms(
     catalog: Catalog,
     cases: Cases,
     settings: Settings,
-    adapter: Adapter | None,
+    adapters: Mapping[str, Adapter],
     kept: Path,
     progress: Progress,
 ) -> Ran:
-    """Rank the catalog for every case with every arm that can run. What a model writes is kept in the file `kept`."""
+    """Rank the catalog for every case with every arm that can run. `adapters` are the trained ones to use, by task; what a model
+    says is kept in the folder `kept`."""
     ran = Ran(not_run=cannot_run(arms, bench, cases))
-    _ask(ran, arms, bench, catalog, cases, settings, adapter, kept, progress)
+    _ask(ran, arms, bench, catalog, cases, settings, adapters.get("queries"), kept / "answers.db", progress)
     arms = [arm for arm in arms if arm not in ran.not_run]
     if not arms:
         return ran
@@ -62,8 +66,49 @@ def run_arms(
     ran.lists = _ranked(bench, arms, cases, given, progress)
     for arm in arms:
         plan = parts(arm, bench.on)
-        ran.cost[arm] = _cost(bench, arm, cases, given, ran.said.get(asked_parts(plan)), talk.cost(plan))
+        said = ran.said.get(asked_parts(plan))
+        cost = _of_model(said, len(cases))
+        if RANK in plan:
+            share = settings.rank_weight or JOINING
+            fused = _fused(arm, bench, cases, given, progress)
+            try:
+                moved, ranking, ran.ranker = reordered(
+                    cases.cases, fused, share, catalog, settings, adapters.get(RANK), kept / "ranked.json", progress
+                )
+            except ModelError as error:
+                ran.not_run[arm] = _no_model(error)
+                del ran.lists[arm]
+                continue
+            ran.lists[arm] = [[candidate.id for candidate in own] for own in moved]
+            cost += ranking
+        ran.cost[arm] = _cost(bench, arm, cases, given, cost, talk.cost(plan))
     return ran
+
+
+def _fused(arm: str, bench: Bench, cases: Cases, given: Given, progress: Progress) -> list[list[Candidate]]:
+    """What the model is given to rank: the arm's lists with their scores, as the recommender fuses them."""
+    plan = tuple(single for single in parts(arm, bench.on) if single != RANK)
+    if len(plan) == 1 or bench.joined_to(plan):
+        lists, shares = _ranked(bench, [arm], cases, given, progress), {arm: 1.0}
+    else:
+        lists = _ranked(bench, [single for single in plan if single not in MODEL], cases, given, progress)
+        ids = bench.snapshot.ids
+        said = asked_parts(plan)
+        lists |= {single: [[ids[row] for row in own] for own in given[single, said]] for single in said}
+        shares = bench.shares(plan)
+    hits = [{name: [Hit(id, 0.0) for id in own[row]] for name, own in lists.items()} for row in range(len(cases))]
+    return [fuse(found, shares)[:BUDGET] for found in hits]
+
+
+def _of_model(said: Heard | None, n: int) -> np.ndarray:
+    """(n_cases, 4): milliseconds, calls, tokens in and out of each case's answer."""
+    if said is None:
+        return np.zeros((n, 4))
+    return np.stack([np.array(said.ms), said.calls, said.tokens_in, said.tokens_out], axis=1)
+
+
+def _no_model(error: ModelError) -> str:
+    return f"no model answers ({error.reason}); see `evoke model`"
 
 
 def cannot_run(arms: Sequence[str], bench: Bench, cases: Cases) -> dict[str, str]:
@@ -113,7 +158,7 @@ def _ask(
                 progress=progress,
             )
         except ModelError as error:
-            ran.not_run[arm] = f"no model answers ({error.reason}); see `evoke model`"
+            ran.not_run[arm] = _no_model(error)
 
 
 def _ranked(
@@ -131,21 +176,19 @@ def _ranked(
 
 
 def _cost(
-    bench: Bench, arm: str, cases: Cases, given: Given, said: Heard | None, talking: Sequence[float] | None
+    bench: Bench, arm: str, cases: Cases, given: Given, model: np.ndarray, talking: Sequence[float] | None
 ) -> dict[str, float]:
-    """Milliseconds of one request at a time (p50 and p90), a model's answer included, and calls and tokens of a request."""
+    """Milliseconds of one request at a time (p50 and p90), a model's answers included, and calls and tokens of a request."""
     taken: list[float] = []
     begun = time.perf_counter()
     for row, history in enumerate(histories(cases.cases, bench.signals.snapshot)[:TIMED]):
         if row >= TIMED // 4 and time.perf_counter() - begun > TIMING:
             break
-        before = (said.ms[row] if said else 0.0) + (talking[row] if talking else 0.0)
+        before = model[row, 0] + (talking[row] if talking else 0.0)
         started = time.perf_counter()
         bench.rank([arm], [history], BUDGET, sliced(given, slice(row, row + 1)))
         taken.append(before + (time.perf_counter() - started) * 1000)
     p50, p90 = np.percentile(taken, [50, 90])
-    calls, read, written = (
-        (float(mean.mean()) for mean in (said.calls, said.tokens_in, said.tokens_out)) if said else (0.0, 0.0, 0.0)
-    )
-    cost = {"ms_p50": float(p50), "ms_p90": float(p90), "calls": calls, "tokens_in": read, "tokens_out": written}
-    return {name: round(value, 2) for name, value in (cost | {"tokens": read + written}).items()}
+    _, calls, read, written = model.mean(axis=0)
+    cost = {"ms_p50": p50, "ms_p90": p90, "calls": calls, "tokens_in": read, "tokens_out": written}
+    return {name: round(float(value), 2) for name, value in (cost | {"tokens": read + written}).items()}

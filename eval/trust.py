@@ -80,13 +80,15 @@ def trusted(store: Path, dataset: Path, on: str, how: str | None) -> tuple[Tuned
     return tuned, warnings
 
 
-def trusted_adapter(store: Path, dataset: Path, on: str, how: str | None, warnings: list[str]) -> Adapter | None:
-    """The adapter that writes queries, as far as it may be used to measure this part; `warnings` are told why not otherwise."""
-    adapter = Trained.load(store).adapter("queries")
-    if adapter and (reason := _doubt(adapter.evidence, dataset, on, how, "evoke train queries")):
-        warnings.append(f"the trained queries adapter is not used here, the plain model is: {reason}")
-        return None
-    return adapter
+def trusted_adapters(store: Path, dataset: Path, on: str, how: str | None, warnings: list[str]) -> dict[str, Adapter]:
+    """The adapters that are on, by task, as far as they may be used to measure this part; `warnings` are told why not otherwise."""
+    found = {}
+    for adapter in Trained.load(store).on:
+        if reason := _doubt(adapter.evidence, dataset, on, how, f"evoke train {adapter.task}"):
+            warnings.append(f"the trained {adapter.task} adapter is not used here, the plain model is: {reason}")
+        else:
+            found[adapter.task] = adapter
+    return found
 
 
 def _flattered(store: Path, dataset: Path, on: str, how: str | None) -> list[str]:

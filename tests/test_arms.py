@@ -41,6 +41,10 @@ def bench(films_store: Path, cases: Cases) -> Iterator[Bench]:
         ("base+queries+named", (), ("base", "queries", "named")),
         ("full+dense", ("queries",), ("base", "queries", "dense")),
         ("last-item+item-knn", (), ("last-item", "item-knn")),
+        ("full", ("queries", "rank"), ("base", "queries", "rank")),
+        ("full-rank", ("queries", "rank"), ("base", "queries")),
+        ("full-dense+popular", ("rank",), ("base-dense", "popular", "rank")),
+        ("base+rank", (), ("base", "rank")),
         ("full-queries-retriever", ("queries", "named"), ("base", "named")),
         ("dense+queries-adapter", (), ("dense", "queries")),
     ],
@@ -50,7 +54,7 @@ def test_an_arm_is_what_its_name_says(arm: str, on: tuple[str, ...], singles: tu
 
 
 @pytest.mark.parametrize(
-    "arm", ["", "nonsense", "dense+", "full-", "full-base", "base-dense", "dense-full", "-adapter"]
+    "arm", ["", "nonsense", "dense+", "full-", "full-base", "base-dense", "dense-full", "-adapter", "rank"]
 )
 def test_an_unknown_arm_is_refused_with_those_there_are(arm: str) -> None:
     with pytest.raises(EvalError, match="there are queries, named, dense"):

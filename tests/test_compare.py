@@ -143,6 +143,29 @@ def test_a_model_is_asked_for_what_is_used_once_and_its_cost_told(
     assert quality(again) == quality(run)
 
 
+def test_the_models_ranking_is_measured_as_it_is_used(films: Path, model_server: Callable[..., Any]) -> None:
+    weights = {"queries": 0.0, "named": 0.0, "dense": 0.6, "collaborative": 1.0, "lexical": 0.3, "popular": 0.1}
+    Tuned({"rank_weight": 0.4, "weights": weights}, {}, False, {"on": "valid", "seen": seen_hash(FILMS)}).save(films)
+    server = model_server(modelled())
+    given: dict[str, Any] = {"store": films, "base_url": server.base_url, "cases": 5}
+    arms = ["base+rank", "base"]
+    run = compare(FILMS, arms, **given)
+    assert {r["logprobs"] for r in server.requests} == {True}
+    assert len(server.requests) == 2 * run.cases  # two windows of ten
+    assert run.arms["base+rank"]["calls"] == 2 and run.arms["base+rank"]["tokens_in"] > 0
+    assert run.arms["base+rank"]["mrr"] != run.arms["base"]["mrr"]
+    assert run.arms["base+rank"]["recall@20"] == run.arms["base"]["recall@20"]
+    assert (run.model or "").endswith("scripted") and "rank" in run.prompts
+    compare(FILMS, arms, **given)
+    assert len(server.requests) == 2 * run.cases
+    full = compare(FILMS, ["full", "full-rank", "base"], **given)
+    assert len(server.requests) == 2 * run.cases
+    assert full.arms["full"]["mrr"] == run.arms["base+rank"]["mrr"] != full.arms["full-rank"]["mrr"]
+    assert full.settings["full"] == {"base": 1.0, "rank": 0.4}
+    alone = compare(FILMS, arms, **given | {"base_url": "http://127.0.0.1:9/v1"})
+    assert list(alone.arms) == ["base"] and "no model answers" in alone.arms_not_run["base+rank"]
+
+
 def test_queries_that_fail_the_checks_are_topped_up_and_counted(films: Path, model_server: Callable[..., Any]) -> None:
     server = model_server(Text(json.dumps({"queries": ["http://example.org/a", "x"]})), Text("no JSON at all"))
     run = compare(FILMS, ["queries"], store=films, base_url=server.base_url, concurrency=1)
