@@ -14,10 +14,9 @@ import numpy as np
 from agent.features import Candidates
 from agent.joined import MODEL_CHANNELS, Brought, Joined, beside, falling, log_odds, stacked
 from agent.learned import Learned, best_of
-from eval.arms import Bench, Lists
+from eval.arms import BUDGET, Bench, Lists
 from eval.fitting import table_of
 from eval.records import Case
-from eval.runner import BUDGET
 from eval.search import Unseen, values
 
 if TYPE_CHECKING:
