@@ -11,18 +11,18 @@ any-adapter           the same with the language model as it was before `evoke t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from agent.fusion import fuse
 from agent.joined import MODEL_CHANNELS, Brought, Joined
 from agent.learned import Learned
-from agent.signals import Signals, weighted
+from agent.signals import Signals
 from eval.errors import EvalError
 from eval.reduced import without
+from eval.singles import FROM_SIGNALS, Scores, single_scores
 from store import Hit
 from store.snapshot import Snapshot
 from store.sparse import highest
@@ -54,16 +54,6 @@ TRAINED = ("retriever", "adapter")
 JOINING = 0.3
 """Weight beside `base` of a model's channel that tuning switched off, where an arm asks for it all the same."""
 
-PARAMETERS: Mapping[str, Mapping[str, Sequence[float]]] = {
-    "mean-history": {"decay": (1.0, 0.8, 0.6)},
-    "item-knn": {"decay": (1.0, 0.9, 0.7, 0.5)},
-    "ease": {"decay": (1.0, 0.9, 0.7, 0.5)},
-    "star": {"decay": (0.9, 0.7, 0.5), "content": (0.3, 0.5, 0.7)},
-    "dense": {"decay": (1.0, 0.9, 0.8, 0.6)},
-}
-"""What each arm can be tuned in, and the values that are tried; the first are the defaults."""
-
-Scores = Mapping[str, np.ndarray]
 Lists = list[list[int]]
 Parts = tuple[str, ...]
 Given = Mapping[tuple[str, Parts], Lists]
@@ -172,8 +162,8 @@ class Bench:
         singles = wanted - bases
         if bases and self.learned is None:
             singles = singles | set(FUSED)
-        scores = self.signals.scores(histories) if singles & _FROM_SIGNALS or "base" in bases else {}
-        lists = {arm: self._top(self.arm_scores(arm, scores, histories), histories, k) for arm in singles}
+        scores = self.signals.scores(histories) if singles & FROM_SIGNALS or "base" in bases else {}
+        lists = {arm: self._top(self._scores(arm, scores, histories), histories, k) for arm in singles}
         for base in bases:
             out = base.removeprefix("base").removeprefix("-")
             if self.learned is None:
@@ -183,10 +173,6 @@ class Bench:
                 ranked = learned.rank(signals, histories, k, repeats=self.repeats, scores=None if out else scores)
                 lists[base] = [[row for row, _ in best] for best in ranked]
         return lists
-
-    def arm_scores(self, arm: str, scores: Scores, histories: Sequence[np.ndarray]) -> np.ndarray:
-        """(b, n) scores of one single arm."""
-        return _ARMS[arm](self, scores, histories, self._parameters(arm))
 
     def joined(self, lists: Mapping[str, Lists], k: int) -> Lists:
         """What an arm `a+b` fuses: all equally, but beside base what joins it by its weight, as the recommender does."""
@@ -208,8 +194,8 @@ class Bench:
             fused.append([int(c.id) for c in fuse(found, by)[:k]])
         return fused
 
-    def _parameters(self, arm: str) -> dict[str, float]:
-        return {name: values[0] for name, values in PARAMETERS.get(arm, {}).items()} | dict(self.baselines.get(arm, {}))
+    def _scores(self, arm: str, scores: Scores, histories: Sequence[np.ndarray]) -> np.ndarray:
+        return single_scores(arm, self.signals, scores, histories, self.baselines.get(arm, {}))
 
     def _top(self, scores: np.ndarray, histories: Sequence[np.ndarray], k: int) -> Lists:
         hidden = self.signals.snapshot.hidden
@@ -221,75 +207,3 @@ class Bench:
                 may[row, history] = 0
         # What an arm says nothing of is not ranked: a list padded with the first rows of the catalog would measure those.
         return [items.tolist() for items in highest(may, k)]
-
-
-def _scaled(scores: np.ndarray) -> np.ndarray:
-    return scores / np.maximum(scores.max(axis=1, keepdims=True), 1e-9)
-
-
-def _collaborative(_: Bench, scores: Scores, __: Any, ___: Any) -> np.ndarray:
-    return _scaled(scores["next"]) + _scaled(scores["later"]) + _scaled(scores["alike"])
-
-
-def dense(vectors: np.ndarray, histories: Sequence[np.ndarray], decay: float) -> np.ndarray:
-    """(b, n): each recent item is an interest of its own: the best decayed cosine to any of them, never to itself."""
-    vectors = np.asarray(vectors)
-    found = np.zeros((len(histories), len(vectors)), dtype=np.float32)
-    for row, history in enumerate(histories):
-        recent = history[-10:]
-        if len(recent):
-            likeness = vectors[recent] @ vectors.T * (decay ** np.arange(len(recent) - 1, -1, -1))[:, None]
-            likeness[np.arange(len(recent)), recent] = 0
-            found[row] = likeness.max(axis=0)
-    return found
-
-
-def _dense(bench: Bench, _: Scores, histories: Sequence[np.ndarray], given: Mapping[str, float]) -> np.ndarray:
-    return dense(bench.signals.snapshot.vectors, histories, given["decay"])
-
-
-def _mean(bench: Bench, _: Scores, histories: Sequence[np.ndarray], given: Mapping[str, float]) -> np.ndarray:
-    vectors = np.asarray(bench.signals.snapshot.vectors)
-    return (weighted(histories, len(vectors), given["decay"], 10) @ vectors) @ vectors.T
-
-
-def _by_matrix(matrix: Callable[[Signals], Any]) -> Callable[..., np.ndarray]:
-    def ranked(bench: Bench, _: Scores, histories: Sequence[np.ndarray], given: Mapping[str, float]) -> np.ndarray:
-        n = len(bench.signals.snapshot)
-        return np.asarray((weighted(histories, n, given["decay"], 50) @ matrix(bench.signals)).todense())
-
-    return ranked
-
-
-def _ease(bench: Bench, _: Scores, histories: Sequence[np.ndarray], given: Mapping[str, float]) -> np.ndarray:
-    return bench.signals.modelled(
-        weighted(histories, len(bench.signals.snapshot), given["decay"], 50), bench.signals.linear.ease
-    )
-
-
-def _star(bench: Bench, _: Scores, histories: Sequence[np.ndarray], given: Mapping[str, float]) -> np.ndarray:
-    """STAR's retrieval (arXiv 2410.16458): likeness in content and co-occurrence mixed, decayed over the recent history."""
-    vectors = np.asarray(bench.signals.snapshot.vectors)
-    recent = weighted(histories, len(vectors), given["decay"], 10)
-    together = np.asarray((recent @ bench.signals.counts.goes_with).todense())
-    return given["content"] * np.asarray((recent @ vectors) @ vectors.T) + (1 - given["content"]) * together
-
-
-def _popular(bench: Bench, _: Scores, histories: Sequence[np.ndarray], __: Any) -> np.ndarray:
-    counts = bench.signals.counts
-    return np.tile(counts.recent + 1e-3 * counts.popularity, (len(histories), 1))
-
-
-_FROM_SIGNALS = frozenset({"collaborative", "lexical", "last-item"})
-_ARMS: Mapping[str, Callable[..., np.ndarray]] = {
-    "collaborative": _collaborative,
-    "dense": _dense,
-    "lexical": lambda _, scores, __, ___: scores["titles"],
-    "popular": _popular,
-    "last-item": lambda _, scores, __, ___: scores["last"],
-    "mean-history": _mean,
-    "item-knn": _by_matrix(lambda signals: signals.counts.goes_with),
-    "ease": _ease,
-    "star": _star,
-    "mentioned": lambda bench, scores, histories, _: _dense(bench, scores, histories, {"decay": 1.0}),
-}

@@ -45,7 +45,15 @@ def compare(
     store: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure recall methods on DIR's held-out cases, and test their differences."""
+    """Measure recall methods on DIR's held-out cases, and test their differences.
+
+    \b
+    Arms: queries named dense collaborative lexical popular   the channels
+          last-item mean-history item-knn ease star           baselines
+          dialogue mentioned                                  baselines for dialogues
+          base full                                           fused: without a model, and with it as tuned
+          a+b  a+rank  full-x  a-retriever  a-adapter         fused, ranked, without x, without what training taught
+    """
     from agent.progress import progress
     from agent.settings import Settings
     from eval.arms import DEFAULT

@@ -12,9 +12,10 @@ import numpy as np
 from agent.features import Candidates
 from agent.learned import Learned
 from eval import metrics
-from eval.arms import BUDGET, FUSED, PARAMETERS, Bench, Lists
+from eval.arms import BUDGET, FUSED, Bench, Lists
 from eval.fitting import batches, histories
 from eval.records import Case, Cases
+from eval.singles import PARAMETERS
 
 FOLDS = 3
 TREES: Sequence[dict[str, Any]] = (

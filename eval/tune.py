@@ -18,7 +18,7 @@ from agent.signals import Signals
 from agent.trained import Trained
 from agent.tuned import JOINED, Tuned
 from eval.answers import Progress, quiet
-from eval.arms import FUSED, PARAMETERS, Bench
+from eval.arms import FUSED, Bench
 from eval.cases import case_file, load_cases
 from eval.errors import EvalError
 from eval.fitting import fit, table
@@ -27,6 +27,7 @@ from eval.records import Cases
 from eval.reduced import MOST_CASES
 from eval.reranked import ranking
 from eval.search import Say, Unseen, channel_weights, cross_validated, list_size, parameters, ranked
+from eval.singles import PARAMETERS
 from eval.steps import Steps
 from eval.trust import measured_catalog, seen_hash
 from store import Catalog, History

@@ -19,7 +19,7 @@ from agent.settings import Settings
 from agent.trained import Trained
 from agent.tuned import Tuned
 from eval.answers import Progress, quiet
-from eval.arms import BUDGET, Lists, dense
+from eval.arms import BUDGET, Lists
 from eval.cases import data_hash, known_in_use
 from eval.errors import EvalError
 from eval.fitting import batches, histories
@@ -27,6 +27,7 @@ from eval.metrics import per_case
 from eval.records import Cases
 from eval.reduced import MOST_CASES
 from eval.search import Say
+from eval.singles import dense
 from eval.train.encoder import Encoder, Material
 from eval.train.pairs import pairs, sequences
 from eval.train.verdict import Verdict
