@@ -9,6 +9,11 @@ import numpy as np
 
 from agent.signals import Signals, weighted
 
+RECENT = 10
+"""Latest items of a history that are interests of their own."""
+BLOCK = 8192
+"""Items of the catalog that are compared with at once."""
+
 Scores = Mapping[str, np.ndarray]
 PARAMETERS: Mapping[str, Mapping[str, Sequence[float]]] = {
     "mean-history": {"decay": (1.0, 0.8, 0.6)},
@@ -41,12 +46,21 @@ def dense(vectors: np.ndarray, histories: Sequence[np.ndarray], decay: float) ->
     """(b, n): each recent item is an interest of its own: the best decayed cosine to any of them, never to itself."""
     vectors = np.asarray(vectors)
     found = np.zeros((len(histories), len(vectors)), dtype=np.float32)
-    for row, history in enumerate(histories):
-        recent = history[-10:]
-        if len(recent):
-            likeness = vectors[recent] @ vectors.T * (decay ** np.arange(len(recent) - 1, -1, -1))[:, None]
-            likeness[np.arange(len(recent)), recent] = 0
-            found[row] = likeness.max(axis=0)
+    recent = [history[-RECENT:] for history in histories]
+    some = [row for row, items in enumerate(recent) if len(items)]
+    if not some:
+        return found
+    items = np.concatenate([recent[row] for row in some])
+    weights = np.concatenate([decay ** np.arange(len(recent[row]) - 1, -1, -1.0) for row in some])
+    starts = np.cumsum([0, *(len(recent[row]) for row in some[:-1])])
+    interests = (vectors[items] * weights[:, None]).astype(np.float32)
+    # All interests at once, a block of the catalog at a time: one by one, each would read the whole catalog from memory.
+    for start in range(0, len(vectors), BLOCK):
+        block = vectors[start : start + BLOCK]
+        likeness = interests @ block.T
+        inside = np.flatnonzero((items >= start) & (items < start + len(block)))
+        likeness[inside, items[inside] - start] = 0
+        found[some, start : start + len(block)] = np.maximum.reduceat(likeness, starts, axis=0)
     return found
 
 
