@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import json
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -113,35 +113,54 @@ async def _answers(
         await llm.model_name()
         prompts = Prompts(settings.prompts)
         asking = [calls(history, prompts, parts, adapter) if history else [] for history in histories]
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with closing(_Kept(kept)) as store, progress(f"cases read by the model for {' and '.join(parts)}") as advance:
+        model_key = llm.key_of(adapter)
+        keys = [
+            Kept.key(model_key, parts, [[call.messages, call.temperature] for call in each]) if each else None
+            for each in asking
+        ]
+
+        async def ask(row: int) -> Reply:
+            return await _asked(llm, asking[row])
+
+        with closing(Kept(kept)) as store, progress(f"cases read by the model for {' and '.join(parts)}") as advance:
             most_ms = float("inf") if seconds is None else 1000 * seconds * at_once
-            replies = await _Asking(llm, llm.key_of(adapter), parts, asking, store, advance, most_ms).all(at_once)
+            replies = await Asking(ask, keys, store, advance, most_ms).all(at_once)
     finally:
         await llm.close()
     used = [_used(reply, history, schema) for reply, history in zip(replies, histories, strict=False)]
-    return Answers(used, llm.key_of(adapter), at_once)
+    return Answers(used, model_key, at_once)
 
 
-class _Asking:
-    """Works through the cases in their order, a few at once."""
+async def _asked(llm: LLM, asking: Sequence[Call]) -> Reply:
+    """What the model answers to one case; nothing written where that cannot be used. Raises ModelError where no answer comes."""
+    try:
+        try:
+            reply = await answered(llm, asking, Deadline(DEADLINE))
+        except ModelDown:
+            reply = await answered(llm, asking, Deadline(DEADLINE))
+        if reply.broken and len(asking) > 1:  # a part is missing that may come the next time
+            raise reply.broken
+    except BadAnswer:
+        return Reply(None)
+    usage = reply.usage
+    return Reply(reply.value.model_dump(), usage.tokens_in, usage.tokens_out, round(reply.ms, 1))
+
+
+class Asking:
+    """Works through the cases in their order, a few at once. `ask` answers one row or raises ModelError; what has no key is not
+    asked about."""
 
     def __init__(
         self,
-        llm: LLM,
-        model: str,
-        parts: tuple[str, ...],
-        asking: Sequence[Sequence[Call]],
-        kept: _Kept,
+        ask: Callable[[int], Awaitable[Reply]],
+        keys: Sequence[str | None],
+        kept: Kept,
         advance: Callable[[int, int], None],
-        most_ms: float,
+        most_ms: float = float("inf"),
     ) -> None:
-        self._llm, self._asking, self._kept = llm, asking, kept
+        self._asked, self._keys, self._kept = ask, keys, kept
         self._advance, self._most_ms = advance, most_ms
-        self._replies: list[Reply | None] = [None] * len(asking)
-        self._keys = [kept.key(model, parts, [[call.messages, call.temperature] for call in each]) for each in asking]
-        for row, key in enumerate(self._keys):
-            self._replies[row] = kept.get(key) if asking[row] else Reply(None)
+        self._replies = [kept.get(key) if key else Reply(None) for key in keys]
         self._left = [row for row, reply in enumerate(self._replies) if reply is None]
         self._done = self._failures = 0
 
@@ -173,14 +192,7 @@ class _Asking:
 
     async def _ask(self, row: int) -> Reply:
         try:
-            try:
-                reply = await answered(self._llm, self._asking[row], Deadline(DEADLINE))
-            except ModelDown:
-                reply = await answered(self._llm, self._asking[row], Deadline(DEADLINE))
-            if reply.broken and len(self._asking[row]) > 1:  # a part is missing that may come the next time
-                raise reply.broken
-        except BadAnswer:
-            settled = Reply(None)
+            reply = await self._asked(row)
         except ModelError as error:
             self._failures += 1
             if self._failures >= FAILURES:
@@ -189,18 +201,18 @@ class _Asking:
                     f"{len(self._left)} cases; run the same command again to go on from there"
                 ) from error
             return Reply(None)  # not kept: it may answer the next time
-        else:
-            usage = reply.usage
-            settled = Reply(reply.value.model_dump(), usage.tokens_in, usage.tokens_out, round(reply.ms, 1))
         self._failures = 0
-        self._kept.put(self._keys[row], settled)
-        return settled
+        key = self._keys[row]
+        assert key is not None  # noqa: S101  rows without one are not left to ask
+        self._kept.put(key, reply)
+        return reply
 
 
-class _Kept:
+class Kept:
     """Answers in an SQLite file, each written as it comes."""
 
     def __init__(self, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(file, timeout=60)
         self._db.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, reply TEXT NOT NULL)")
 

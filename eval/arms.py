@@ -6,7 +6,7 @@ full, full-x          base with the model's channels and ranking, as far as tuni
 a+b                   fused by reciprocal ranks: equally, or beside base by the weights in force
 a+rank                the first of a ranked by the model
 any-retriever         the same with the encoder as it was before `evoke train retriever`
-any-adapter           the same with the language model as it was before `evoke train queries`
+any-adapter           the same with the language model as it was before `evoke train queries` and `evoke train rank`
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def parts(arm: str, on: Sequence[str] = MODEL) -> Parts:
         else:
             known = ", ".join((*CHANNELS, *BASELINES, "base", "full"))
             raise EvalError(
-                f'there is no arm "{part}"; there are {known}; a+b fuses two, full-x leaves x out, a+rank ranks, and any-retriever '
-                "and any-adapter do without what training taught"
+                f'there is no arm "{part}"; there are {known}; a+b fuses two, full-x leaves x out, a+rank ranks, and -retriever '
+                "or -adapter at the end of a whole arm does without what training taught"
             )
     return tuple(sorted(dict.fromkeys(found), key=lambda single: single == RANK))
 
@@ -126,7 +126,7 @@ class Bench:
         lists = {single: found for (single, asked), found in given.items() if not asked}
         learned = {arm: base for arm, plan in plans.items() if (base := self.joined_to(plan)) and base not in lists}
         missing = {s for arm, plan in plans.items() if arm not in learned for s in plan} - lists.keys() - set(MODEL)
-        lists |= self._singles(missing, histories, k)
+        lists |= self.singles(missing, histories, k)
         ranked = {}
         for arm, plan in plans.items():
             asked = asked_parts(plan)
@@ -135,8 +135,12 @@ class Bench:
                 ranked[arm] = self._joined(learned[arm], brought, histories, k)
                 continue
             own = {single: given[single, asked] if single in MODEL else lists[single] for single in plan}
-            ranked[arm] = self.joined(own, k) if len(own) > 1 else own[plan[0]]
+            ranked[arm] = self.by_weight(own, k) if len(own) > 1 else own[plan[0]]
         return ranked
+
+    def weighs(self, plan: Parts) -> bool:
+        """Whether what a model writes joins base by its weight in this plan."""
+        return any(s.startswith("base") for s in plan) and bool(asked_parts(plan)) and not self.joined_to(plan)
 
     def joined_to(self, plan: Parts) -> str | None:
         """The base of a plan that learned joining serves: a base and exactly the channels that it was taught to read."""
@@ -157,7 +161,8 @@ class Bench:
         out = base.removeprefix("base").removeprefix("-")
         return (self.without[out], without(self.signals, out)) if out else (self.learned, self.signals)
 
-    def _singles(self, wanted: set[str], histories: Sequence[np.ndarray], k: int) -> dict[str, Lists]:
+    def singles(self, wanted: set[str], histories: Sequence[np.ndarray], k: int) -> dict[str, Lists]:
+        """The lists of single arms that call no model, "base" and "base-x" among them."""
         bases = {single for single in wanted if single.startswith("base")}
         singles = wanted - bases
         if bases and self.learned is None:
@@ -174,7 +179,7 @@ class Bench:
                 lists[base] = [[row for row, _ in best] for best in ranked]
         return lists
 
-    def joined(self, lists: Mapping[str, Lists], k: int) -> Lists:
+    def by_weight(self, lists: Mapping[str, Lists], k: int) -> Lists:
         """What an arm `a+b` fuses: all equally, but beside base what joins it by its weight, as the recommender does."""
         return self.fused(lists, self.shares(lists), k)
 

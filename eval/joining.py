@@ -17,7 +17,7 @@ from agent.learned import Learned, best_of
 from eval.arms import BUDGET, Bench, Lists
 from eval.fitting import table_of
 from eval.records import Case
-from eval.search import Unseen, values
+from eval.search import Unseen, measures, values
 
 if TYPE_CHECKING:
     from eval.judged import Judge
@@ -99,7 +99,7 @@ def learned_joining(
     for stack in stacks.values():
         tried = [stack.way(trees, ids) for trees in KINDS] if stack.teaches else []
         evidence["tried"] += [
-            {"channels": list(way.channels), "trees": way.trees} | _means(way.quality) for way in tried
+            {"channels": list(way.channels), "trees": way.trees} | measures(way.quality) for way in tried
         ]
         ways += [max(tried, key=lambda way: way.goal.mean())] if tried else []
     if not ways:
@@ -114,9 +114,5 @@ def learned_joining(
     evidence["on"] = on
     if best is None or not on:
         return None, judge, evidence
-    evidence |= {"channels": list(best.channels), "trees": best.trees, "with": _means(best.quality)}
+    evidence |= {"channels": list(best.channels), "trees": best.trees, "with": measures(best.quality)}
     return stacks[best.channels].fitted(best.trees), judge.ranked(best.lists), evidence
-
-
-def _means(quality: Mapping[str, np.ndarray]) -> dict[str, float]:
-    return {measure: round(float(own.mean()), 5) for measure, own in quality.items()}

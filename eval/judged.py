@@ -26,7 +26,7 @@ from eval.fitting import table
 from eval.heard import Heard, heard, retrieved_again
 from eval.joining import LEAST_USERS, learned_joining
 from eval.records import Case, Cases
-from eval.search import Say, Unseen, cross_validated, ranked, values
+from eval.search import Say, Unseen, cross_validated, measures, ranked, values
 from store import Catalog, Hit
 
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
@@ -52,7 +52,7 @@ class Judge:
         """The same for the first n cases."""
         return replace(self, cases=self.cases[:n], lists={name: own[:n] for name, own in self.lists.items()})
 
-    def joined(self, lists: Mapping[str, Lists], weights: Mapping[str, float]) -> Judge:
+    def beside(self, lists: Mapping[str, Lists], weights: Mapping[str, float]) -> Judge:
         """The same with these lists among the fused ones."""
         return replace(self, lists={**self.lists, **lists}, weights={**self.weights, **weights})
 
@@ -129,12 +129,12 @@ def model_channels(
     )  # fmt: skip
     judge = judge.first(len(said))
     weights, tried = _weights(judge, said.lists)
-    by_weight = judge.joined(said.lists, weights)
+    by_weight = judge.beside(said.lists, weights)
     evidence: dict[str, Any] = {
         "model": said.model, "cases": len(said), "said": said.said, "tried": tried,
         "seconds a case": float(np.mean(said.ms)) / 1000,
         "tokens a case": float((said.tokens_in + said.tokens_out).mean()),
-        "without": _means(judge.quality()), "with": _means(by_weight.quality()),
+        "without": measures(judge.quality()), "with": measures(by_weight.quality()),
     }  # fmt: skip
     told = ", ".join(f"{channel} {weight:g}" for channel, weight in weights.items())
     judge.say(f"model channels on {len(said)} validation cases: weights {told}; {said.note()}")
@@ -156,7 +156,7 @@ def _weights(judge: Judge, lists: Mapping[str, Lists]) -> tuple[dict[str, float]
     """Weights of the model's channels, each switched on where it pays beside what is on; and all that was tried."""
     quality: dict[tuple[float, ...], dict[str, np.ndarray]] = {}
     for pair in itertools.product(WEIGHTS, WEIGHTS):
-        quality[pair] = judge.joined(lists, dict(zip(MODEL, pair, strict=True))).quality()
+        quality[pair] = judge.beside(lists, dict(zip(MODEL, pair, strict=True))).quality()
     goal = {pair: found["ndcg@10"] + found["recall@100"] for pair, found in quality.items()}
     best = (0.0, 0.0)
     for at in (0, 1, 0, 1):
@@ -164,7 +164,7 @@ def _weights(judge: Judge, lists: Mapping[str, Lists]) -> tuple[dict[str, float]
         others = [(weight, best[1]) if at == 0 else (best[0], weight) for weight in WEIGHTS]
         top = max(others, key=lambda pair: goal[pair].mean())
         best = top if judge.pays(goal[top] - goal[off]) else off
-    tried = [dict(zip(MODEL, pair, strict=True)) | _means(found) for pair, found in quality.items()]
+    tried = [dict(zip(MODEL, pair, strict=True)) | measures(found) for pair, found in quality.items()]
     return dict(zip(MODEL, best, strict=True)), tried
 
 
@@ -178,10 +178,10 @@ def _how_many(
         if n != QUERIES[0]:
             fewer = settings.model_copy(update={"n_queries": n})
             lists = retrieved_again(said, judge.cases, MODEL, judge.bench, catalog, BUDGET, fewer, progress)
-        found[n] = judge.joined(lists, weights).quality()
+        found[n] = judge.beside(lists, weights).quality()
     goal = {n: own["ndcg@10"] + own["recall@100"] for n, own in found.items()}
     return min(n for n in QUERIES if goal[n].mean() >= goal[QUERIES[0]].mean()), {
-        str(n): _means(own) for n, own in found.items()
+        str(n): measures(own) for n, own in found.items()
     }
 
 
@@ -195,8 +195,4 @@ def diversity(judge: Judge) -> tuple[float, dict[str, dict[str, float]]]:
         d for d, own in quality.items() if all(own[m].mean() >= first[m].mean() for m in ("ndcg@10", "recall@10"))
     ]
     best = max(costless)
-    return best, {f"{d:g}": _means(own) for d, own in quality.items()}
-
-
-def _means(quality: Mapping[str, np.ndarray]) -> dict[str, float]:
-    return {measure: round(float(own.mean()), 5) for measure, own in quality.items()}
+    return best, {f"{d:g}": measures(own) for d, own in quality.items()}

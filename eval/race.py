@@ -87,7 +87,7 @@ class Scorer:
             raise EvalError(f"no model answers ({error.reason}); see `evoke model`") from error
         n = len(said)
         cases, base, alone = self.cases[at][:n], self.base[at][:n], said.lists["queries"]
-        fused = self.bench.joined({"base": base, "queries": alone}, BUDGET)
+        fused = self.bench.by_weight({"base": base, "queries": alone}, BUDGET)
         queries = [found.queries for found in said.found]
         spent = sum(said.ms) / 1000 / said.at_once
         return Score(self._recall(cases, fused), self._recall(cases, alone), queries, spent, said.model)

@@ -50,13 +50,17 @@ class _Without:
         return {name: np.zeros_like(own) if CHANNEL_OF[name] == self._channel else own for name, own in scores.items()}
 
 
-def refitted(dataset: Path, tuned: Tuned, folder: Path, channel: str, former: Catalog | None) -> Learned:
+def refitted(dataset: Path, tuned: Tuned, folder: Path, channel: str, former: Catalog | None = None) -> Learned:
     """Learned fusion trained as tuning did, on the same validation cases, but without this channel and what training taught
     where the catalog `former` of before it is given; kept beside it."""
-    kept = folder / "tuned" / "-".join(["without", *(["retriever"] if former else []), *([channel] if channel else [])])
+    kept = (
+        folder
+        / "tuned"
+        / "-".join(["without", *(["retriever"] if former is not None else []), *([channel] if channel else [])])
+    )
     if not kept.is_dir():
         cases = load_cases(dataset, "valid").sample(MOST_CASES, tuned.evidence["seed"])
-        with nullcontext(former) if former else measured_catalog(folder, cases.on) as catalog:
+        with nullcontext(former) if former is not None else measured_catalog(folder, cases.on) as catalog:
             signals = without(fit(cases, catalog), channel)
             candidates, chosen = table(cases, signals, repeats=tuned.evidence["repeats"])
         Learned.fit(blinded(candidates, channel), chosen, **tuned.evidence["trees"]).save(kept)

@@ -4,10 +4,9 @@ and every share of it in the score is tried)."""
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ from agent.rank import WINDOW, rank
 from agent.results import Stage
 from agent.settings import Settings
 from agent.trained import Adapter
-from eval.answers import DEADLINE, Progress
+from eval.answers import DEADLINE, Asking, Kept, Progress, Reply
 from eval.judged import Judge
 from eval.records import Case
 from eval.steps import Steps
@@ -86,26 +85,47 @@ def reordered(
     progress: Progress,
 ) -> tuple[list[list[Candidate]], np.ndarray, str]:
     """The lists with this share of the model's ranking in the score, what that cost, (n_cases, 4): milliseconds, calls, tokens in
-    and out, and which model ranked. Answers are kept in the file `kept`, and not asked for again. Raises ModelError where no
-    model answers."""
-    steps = Steps(kept, "ranked")
-    at_once = settings.concurrency if settings.base_url else AT_ONCE
-    places: list[dict[str, float]] = []
-    cost: list[list[float]] = []
-    by = ""
-    who = [settings.base_url, settings.model, adapter and adapter.hash, settings.rank_depth, settings.rank_shuffles]
-    who.append(Prompts(settings.prompts).fingerprint("rank"))
-    with progress("cases ranked by the model") as advance:
-        for start in range(0, len(fused), at_once):
-            at = slice(start, start + at_once)
-            asked = [[case.known, [c.id for c in own]] for case, own in zip(cases[at], fused[at], strict=True)]
-            name = hashlib.blake2b(json.dumps([who, asked]).encode(), digest_size=16).hexdigest()
-            done = steps.step(name, partial(placed, cases[at], fused[at], catalog, settings, adapter))
-            places += done["places"]
-            cost += done["cost"]
-            by = done["model"]
-            advance(len(places), len(fused))
-    return blended(fused, places, share), np.array(cost).reshape(-1, 4), by
+    and out, and which model ranked. Answers are kept in the file `kept`, and not asked for again. Raises ModelError where no model
+    can be had, EvalError where one stops answering."""
+    replies, by = bridge.run(_reordered(cases, fused, catalog, settings, adapter, kept, progress))
+    windows = [-(-len(own[: settings.rank_depth]) // WINDOW) * settings.rank_shuffles for own in fused]
+    cost = [[reply.ms, calls, reply.tokens_in, reply.tokens_out] for reply, calls in zip(replies, windows, strict=True)]
+    return blended(fused, [reply.written or {} for reply in replies], share), np.array(cost), by
+
+
+async def _reordered(
+    cases: Sequence[Case],
+    fused: Sequence[Sequence[Candidate]],
+    catalog: Catalog,
+    settings: Settings,
+    adapter: Adapter | None,
+    kept: Path,
+    progress: Progress,
+) -> tuple[list[Reply], str]:
+    llm = await model.connected(settings)
+    try:
+        await llm.model_name()
+        prompts, by = Prompts(settings.prompts), llm.key_of(adapter)
+        how = ["rank", prompts.fingerprint("rank"), str(settings.rank_depth), str(settings.rank_shuffles)]
+        hashes = {item.id: item.content_hash for item in catalog.items()}
+        keys = [
+            Kept.key(by, how, [[hashes.get(id) for id in case.known], [hashes[c.id] for c in own]])
+            for case, own in zip(cases, fused, strict=True)
+        ]
+
+        async def ask(row: int) -> Reply:
+            reply, degraded = await _one(cases[row], fused[row], catalog, settings, adapter, llm, prompts)
+            if degraded:
+                reply, degraded = await _one(cases[row], fused[row], catalog, settings, adapter, llm, prompts)
+            if degraded and not reply.written:
+                raise ModelError(degraded)
+            return reply
+
+        with closing(Kept(kept)) as store, progress("cases ranked by the model") as advance:
+            at_once = settings.concurrency if settings.base_url else AT_ONCE
+            return await Asking(ask, keys, store, advance).all(at_once), by
+    finally:
+        await llm.close()
 
 
 def placed(
@@ -116,16 +136,10 @@ def placed(
     adapter: Adapter | None,
 ) -> dict[str, Any]:
     """ "places": for each case the place (1 the first, 0 the last) that the model gives each candidate, none where its answers are
-    bad; "cost": for each case milliseconds, calls, tokens in and out; "seconds" that all took; "model" that answered. Raises
-    ModelError where none does."""
+    bad; "seconds" that took. Raises ModelError where no model answers."""
     started = time.monotonic()
-    by, ranked = bridge.run(_all(cases, fused, catalog, settings, adapter))
-    return {
-        "model": by,
-        "places": [places for places, _ in ranked],
-        "cost": [cost for _, cost in ranked],
-        "seconds": time.monotonic() - started,
-    }
+    places = bridge.run(_all(cases, fused, catalog, settings, adapter))
+    return {"places": places, "seconds": time.monotonic() - started}
 
 
 async def _all(
@@ -134,16 +148,20 @@ async def _all(
     catalog: Catalog,
     settings: Settings,
     adapter: Adapter | None,
-) -> tuple[str, list[tuple[dict[str, float], list[float]]]]:
+) -> list[dict[str, float]]:
     llm = await model.connected(settings)
     try:
         await llm.model_name()
         prompts = Prompts(settings.prompts)
-        return llm.key_of(adapter), await asyncio.gather(
+        ranked = await asyncio.gather(
             *(_one(case, own, catalog, settings, adapter, llm, prompts) for case, own in zip(cases, fused, strict=True))
         )
     finally:
         await llm.close()
+    for reply, degraded in ranked:
+        if degraded and not reply.tokens_in:
+            raise ModelError(degraded)
+    return [reply.written or {} for reply, _ in ranked]
 
 
 async def _one(
@@ -154,8 +172,9 @@ async def _one(
     adapter: Adapter | None,
     llm: LLM,
     prompts: Prompts,
-) -> tuple[dict[str, float], list[float]]:
-    head = list(fused[: settings.rank_depth])
+) -> tuple[Reply, str | None]:
+    """The places that the model gives the first candidates, none where no window of them was answered; and what degraded."""
+    head = [replace(candidate, score=0.0) for candidate in fused[: settings.rank_depth]]
     items = catalog.get([candidate.id for candidate in head])
     known = catalog.get(list(case.known))
     stage, started = Stage("rank"), time.perf_counter()
@@ -164,7 +183,7 @@ async def _one(
         return llm
 
     ranked = await rank(
-        [replace(candidate, score=0.0) for candidate in head],
+        head,
         items,
         history=[known[id] for id in case.known if id in known],
         profile=None,
@@ -178,11 +197,10 @@ async def _one(
         deadline=Deadline(DEADLINE),
         stage=stage,
     )
-    if stage.degraded and not stage.tokens_in:
-        raise ModelError(stage.degraded)
-    windows = -(-len(head) // WINDOW) * settings.rank_shuffles
-    cost = [(time.perf_counter() - started) * 1000, windows, stage.tokens_in, stage.tokens_out]
-    return {} if stage.degraded else {candidate.id: candidate.score for candidate in ranked}, cost
+    places = {candidate.id: candidate.score for candidate in ranked}
+    written = places if any(places.values()) else None
+    ms = round((time.perf_counter() - started) * 1000, 1)
+    return Reply(written, stage.tokens_in, stage.tokens_out, ms), stage.degraded
 
 
 def blended(

@@ -8,6 +8,7 @@ from typing import Any
 
 from agent.learned import Learned
 from agent.settings import Settings
+from agent.trained import Adapter
 from agent.tuned import Tuned
 from eval.answers import Progress, quiet
 from eval.arms import BUDGET, DEFAULT, MODEL, RANK, TRAINED, Bench, parts, untaught
@@ -21,6 +22,7 @@ from eval.report import Run
 from eval.running import Ran, run_arms
 from eval.trust import before_retriever, measured_catalog, trusted, trusted_adapters
 from store import Catalog
+from store.place import retriever
 
 MODEL_CASES = 1000
 """Cases of a run in which an arm calls a model, unless told otherwise."""
@@ -60,11 +62,12 @@ def compare(
     index(dataset, folder)
     with measured_catalog(folder, on) as catalog:
         tuned, warnings = trusted(folder, dataset, on, how)
-        adapters = trusted_adapters(folder, dataset, on, how, warnings)
+        adapters, doubts = trusted_adapters(folder, dataset, on, how)
         told = tuned.applied(Settings.load(**settings), folder)
         switched_on = [channel for channel in MODEL if told.weights.get(channel, 0.0) > 0]
         switched_on += [RANK] if told.rank_weight else []
         calling = [arm for arm in arms if {*MODEL, RANK} & set(parts(arm, switched_on))]
+        warnings += doubts if calling else []
         if calling and cases is None and len(asked) > MODEL_CASES:
             cases = MODEL_CASES
             warnings.append(
@@ -72,7 +75,19 @@ def compare(
             )
         asked = asked.sample(cases or len(asked), seed)
         kept = folder / "measured"
-        bench = _bench(arms, asked, catalog, dataset, folder, tuned, told, allow_repeats, switched_on)
+        not_run = _untrained(arms, folder, adapters)
+        arms = [arm for arm in arms if arm not in not_run]
+        bench = _bench(
+            [arm for arm in arms if untaught(arm)[1] != "retriever"],
+            asked,
+            catalog,
+            dataset,
+            folder,
+            tuned,
+            told,
+            allow_repeats,
+            switched_on,
+        )
         ran: dict[str, Ran] = {}
         for out in ("", *TRAINED):
             own = [arm for arm in arms if untaught(arm)[1] == out]
@@ -82,7 +97,7 @@ def compare(
                     ran[out] = run_arms(own, other, former, asked, told, adapters, kept, progress)
             elif own:
                 ran[out] = run_arms(own, bench, catalog, asked, told, {} if out else adapters, kept, progress)
-        not_run = {arm: reason for each in ran.values() for arm, reason in each.not_run.items()}
+        not_run |= {arm: reason for each in ran.values() for arm, reason in each.not_run.items()}
         lists = {arm: each.lists[arm] for arm in arms for each in ran.values() if arm in each.lists}
         if not lists:
             raise EvalError("; ".join(f'"{arm}" cannot run: {reason}' for arm, reason in not_run.items()))
@@ -93,11 +108,28 @@ def compare(
     run.data, run.seed, run.arms_not_run = data_hash(dataset), seed, not_run
     run.warnings += warnings
     run.settings = {"allow_repeats": allow_repeats, "budget": BUDGET, "tuned": tuned.settings, "learned": tuned.learned}
-    run.settings["joined"] = list(bench.joining.channels) if bench.joining else []
+    if bench.joining:
+        run.settings["joined"] = list(bench.joining.channels)
+        if by_weight := [arm for arm in lists if bench.weighs(parts(arm, switched_on))]:
+            run.warnings.append(
+                f"learned joining reads {' and '.join(bench.joining.channels)} together: what the model writes for "
+                f"{', '.join(by_weight)} is joined by weight instead"
+            )
     _tell_model(run, ran, told, list(lists), switched_on)
     if earlier:
         run.changes = run.against(earlier).as_json()
     return run
+
+
+def _untrained(arms: Sequence[str], folder: Path, adapters: Mapping[str, Adapter]) -> dict[str, str]:
+    """The arms that do without what was never taught, or is left aside here, each with the reason."""
+    there = {"": True, "retriever": retriever(folder) is not None, "adapter": bool(adapters)}
+    commands = {"retriever": "evoke train retriever", "adapter": "evoke train queries"}
+    missing = {arm: out for arm in arms if not there[out := untaught(arm)[1]]}
+    return {
+        arm: f"there is no trained {out} in use to do without; run `{commands[out]}` first"
+        for arm, out in missing.items()
+    }
 
 
 def _bench(
@@ -120,7 +152,7 @@ def _bench(
 
     return Bench(
         fit(cases, catalog),
-        (learned("") if former else tuned.fusion(folder)) if tuned.learned else None,
+        (learned("") if former is not None else tuned.fusion(folder)) if tuned.learned else None,
         settings.weights,
         tuned.baselines,
         repeats,

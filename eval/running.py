@@ -15,7 +15,7 @@ from agent.fusion import Candidate, fuse
 from agent.settings import Settings
 from agent.trained import Adapter
 from eval.answers import Progress
-from eval.arms import BUDGET, JOINING, MODEL, RANK, Bench, Given, Parts, asked_parts, parts
+from eval.arms import BUDGET, JOINING, MODEL, RANK, Bench, Given, Lists, Parts, asked_parts, parts
 from eval.dialogue import talked
 from eval.fitting import batches, histories
 from eval.heard import Heard, heard, sliced
@@ -70,10 +70,10 @@ def run_arms(
         cost = _of_model(said, len(cases))
         if RANK in plan:
             share = settings.rank_weight or JOINING
-            fused = _fused(arm, bench, cases, given, progress)
+            fused = _fused(arm, ran.lists[arm], bench, cases, given)
             try:
                 moved, ranking, ran.ranker = reordered(
-                    cases.cases, fused, share, catalog, settings, adapters.get(RANK), kept / "ranked.json", progress
+                    cases.cases, fused, share, catalog, settings, adapters.get(RANK), kept / "answers.db", progress
                 )
             except ModelError as error:
                 ran.not_run[arm] = _no_model(error)
@@ -85,19 +85,29 @@ def run_arms(
     return ran
 
 
-def _fused(arm: str, bench: Bench, cases: Cases, given: Given, progress: Progress) -> list[list[Candidate]]:
-    """What the model is given to rank: the arm's lists with their scores, as the recommender fuses them."""
+def _fused(arm: str, ranked: list[list[str]], bench: Bench, cases: Cases, given: Given) -> list[list[Candidate]]:
+    """What the model is given to rank: what the arm `ranked`, with the scores that the recommender gives it."""
     plan = tuple(single for single in parts(arm, bench.on) if single != RANK)
     if len(plan) == 1 or bench.joined_to(plan):
-        lists, shares = _ranked(bench, [arm], cases, given, progress), {arm: 1.0}
+        lists, shares = {arm: ranked}, {arm: 1.0}
     else:
-        lists = _ranked(bench, [single for single in plan if single not in MODEL], cases, given, progress)
-        ids = bench.snapshot.ids
-        said = asked_parts(plan)
-        lists |= {single: [[ids[row] for row in own] for own in given[single, said]] for single in said}
+        said, ids = asked_parts(plan), bench.snapshot.ids
+        at_hand = {single: given[key] for single in plan if (key := (single, said if single in MODEL else ())) in given}
+        rows = at_hand | _singles(set(plan) - at_hand.keys(), bench, cases)
+        lists = {single: [[ids[row] for row in own] for own in rows[single]] for single in plan}
         shares = bench.shares(plan)
     hits = [{name: [Hit(id, 0.0) for id in own[row]] for name, own in lists.items()} for row in range(len(cases))]
     return [fuse(found, shares)[:BUDGET] for found in hits]
+
+
+def _singles(wanted: set[str], bench: Bench, cases: Cases) -> dict[str, Lists]:
+    read = histories(cases.cases, bench.snapshot)
+    found: dict[str, Lists] = {single: [] for single in wanted}
+    for at in batches(len(read)) if wanted else ():
+        for single, lists in bench.singles(wanted, read[at], BUDGET).items():
+            if single in wanted:
+                found[single] += lists
+    return found
 
 
 def _of_model(said: Heard | None, n: int) -> np.ndarray:

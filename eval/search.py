@@ -40,6 +40,11 @@ def values(cases: Sequence[Case], lists: Lists, ids: Sequence[str]) -> dict[str,
     return {measure: found[measure] for measure in ("ndcg@10", "recall@10", "recall@100")}
 
 
+def measures(values: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Their means over the cases, rounded as evidence is kept."""
+    return {measure: round(float(own.mean()), 5) for measure, own in values.items()}
+
+
 def ranked(bench: Bench, arms: Sequence[str], cases: Sequence[Case], k: int = BUDGET) -> dict[str, Lists]:
     """Each model-free arm's lists of k rows for all cases."""
     read = histories(cases, bench.signals.snapshot)

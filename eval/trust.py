@@ -13,7 +13,6 @@ from agent.trained import Adapter, Trained
 from agent.tuned import Tuned
 from eval.answers import Progress
 from eval.data import case_file, data_hash, file_hash
-from eval.errors import EvalError
 from store import Catalog
 from store.embedder import Embedder
 from store.load import find_dataset
@@ -41,17 +40,18 @@ def measured_catalog(store: Path, on: str) -> Catalog:
     return Catalog.open(before, create=False, embedder=Embedder(str(before)))
 
 
+def untrained(retriever: Path) -> str:
+    """The name of the encoder that a trained one began as."""
+    evidence = json.loads((retriever / EVIDENCE).read_text(encoding="utf-8"))
+    return str(evidence.get("untrained") or evidence["from"])
+
+
 @contextmanager
 def before_retriever(folder: Path, catalog: Catalog, progress: Progress) -> Iterator[Catalog]:
-    """The store's items by the encoder of before `evoke train retriever`: indexed at the first use, and kept in the store.
-
-    Raises EvalError where nothing was trained.
-    """
+    """The store's items by the encoder of before `evoke train retriever`: indexed at the first use, and kept in the store."""
     trained = retriever(folder)
-    if trained is None:
-        raise EvalError(f"{folder} has no trained retriever to do without; run `evoke train retriever` first")
-    name = json.loads((trained / EVIDENCE).read_text(encoding="utf-8"))["untrained"]
-    with Catalog.open(folder / "measured" / "before", embedder=Embedder(name)) as former:
+    assert trained is not None  # noqa: S101  the callers ask first
+    with Catalog.open(folder / "measured" / "before", embedder=Embedder(untrained(trained))) as former:
         with progress("items indexed by the encoder before") as advance:
             former.upsert(catalog.items(), progress=lambda done, _: advance(done, len(catalog)))
         former.delete(set(former.ids()) - set(catalog.ids()))
@@ -80,15 +80,15 @@ def trusted(store: Path, dataset: Path, on: str, how: str | None) -> tuple[Tuned
     return tuned, warnings
 
 
-def trusted_adapters(store: Path, dataset: Path, on: str, how: str | None, warnings: list[str]) -> dict[str, Adapter]:
-    """The adapters that are on, by task, as far as they may be used to measure this part; `warnings` are told why not otherwise."""
-    found = {}
+def trusted_adapters(store: Path, dataset: Path, on: str, how: str | None) -> tuple[dict[str, Adapter], list[str]]:
+    """The adapters that are on, by task, as far as they may be used to measure this part, and why not otherwise."""
+    found, doubts = {}, []
     for adapter in Trained.load(store).on:
         if reason := _doubt(adapter.evidence, dataset, on, how, f"evoke train {adapter.task}"):
-            warnings.append(f"the trained {adapter.task} adapter is not used here, the plain model is: {reason}")
+            doubts.append(f"the trained {adapter.task} adapter is not used here, the plain model is: {reason}")
         else:
             found[adapter.task] = adapter
-    return found
+    return found, doubts
 
 
 def _flattered(store: Path, dataset: Path, on: str, how: str | None) -> list[str]:

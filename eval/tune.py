@@ -96,7 +96,7 @@ def tune(
         pays = learned[measure] >= by_rank[measure]
         if pays:
             say("training learned fusion on all validation cases")
-            Learned.fit(candidates, chosen, **trees).save(folder / "tuned")
+            fusion = Learned.fit(candidates, chosen, **trees)
         judged = tuple(cases.cases[row] for row in drawn)
         lists = {"base": unseen} if pays else ranked(bench, FUSED, judged)
         judge = Judge(judged, lists, {"base": 1.0} if pays else weights, bench, say)
@@ -121,6 +121,8 @@ def tune(
         )  # fmt: skip
         for stale in (folder / "tuned").glob("without-*"):
             shutil.rmtree(stale)
+        if pays:
+            fusion.save(folder / "tuned")
         if joined:
             joined.second.save(folder / "tuned" / JOINED)
         tuned.save(folder)

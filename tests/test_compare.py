@@ -162,6 +162,12 @@ def test_the_models_ranking_is_measured_as_it_is_used(films: Path, model_server:
     assert len(server.requests) == 2 * run.cases
     assert full.arms["full"]["mrr"] == run.arms["base+rank"]["mrr"] != full.arms["full-rank"]["mrr"]
     assert full.settings["full"] == {"base": 1.0, "rank": 0.4}
+    weights["queries"] = 0.3
+    Tuned({"rank_weight": 0.4, "weights": weights}, {}, False, {"on": "valid", "seen": seen_hash(FILMS)}).save(films)
+    both = compare(FILMS, ["full-dense", "full-dense-adapter", "full-rank"], **given)
+    assert both.arms["full-dense"]["calls"] == 3 and both.arms["full-rank"]["calls"] == 1
+    assert both.arms["full-dense"]["mrr"] != both.arms["full-rank"]["mrr"]
+    assert "run `evoke train queries` first" in both.arms_not_run["full-dense-adapter"]
     alone = compare(FILMS, arms, **given | {"base_url": "http://127.0.0.1:9/v1"})
     assert list(alone.arms) == ["base"] and "no model answers" in alone.arms_not_run["base+rank"]
 

@@ -257,7 +257,7 @@ def test_only_what_pays_is_put_in_force(
         assert found(films) == before
         assert tuned.learned
         assert not (films / "trained" / "retriever").exists()
-        with pytest.raises(EvalError, match="no trained retriever to do without; run `evoke train retriever`"):
+        with pytest.raises(EvalError, match="no trained retriever in use to do without; run `evoke train retriever`"):
             compare(FILMS, ["dense-retriever"], store=films, cases=5)
         return
     assert found(films)[0] == done.name

@@ -31,7 +31,7 @@ from eval.singles import dense
 from eval.train.encoder import Encoder, Material
 from eval.train.pairs import pairs, sequences
 from eval.train.verdict import Verdict
-from eval.trust import EVIDENCE, measured_catalog, seen_hash
+from eval.trust import EVIDENCE, measured_catalog, seen_hash, untrained
 from eval.tune import validation_cases
 from store import Catalog, History
 from store import place as places
@@ -114,9 +114,11 @@ def train(
             after, embedder = anew.vectors(snapshot.ids), anew.embedder
         verdict = _verdict(known, snapshot, after, Tuned.load(folder).applied(Settings.load(), folder).decay)
         searches, worse = _searched(snapshot, after, catalog.embedder, embedder, seed)
+    trained = places.retriever(folder)
+    first = untrained(trained) if trained else catalog.embedder.name
     evidence = {
         "on": "valid", "seen": seen_hash(dataset), "seed": seed, "pairs": len(before.pairs), "loss": loss,
-        "from": catalog.embedder.name, "untrained": _untrained(folder) or catalog.embedder.name,
+        "from": catalog.embedder.name, "untrained": first,
         "verdict": verdict.as_json(), "title search": searches, "for use": None,
     }  # fmt: skip
     on = verdict.paid and not worse
@@ -136,12 +138,6 @@ def train(
             refresh(catalog, history)
     shutil.rmtree(kept)
     return Retrained(made.name, on, verdict, searches, evidence)
-
-
-def _untrained(folder: Path) -> str | None:
-    """The name of the encoder that a trained one in force began as."""
-    trained = places.retriever(folder)
-    return str(json.loads((trained / EVIDENCE).read_text(encoding="utf-8"))["untrained"]) if trained else None
 
 
 def _check(folder: Path, catalog: Catalog) -> None:

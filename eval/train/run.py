@@ -175,8 +175,8 @@ def _queries_judged(
     dense = ranked(judge.bench, ["dense"], judge.cases)["dense"]
     rows = judge.bench.snapshot.rows
     base = [[rows[candidate.id] for candidate in own] for own in judge.fused()]
-    fused = judge.bench.joined({"dense": dense, "queries": said["queries"]}, BUDGET)
-    joined = judge.bench.joined({"base": base, "queries": said["queries"]}, BUDGET)
+    fused = judge.bench.by_weight({"dense": dense, "queries": said["queries"]}, BUDGET)
+    joined = judge.bench.by_weight({"base": base, "queries": said["queries"]}, BUDGET)
     lists = said | {"dense": dense, "dense+queries": fused, "base": base, "base+queries": joined}
     verdict = Verdict.of(judge.cases, lists, judge.bench.snapshot.ids, "queries", "queries, untrained", "recall@50")
     return verdict, _rewritten(judge, before, after)
