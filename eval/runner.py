@@ -108,13 +108,12 @@ def compare(
     run.data, run.seed, run.arms_not_run = data_hash(dataset), seed, not_run
     run.warnings += warnings
     run.settings = {"allow_repeats": allow_repeats, "budget": BUDGET, "tuned": tuned.settings, "learned": tuned.learned}
-    if bench.joining:
-        run.settings["joined"] = list(bench.joining.channels)
-        if by_weight := [arm for arm in lists if bench.weighs(parts(arm, switched_on))]:
-            run.warnings.append(
-                f"learned joining reads {' and '.join(bench.joining.channels)} together: what the model writes for "
-                f"{', '.join(by_weight)} is joined by weight instead"
-            )
+    run.settings["joined"] = list(bench.joining.channels) if bench.joining else []
+    if bench.joining and (by_weight := [arm for arm in lists if bench.weighs(parts(arm, switched_on))]):
+        run.warnings.append(
+            f"learned joining reads {' and '.join(bench.joining.channels)}: what the model writes for "
+            f"{', '.join(by_weight)} is joined by weight instead"
+        )
     _tell_model(run, ran, told, list(lists), switched_on)
     if earlier:
         run.changes = run.against(earlier).as_json()

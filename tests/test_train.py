@@ -108,6 +108,9 @@ def test_what_is_learned_is_the_same_by_seed_and_after_a_kill(
     assert losses[0] == losses[1]
     kept = own.learn(some, 1, tmp_path / "killed" / "kept.pt", "steps", dying(0))  # all is done: not a step more
     assert kept == losses[1]
+    monkeypatch.setattr(lora_module, "HELD", 1)  # a row at a time
+    apart = Lora(find_weights(), 0).learn(some, 1, tmp_path / "apart" / "kept.pt", "steps", quiet)
+    assert apart == pytest.approx(losses[0], rel=0.02)
 
 
 def test_pairs_come_from_before_the_cut_and_from_all_users_alike(examples: Examples) -> None:

@@ -29,7 +29,12 @@ WRITING = 32
 
 _ROWS = 256
 
+HELD = 4096
+"""Tokens that go through the model at once: about 1.5 MB of each are held until it has run backwards."""
+
 Messages = Sequence[dict[str, str]]
+Row = tuple[list[int], int, float]
+"""A sample's tokens, how many of them are its answer, and its weight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,9 @@ class Lora:
             for step in range(at, len(steps)):
                 for group in optimizer.param_groups:
                     group["lr"] = RATE * schedule(step, len(steps), WARM)
-                losses.append(self._backward([(*rows[row], samples[row].weight) for row in steps[step]]))
+                batch = [(*rows[row], samples[row].weight) for row in steps[step]]
+                whole_weight = sum(answer * weight for _, answer, weight in batch)
+                losses.append(sum(self._backward(few, whole_weight) for few in _held(batch)))
                 for own, used in zip(whole, self._taught, strict=True):
                     own.grad, used.grad = used.grad.float(), None
                 torch.nn.utils.clip_grad_norm_(whole, 1.0)
@@ -153,8 +160,9 @@ class Lora:
             for group in rng.permutation(len(groups)):
                 yield groups[group]
 
-    def _backward(self, rows: Sequence[tuple[list[int], int, float]]) -> float:
-        """The cross-entropy of the answers' tokens, weighted; leaves its gradients with what is taught."""
+    def _backward(self, rows: Sequence[Row], whole: float) -> float:
+        """The cross-entropy of the answers' tokens, each by its share in the weight of a `whole` batch; adds its gradients to those
+        of what is taught."""
         import torch
 
         device = self.model.device
@@ -170,7 +178,7 @@ class Lora:
             weights[row, len(own) - answer - 1 : len(own) - 1] = weight
         causal = self.model.get_base_model()
         hidden = causal.model(input_ids=ids, attention_mask=there).last_hidden_state[said]
-        counts = weights[said] / weights[said].sum().clamp(min=1e-6)
+        counts = weights[said] / max(whole, 1e-6)
         loss, gradient = _compared(hidden.detach(), causal.lm_head.weight, ids.roll(-1, 1)[said], counts)
         hidden.backward(gradient)
         return loss
@@ -194,6 +202,13 @@ class Lora:
         optimizer.load_state_dict(state["optimizer"])
         self._take(whole)
         return state["step"], state["losses"]
+
+
+def _held(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """The rows in turn, as many at once as can be held."""
+    at_once = max(HELD // max(len(ids) for ids, _, _ in rows), 1)
+    for start in range(0, len(rows), at_once):
+        yield rows[start : start + at_once]
 
 
 def _compared(hidden: Any, words: Any, right: Any, counts: Any) -> tuple[float, Any]:
