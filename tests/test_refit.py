@@ -21,7 +21,7 @@ from eval.data import read_data
 from eval.fitting import fit
 from eval.reduced import refitted
 from eval.splits import _by_time
-from eval.train import encoder, optimizing, retriever
+from eval.train import optimizing, retriever
 from eval.train.verdict import Verdict
 from eval.trust import measured_catalog, trusted
 from eval.tune import tune
@@ -30,18 +30,14 @@ from store import place as places
 from store.embedder import Embedder
 from store.index import index
 from tests.recommending import FILMS
-from tests.test_train_retriever import NOBODY, found, hashed
+from tests.test_train_retriever import NOBODY, few_steps, found, hashed
 from tests.test_tune import TINY
 
 
 @pytest.fixture(autouse=True)
 def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A handful of steps that always pay, no model is run, and no settings from outside."""
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
-    for name in ("EVOKE_BASE_URL", "OPENAI_BASE_URL", "EVOKE_STORE", "EVOKE_EMBEDDING_MODEL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(encoder, "BATCH", 32)
-    monkeypatch.setattr(encoder, "STEPS", 6)
+    few_steps(tmp_path, monkeypatch)
     monkeypatch.setattr(optimizing, "SAVED_EVERY", 0.0)
     monkeypatch.setattr(Embedder, "_encode", hashed)
     monkeypatch.setattr(Embedder, "truncated", lambda *_: 0)

@@ -28,6 +28,8 @@ from eval.train import optimizing, queries
 from eval.train.examples import Examples, described
 from eval.train.lora import Lora, Sample
 from eval.train.pairs import Pair, pairs
+from eval.train.verdict import spread
+from eval.tune import validation_cases
 from prompts import Prompts
 from store import Catalog
 from tests.recommending import FILMS
@@ -125,6 +127,15 @@ def test_pairs_come_from_before_the_cut_and_from_all_users_alike(examples: Examp
         assert own[: len(pair.history)] == [ids[row] for row in pair.history]
     counts = np.unique([pair.user for pair in drawn], return_counts=True)[1]
     assert counts.max() - counts.min() <= 1
+
+
+def test_a_training_is_judged_by_as_many_users_as_can_be() -> None:
+    cases = validation_cases(FILMS)
+    users = cases.users
+    few = spread(cases, users - 3, 0)
+    assert len({cases.cases[row].user for row in few}) == len(few) == users - 3
+    assert sorted(spread(cases, 10_000, 0)) == list(range(len(cases)))
+    assert spread(cases, 5, 0) == few[:5] != spread(cases, 5, 1)
 
 
 def test_examples_are_told_in_the_catalogs_words_and_never_repeat_the_history(examples: Examples) -> None:

@@ -39,6 +39,10 @@ NOBODY = "http://127.0.0.1:9/v1"
 
 @pytest.fixture(autouse=True)
 def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few_steps(tmp_path, monkeypatch)
+
+
+def few_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A handful of steps, and no settings from outside."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
     for name in ("EVOKE_BASE_URL", "OPENAI_BASE_URL", "EVOKE_STORE", "EVOKE_EMBEDDING_MODEL"):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
 
 from agent.signals import Signals
 from agent.tuned import Tuned
@@ -92,10 +95,21 @@ def judging(
     seed: int,
     say: Say,
 ) -> Judge:
-    """At most `n` cases of users drawn at random, with lists of `base` from a fusion that has not seen their users."""
+    """At most `n` cases, of as many users as can be, with lists of `base` from a fusion that has not seen their users."""
     some = cases.sample(FUSION_CASES, seed)
-    few = some.sample(n, seed)
+    rows = spread(some, n, seed)
     bench = Bench(signals, weights=weights, baselines=tuned.baselines, repeats=repeats)
-    users = {case.user for case in few.cases}
-    rows = [row for row, case in enumerate(some.cases) if case.user in users]
-    return Judge(few.cases, {"base": base_unseen(some, rows, bench, tuned, "ndcg@10", say)}, {"base": 1.0}, bench, say)
+    few = [some.cases[row] for row in rows]
+    return Judge(few, {"base": base_unseen(some, rows, bench, tuned, "ndcg@10", say)}, {"base": 1.0}, bench, say)
+
+
+def spread(cases: Cases, n: int, seed: int) -> list[int]:
+    """The rows of at most `n` cases drawn by users in turn: many cases of few people tell little of the others."""
+    drawn = np.random.default_rng(seed).permutation(len(cases))
+    turns: Counter[str] = Counter()
+    turn = []
+    for row in drawn:
+        user = cases.cases[row].user
+        turn.append(turns[user])
+        turns[user] += 1
+    return [int(drawn[at]) for at in np.argsort(turn, kind="stable")[:n]]
