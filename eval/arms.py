@@ -52,7 +52,8 @@ RANK = "rank"
 TRAINED = ("retriever", "adapter")
 """What training taught, and an arm does without by its ending."""
 JOINING = 0.3
-"""Weight beside `base` of a model's channel that tuning switched off, where an arm asks for it all the same."""
+"""Weight beside `base` of a model's channel, and share of its ranking, that tuning switched off, where an arm asks for it all the
+same."""
 
 Lists = list[list[int]]
 Parts = tuple[str, ...]
@@ -158,7 +159,7 @@ class Bench:
     def _learned(self, base: str) -> tuple[Learned, Signals]:
         """What ranks "base" or "base-x", where fusion is learned."""
         assert self.learned is not None  # noqa: S101  the callers ask first
-        out = base.removeprefix("base").removeprefix("-")
+        out = _left_out(base)
         return (self.without[out], without(self.signals, out)) if out else (self.learned, self.signals)
 
     def singles(self, wanted: set[str], histories: Sequence[np.ndarray], k: int) -> dict[str, Lists]:
@@ -170,7 +171,7 @@ class Bench:
         scores = self.signals.scores(histories) if singles & FROM_SIGNALS or "base" in bases else {}
         lists = {arm: self._top(self._scores(arm, scores, histories), histories, k) for arm in singles}
         for base in bases:
-            out = base.removeprefix("base").removeprefix("-")
+            out = _left_out(base)
             if self.learned is None:
                 lists[base] = self.fused({c: lists[c] for c in FUSED if c != out}, self.weights, k)
             else:
@@ -212,3 +213,8 @@ class Bench:
                 may[row, history] = 0
         # What an arm says nothing of is not ranked: a list padded with the first rows of the catalog would measure those.
         return [items.tolist() for items in highest(may, k)]
+
+
+def _left_out(base: str) -> str:
+    """The channel that "base-x" does without, "" for "base"."""
+    return base.removeprefix("base").removeprefix("-")

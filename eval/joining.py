@@ -17,7 +17,7 @@ from agent.learned import Learned, best_of
 from eval.arms import BUDGET, Bench, Lists
 from eval.fitting import table_of
 from eval.records import Case
-from eval.search import Unseen, measures, values
+from eval.search import Unseen, goal, measures, values
 
 if TYPE_CHECKING:
     from eval.judged import Judge
@@ -43,7 +43,7 @@ class Way:
     @property
     def goal(self) -> np.ndarray:
         """What is gone by, of each case."""
-        return self.quality["ndcg@10"] + self.quality["recall@100"]
+        return goal(self.quality)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from eval.fitting import table
 from eval.heard import Heard, heard, retrieved_again
 from eval.joining import LEAST_USERS, learned_joining
 from eval.records import Case, Cases
-from eval.search import Say, Unseen, cross_validated, measures, ranked, values
+from eval.search import Say, Unseen, cross_validated, goal, measures, ranked, values
 from store import Catalog, Hit
 
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
@@ -62,8 +62,7 @@ class Judge:
 
     def goal(self) -> np.ndarray:
         """What joining goes by, of each case."""
-        found = self.quality()
-        return found["ndcg@10"] + found["recall@100"]
+        return goal(self.quality())
 
     def fused(self) -> list[list[Candidate]]:
         """Each case's fused candidates."""
@@ -157,13 +156,13 @@ def _weights(judge: Judge, lists: Mapping[str, Lists]) -> tuple[dict[str, float]
     quality: dict[tuple[float, ...], dict[str, np.ndarray]] = {}
     for pair in itertools.product(WEIGHTS, WEIGHTS):
         quality[pair] = judge.beside(lists, dict(zip(MODEL, pair, strict=True))).quality()
-    goal = {pair: found["ndcg@10"] + found["recall@100"] for pair, found in quality.items()}
+    goals = {pair: goal(found) for pair, found in quality.items()}
     best = (0.0, 0.0)
     for at in (0, 1, 0, 1):
         off = (0.0, best[1]) if at == 0 else (best[0], 0.0)
         others = [(weight, best[1]) if at == 0 else (best[0], weight) for weight in WEIGHTS]
-        top = max(others, key=lambda pair: goal[pair].mean())
-        best = top if judge.pays(goal[top] - goal[off]) else off
+        top = max(others, key=lambda pair: goals[pair].mean())
+        best = top if judge.pays(goals[top] - goals[off]) else off
     tried = [dict(zip(MODEL, pair, strict=True)) | measures(found) for pair, found in quality.items()]
     return dict(zip(MODEL, best, strict=True)), tried
 
@@ -179,8 +178,8 @@ def _how_many(
             fewer = settings.model_copy(update={"n_queries": n})
             lists = retrieved_again(said, judge.cases, MODEL, judge.bench, catalog, BUDGET, fewer, progress)
         found[n] = judge.beside(lists, weights).quality()
-    goal = {n: own["ndcg@10"] + own["recall@100"] for n, own in found.items()}
-    return min(n for n in QUERIES if goal[n].mean() >= goal[QUERIES[0]].mean()), {
+    goals = {n: goal(own) for n, own in found.items()}
+    return min(n for n in QUERIES if goals[n].mean() >= goals[QUERIES[0]].mean()), {
         str(n): measures(own) for n, own in found.items()
     }
 

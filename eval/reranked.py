@@ -109,7 +109,7 @@ async def _reordered(
         how = ["rank", prompts.fingerprint("rank"), str(settings.rank_depth), str(settings.rank_shuffles)]
         hashes = {item.id: item.content_hash for item in catalog.items()}
         keys = [
-            Kept.key(by, how, [[hashes.get(id) for id in case.known], [hashes[c.id] for c in own]])
+            Kept.key(by, how, [[(id, hashes.get(id)) for id in (*case.known, "", *(c.id for c in own))]])
             for case, own in zip(cases, fused, strict=True)
         ]
 

@@ -74,7 +74,7 @@ def compare(
                 f"arms call a model, so users were drawn (seed {seed}) until there were {cases:,} cases; see --cases"
             )
         asked = asked.sample(cases or len(asked), seed)
-        kept = folder / "measured"
+        kept = folder / "measured" / "answers.db"
         not_run = _untrained(arms, folder, adapters)
         arms = [arm for arm in arms if arm not in not_run]
         bench = _bench(

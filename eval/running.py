@@ -54,9 +54,9 @@ def run_arms(
     progress: Progress,
 ) -> Ran:
     """Rank the catalog for every case with every arm that can run. `adapters` are the trained ones to use, by task; what a model
-    says is kept in the folder `kept`."""
+    says is kept in the file `kept`."""
     ran = Ran(not_run=cannot_run(arms, bench, cases))
-    _ask(ran, arms, bench, catalog, cases, settings, adapters.get("queries"), kept / "answers.db", progress)
+    _ask(ran, arms, bench, catalog, cases, settings, adapters.get("queries"), kept, progress)
     arms = [arm for arm in arms if arm not in ran.not_run]
     if not arms:
         return ran
@@ -73,7 +73,7 @@ def run_arms(
             fused = _fused(arm, ran.lists[arm], bench, cases, given)
             try:
                 moved, ranking, ran.ranker = reordered(
-                    cases.cases, fused, share, catalog, settings, adapters.get(RANK), kept / "answers.db", progress
+                    cases.cases, fused, share, catalog, settings, adapters.get(RANK), kept, progress
                 )
             except ModelError as error:
                 ran.not_run[arm] = _no_model(error)

@@ -40,6 +40,11 @@ def values(cases: Sequence[Case], lists: Lists, ids: Sequence[str]) -> dict[str,
     return {measure: found[measure] for measure in ("ndcg@10", "recall@10", "recall@100")}
 
 
+def goal(values: Mapping[str, np.ndarray]) -> np.ndarray:
+    """What joining base goes by, of each case: the first ten places and the candidates alike."""
+    return values["ndcg@10"] + values["recall@100"]
+
+
 def measures(values: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Their means over the cases, rounded as evidence is kept."""
     return {measure: round(float(own.mean()), 5) for measure, own in values.items()}
