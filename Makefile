@@ -67,6 +67,8 @@ reproduce: .venv/.installed bench-scale
 	$(BIN)/evoke compare $(DATA)/amazon-office --store .cache/office --allow-repeats --out .cache/office-run
 	$(BIN)/evoke compare $(DATA)/amazon-office --store .cache/office --allow-repeats \
 		--arms base,base+queries,queries,dense,collaborative,lexical,popular
+	$(BIN)/evoke compare $(DATA)/amazon-office --store .cache/office --allow-repeats --cases 100 \
+		--arms base,base+named,named,dense,collaborative,lexical,popular
 	for part in retriever queries rank; do $(BIN)/evoke train $$part $(DATA)/amazon-office --store .cache/office || exit 1; done
 	$(BIN)/evoke tune $(DATA)/amazon-office --store .cache/office
 	$(BIN)/evoke compare $(DATA)/amazon-office --store .cache/office --allow-repeats \
