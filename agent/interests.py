@@ -18,7 +18,7 @@ from agent.facts import lines
 from agent.grounding import plain
 from agent.llm import LLM, Connect, Deadline, Reply, Usage
 from agent.results import NOTHING, Interest, Interests, Named, Profile, Stage
-from agent.topup import good_queries, topped_up
+from agent.topup import BESIDE, good_queries, topped_up
 from agent.trained import Adapter
 from agent.written import FORMS, N_NAMED, N_QUERIES, PARTS, Written
 from prompts import Prompts
@@ -76,7 +76,8 @@ async def interests(
         stage.degraded = reply.broken.reason
     if reply.partial:
         stage.notes.append("the answer was cut short; what was complete is used")
-    found = topped_up(checked(reply.value, history, former, stage), history, schema, stage)
+    passed = checked(reply.value, history, former, stage)
+    found = topped_up(passed, history, schema, stage, BESIDE if adapter else 0)
     if not stage.degraded:  # half an answer is not what the next request should go by
         cache.save_profile(user, ids, key, stage.prompt, found.as_json())
     return found

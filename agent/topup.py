@@ -16,6 +16,8 @@ from store import Item
 from store.catalog import Field
 
 MIN_QUERIES = 5
+BESIDE = 3
+"""Built queries that join those of a trained model, which writes of items: fields say what those are of."""
 RECENT = 20
 
 
@@ -35,8 +37,11 @@ def good_queries(queries: Sequence[str], history: Sequence[Item]) -> list[str]:
     return kept
 
 
-def topped_up(found: Interests, history: Sequence[Item], schema: Mapping[str, Field], stage: Stage) -> Interests:
-    """Fill up what the model left open with queries and interests built from the fields and text of recent items."""
+def topped_up(
+    found: Interests, history: Sequence[Item], schema: Mapping[str, Field], stage: Stage, beside: int = 0
+) -> Interests:
+    """Fill up what the model left open with queries and interests built from the fields and text of recent items; at least `beside`
+    queries are built where there is material for them."""
     profile = found.profile or Profile("", [], [])
     if not profile.interests:
         built = interests_from_fields(history, schema)
@@ -44,8 +49,9 @@ def topped_up(found: Interests, history: Sequence[Item], schema: Mapping[str, Fi
         profile = replace(profile, summary=summary, interests=built)
         stage.notes.append("interests built from the history's fields")
     queries = list(found.queries)
-    if len(queries) < MIN_QUERIES:
-        queries = good_queries(queries + queries_from_fields(history, schema), history)[:MIN_QUERIES]
+    most = max(MIN_QUERIES, len(queries) + beside)
+    if len(queries) < most:
+        queries = good_queries(queries + queries_from_fields(history, schema), history)[:most]
         stage.notes.append(f"{len(queries) - len(found.queries)} queries built from the history's fields")
     return Interests(profile, queries, found.named)
 

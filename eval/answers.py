@@ -22,7 +22,7 @@ from agent.interests import MAX_TOKENS, Call, answered, calls, checked
 from agent.llm import LLM, Deadline
 from agent.results import NOTHING, Interests, Stage
 from agent.settings import Settings
-from agent.topup import topped_up
+from agent.topup import BESIDE, topped_up
 from agent.trained import Adapter
 from agent.written import Written
 from eval.errors import EvalError
@@ -127,7 +127,7 @@ async def _answers(
             replies = await Asking(ask, keys, store, advance, most_ms).all(at_once)
     finally:
         await llm.close()
-    used = [_used(reply, history, schema) for reply, history in zip(replies, histories, strict=False)]
+    used = [_used(reply, history, schema, adapter) for reply, history in zip(replies, histories, strict=False)]
     return Answers(used, model_key, at_once)
 
 
@@ -233,14 +233,14 @@ class Kept:
         self._db.close()
 
 
-def _used(reply: Reply, history: Sequence[Item], schema: Mapping[str, Field]) -> Answer:
+def _used(reply: Reply, history: Sequence[Item], schema: Mapping[str, Field], adapter: Adapter | None) -> Answer:
     if not history:
         return Answer(NOTHING, reply)
     stage = Stage("interests")
     written = Written.model_validate(reply.written or {})
     passed = checked(written, history, None, stage)
     return Answer(
-        topped_up(passed, history, schema, stage),
+        topped_up(passed, history, schema, stage, BESIDE if adapter else 0),
         reply,
         calls=1,
         queries=len(written.queries),

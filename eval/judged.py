@@ -30,7 +30,7 @@ from eval.search import Say, Unseen, cross_validated, goal, measures, ranked, va
 from store import Catalog, Hit
 
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
-QUERIES = (8, 4, 2)
+QUERIES = (11, 8, 4)
 DIVERSITIES = (0.05, 0.1, 0.2, 0.3)
 SURE = 1.645
 """Standard errors that a gain must pass (one-sided p < .05), over LEAST_USERS users at least: fewer tell nothing."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,14 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from agent.embedded import file_hash, find_weights
+from agent.topup import good_queries
 from agent.trained import WEIGHTS, Trained
 from eval.answers import quiet
-from eval.arms import Bench
 from eval.cases import load_cases
 from eval.errors import EvalError
-from eval.fitting import fit
 from eval.train import lora as lora_module
 from eval.train import optimizing, queries
-from eval.train.examples import Examples, described
+from eval.train.examples import WORDS, Examples, near
 from eval.train.lora import Lora, Sample
 from eval.train.pairs import Pair, pairs
 from eval.train.verdict import spread
@@ -69,14 +69,18 @@ def dying(after: int) -> Callable[[str], Any]:
 @pytest.fixture
 def examples(films: Path) -> Iterator[Examples]:
     with Catalog.open(films) as catalog:
-        yield Examples.of(catalog, Prompts(), Bench(fit(load_cases(FILMS, "valid"), catalog)))
+        yield Examples.of(catalog, Prompts())
 
 
 def samples(examples: Examples, n: int) -> list[Sample]:
-    drawn = pairs(load_cases(FILMS, "valid"), examples.snapshot, n, seed=0)
-    return [
-        examples.example(pair, fused, "queries") for pair, fused in zip(drawn, examples.fused(drawn, 20), strict=True)
-    ]
+    return [examples.example(pair, brought, "queries", 2) for pair, brought in brought_to(examples, n, seed=0)]
+
+
+def brought_to(examples: Examples, n: int, seed: int) -> list[tuple[Pair, list[int]]]:
+    """Pairs, each with what `base` brings for it."""
+    cases = load_cases(FILMS, "valid")
+    drawn = pairs(cases, examples.snapshot, n, seed)
+    return list(zip(drawn, near(cases, examples.catalog, drawn, seed), strict=True))
 
 
 def test_the_loss_a_few_rows_at_a_time_is_the_loss_of_all() -> None:
@@ -139,14 +143,42 @@ def test_a_training_is_judged_by_as_many_users_as_can_be() -> None:
 
 
 def test_examples_are_told_in_the_catalogs_words_and_never_repeat_the_history(examples: Examples) -> None:
-    drawn = pairs(load_cases(FILMS, "valid"), examples.snapshot, 30, seed=1)
-    for pair, fused in zip(drawn, examples.fused(drawn, 20), strict=True):
-        told = json.loads(examples.example(pair, fused, "queries").answer)["queries"]
-        named = json.loads(examples.example(pair, fused, "named").answer)["named"]
-        old = {described(examples.item(row), examples.schema) for row in pair.history}
+    for pair, brought in brought_to(examples, 30, seed=1):
+        told = json.loads(examples.example(pair, brought, "queries", 0).answer)["queries"]
+        named = json.loads(examples.example(pair, brought, "named", 0).answer)["named"]
+        old = {examples.described(row) for row in pair.history}
         assert not old & set(told)
-        assert all(len(query) <= 40 for query in told)
+        assert all(len(query) <= WORDS for query in told)
         assert {title["title"] for title in named} <= set(examples.snapshot.titles)
+        latest = json.loads(examples.example(pair, brought, "queries", 2).answer)["queries"]
+        assert len(old & set(latest)) == len(old & set(latest[:2])) <= 2
+        assert good_queries(latest, [examples.item(row) for row in pair.history]) == latest
+
+
+def test_what_base_brings_for_a_pair_was_fitted_on_other_people(examples: Examples) -> None:
+    cases = load_cases(FILMS, "valid")
+    drawn = pairs(cases, examples.snapshot, 40, seed=0)
+    brought = near(cases, examples.catalog, drawn, 0)
+    own = drawn[0].user
+    others = [event for event in cases.events if event.user != own]
+    changed = [
+        replace(event, item=others[at % len(others)].item) for at, event in enumerate(cases.events) if event.user == own
+    ]
+    again = near(replace(cases, events=(*others, *changed)), examples.catalog, drawn, 0)
+    assert [own for own, pair in zip(brought, drawn, strict=True) if pair.user == own] == [
+        own for own, pair in zip(again, drawn, strict=True) if pair.user == own
+    ]
+    assert brought != again
+
+
+def test_searches_copy_the_history_where_that_finds_more(examples: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    said = {latest: rng.random(300) for latest in queries.LATEST}
+    said[4] = said[0] + 0.001 * rng.standard_normal(300)
+    said[6] = said[0] - 0.1
+    said[2] = said[0] - 0.2
+    monkeypatch.setattr(queries, "_recall", lambda *given: said[given[-1]])
+    assert queries.best_mix(examples, [], [], True)[0] == 4
 
 
 class Scripted:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from agent.facts import descriptive
 from agent.interests import asked_trained
+from agent.topup import good_queries
+from agent.written import N_QUERIES
 from eval.arms import Bench
+from eval.fitting import fit
+from eval.records import Cases
 from eval.train.lora import Sample
 from eval.train.pairs import AHEAD, Pair
 from prompts import Prompts
@@ -19,27 +23,45 @@ from store import Catalog, Item
 from store.catalog import Field
 from store.snapshot import Snapshot
 
-WORDS = 40
+WORDS = 32
 """Characters of a search: long ones take time to write, and find no more."""
-CHOSEN = 3
-"""How many of an example's items are those chosen next."""
+NEAR = 40
+"""What `base` brings for a history that is learned from."""
+FOLDS = 3
 _BATCH = 256
+
+
+def near(cases: Cases, catalog: Catalog, pairs: Sequence[Pair], seed: int) -> list[list[int]]:
+    """The NEAR rows that `base` brings for each pair's history, fitted on the events of other people before the cut: what it would
+    bring had it not seen what this person chose next."""
+    users = sorted({event.user for event in cases.events})
+    fold = dict(zip(users, np.random.default_rng(seed).permutation(len(users)) % FOLDS, strict=True))
+    found: list[list[int]] = [[] for _ in pairs]
+    for own in range(FOLDS):
+        rows = [row for row, pair in enumerate(pairs) if fold[pair.user] == own]
+        others = replace(cases, events=tuple(event for event in cases.events if fold[event.user] != own))
+        bench = Bench(fit(others, catalog))
+        for start in range(0, len(rows), _BATCH):
+            some = rows[start : start + _BATCH]
+            lists = bench.rank(["base"], [np.array(pairs[row].history) for row in some], NEAR)["base"]
+            for row, brought in zip(some, lists, strict=True):
+                found[row] = brought
+    return found
 
 
 @dataclass(frozen=True)
 class Examples:
-    """What samples are made of: the catalog, its prompts, and `base` fitted before the cut."""
+    """What samples are made of: the catalog and its prompts."""
 
     catalog: Catalog
     prompts: Prompts
-    bench: Bench
     items: Mapping[str, Item]
     schema: Mapping[str, Field]
 
     @classmethod
-    def of(cls, catalog: Catalog, prompts: Prompts, bench: Bench) -> Examples:
+    def of(cls, catalog: Catalog, prompts: Prompts) -> Examples:
         """The examples of a whole catalog."""
-        return cls(catalog, prompts, bench, catalog.get(catalog.snapshot().ids), catalog.schema())
+        return cls(catalog, prompts, catalog.get(catalog.snapshot().ids), catalog.schema())
 
     @property
     def snapshot(self) -> Snapshot:
@@ -54,32 +76,42 @@ class Examples:
         """The prompt for one part of what a trained model writes."""
         return asked_trained([self.item(row) for row in pair.history], self.prompts, part)
 
-    def fused(self, pairs: Sequence[Pair], k: int) -> list[list[int]]:
-        """The k rows that `base` brings for each history."""
-        found: list[list[int]] = []
-        for start in range(0, len(pairs), _BATCH):
-            histories = [np.array(pair.history) for pair in pairs[start : start + _BATCH]]
-            found += self.bench.rank(["base"], histories, k)["base"]
-        return found
+    def example(self, pair: Pair, near: Sequence[int], part: str, latest: int) -> Sample:
+        """An answer of what was chosen next, then what `base` brings `near`: what one person happened to choose is hardly to be
+        foretold, and what people choose after such a history is. Searches begin with the `latest` of the history."""
+        if part == "queries":
+            said = json.dumps({"queries": self.searches(pair, near, latest, chosen=1)}, ensure_ascii=False)
+        else:
+            named = [
+                {"title": harmless(i.title, 80), "year": _year(i)}
+                for i in map(self.item, self.next(pair, near, 1)[:AHEAD])
+            ]
+            said = json.dumps({"named": named}, ensure_ascii=False)
+        return Sample(self.asked(pair, part), said)
 
-    def example(self, pair: Pair, fused: Sequence[int], part: str) -> Sample:
-        """What was chosen next, filled up with what `base` brings for the history: what one person happened to choose is hardly to
-        be foretold, and what people choose after such a history is."""
-        chosen = [row for row in pair.chosen if row not in pair.history][:CHOSEN]
-        near = [row for row in fused if row not in pair.history and row not in chosen]
-        rows = [*chosen, *near][:AHEAD]
-        return Sample(self.asked(pair, part), self.answer([self.item(row) for row in rows], part))
+    def searches(self, pair: Pair, near: Sequence[int], latest: int, chosen: int = 0) -> list[str]:
+        """At most N_QUERIES that pass the check: for the `latest` things of the history, the newest first, for as many of the
+        `chosen` ones, and for what is `near`."""
+        history = [self.item(row) for row in pair.history]
+        old = good_queries(
+            [self.described(row) for row in dict.fromkeys(reversed(pair.history))][: 3 * latest], history
+        )
+        new = [self.described(row) for row in self.next(pair, near, chosen)]
+        return good_queries([*old[:latest], *new], history)[:N_QUERIES]
 
-    def answer(self, chosen: Sequence[Item], part: str) -> str:
-        """The answer that names or describes these items."""
-        if part == "named":
-            named = [{"title": harmless(item.title, 80), "year": _year(item)} for item in chosen]
-            return json.dumps({"named": named}, ensure_ascii=False)
-        return json.dumps({"queries": [described(item, self.schema) for item in chosen]}, ensure_ascii=False)
+    @staticmethod
+    def next(pair: Pair, near: Sequence[int], chosen: int) -> list[int]:
+        """As many of the items `chosen` that are new to the history, then those `near` it."""
+        new = [row for row in pair.chosen if row not in pair.history][:chosen]
+        return [row for row in dict.fromkeys([*new, *near]) if row not in pair.history]
+
+    def described(self, row: int) -> str:
+        """The item as one would search for it: its title, and what else tells its kind where there is room."""
+        return described(self.item(row), self.schema)
 
 
 def described(item: Item, schema: Mapping[str, Field]) -> str:
-    """The item as one would search for it: its title, and what else tells its kind where there is room."""
+    """`Examples.described` of an item."""
     words = harmless(item.title, 200)
     for value in descriptive(item, schema)[:3]:
         value = harmless(value, WORDS)

@@ -177,7 +177,7 @@ class Lora:
             said[row, len(own) - answer - 1 : len(own) - 1] = True
             weights[row, len(own) - answer - 1 : len(own) - 1] = weight
         causal = self.model.get_base_model()
-        hidden = causal.model(input_ids=ids, attention_mask=there).last_hidden_state[said]
+        hidden = causal.model(input_ids=ids, attention_mask=there, use_cache=False).last_hidden_state[said]
         counts = weights[said] / max(whole, 1e-6)
         loss, gradient = _compared(hidden.detach(), causal.lm_head.weight, ids.roll(-1, 1)[said], counts)
         hidden.backward(gradient)

@@ -16,14 +16,14 @@ from agent.trained import PROMPTS, WEIGHTS, Adapter, Trained
 from agent.tuned import Tuned
 from eval import reranked
 from eval.answers import Progress, quiet
-from eval.arms import BUDGET, Bench
+from eval.arms import BUDGET
 from eval.errors import EvalError
 from eval.fitting import fit
 from eval.heard import Heard, heard
 from eval.judged import Judge
 from eval.search import Say, ranked
 from eval.train import queries, rank
-from eval.train.examples import Examples
+from eval.train.examples import Examples, near
 from eval.train.export import check_architecture, export
 from eval.train.lora import Lora
 from eval.train.pairs import pairs
@@ -112,13 +112,13 @@ def train(
         drawn = pairs(known, catalog.snapshot(), samples or SAMPLES[task], seed)
         say(f"fitting on {len(known.events)} events before the cut")
         signals = fit(known, catalog)
-        examples = Examples.of(catalog, prompts, Bench(signals))
+        examples, brought = Examples.of(catalog, prompts), near(known, catalog, drawn, seed)
         say(f"{len(drawn)} steps to learn from; loading {weights.stem}")
         lora = Lora(weights, seed)
         if task == "queries":
-            told = queries.teach(examples, drawn, lora, kept, progress)
+            told = queries.teach(examples, drawn, brought, repeating(known), lora, kept, progress)
         else:
-            windows = rank.samples(examples, drawn, seed)
+            windows = rank.samples(examples, drawn, brought, seed)
             if not windows:
                 raise EvalError(
                     f"{dataset}: no history has {rank.WINDOW} candidates to choose among; add items or events"
