@@ -126,7 +126,7 @@ def writing(store: Path) -> Iterator[None]:
         owner, depth = _held.get(key, (me, 0))
         if owner != me:
             raise StoreBusy(f"another thread of this process (pid {os.getpid()}) is writing {store}; try again later")
-        lock = _lock(store) if depth == 0 else None
+        lock = _lock(store, "writing") if depth == 0 else None
         _held[key] = (me, depth + 1)
     try:
         yield
@@ -140,7 +140,18 @@ def writing(store: Path) -> Iterator[None]:
                 os.close(lock)
 
 
-def _lock(store: Path) -> int:
+@contextmanager
+def alone(folder: Path, doing: str) -> Iterator[None]:
+    """Be the one process that is `doing` something in a folder, which is made. Raises StoreBusy naming the other's pid."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = _lock(folder, doing)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _lock(store: Path, doing: str) -> int:
     try:
         handle = os.open(store / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
@@ -150,7 +161,7 @@ def _lock(store: Path) -> int:
     except BlockingIOError:
         pid = os.read(handle, 32).decode(errors="replace").strip() or "unknown"
         os.close(handle)
-        raise StoreBusy(f"another process (pid {pid}) is writing {store}; wait until it is done") from None
+        raise StoreBusy(f"another process (pid {pid}) is {doing} {store}; wait until it is done") from None
     os.ftruncate(handle, 0)
     os.pwrite(handle, str(os.getpid()).encode(), 0)
     return handle

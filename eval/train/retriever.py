@@ -103,41 +103,42 @@ def train(
     say("indexing")
     index(dataset, folder)
     kept = folder / "trained" / UNFINISHED
-    with measured_catalog(folder, known.on) as catalog:
-        _check(folder, catalog)
-        snapshot = catalog.snapshot()
-        before = _material(known, snapshot, samples or PAIRS, seed)
-        made, loss = _taught(catalog.embedder, before, seed, kept / "encoder.pt", say, progress)
-        facts = _indexed(folder, made, say, progress)
-        # As the store will read it: in its precision, and whole documents.
-        with Catalog.open(made, create=False, embedder=Embedder(str(made))) as anew:
-            after, embedder = anew.vectors(snapshot.ids), anew.embedder
-        verdict = _verdict(known, snapshot, after, Tuned.load(folder).applied(Settings.load(), folder).decay)
-        searches, worse = _searched(snapshot, after, catalog.embedder, embedder, seed)
-    trained = places.retriever(folder)
-    first = untrained(trained) if trained else catalog.embedder.name
-    evidence = {
-        "on": "valid", "seen": seen_hash(dataset), "seed": seed, "pairs": len(before.pairs), "loss": loss,
-        "from": catalog.embedder.name, "untrained": first,
-        "verdict": verdict.as_json(), "title search": searches, "for use": None,
-    }  # fmt: skip
-    on = verdict.paid and not worse
-    if on:
-        judged = made
-        with Catalog.open(folder, create=False) as catalog:
-            for_use = _material(in_use, catalog.snapshot(), samples or PAIRS, seed)
-            if not for_use.same(before):
-                say("it pays; learning once more, for use")
-                made, loss = _taught(catalog.embedder, for_use, seed, kept / "for use.pt", say, progress)
-                facts = _indexed(folder, made, say, progress)
-                evidence["for use"] = {"pairs": len(for_use.pairs), "loss": loss, "data": data_hash(dataset)}
-        (made / EVIDENCE).write_text(json.dumps(evidence, indent=1) + "\n", encoding="utf-8")
-        _outdate(folder)
-        put_in_force(folder, made, facts, judged if judged != made else None)
-        with Catalog.open(folder, create=False) as catalog, History.open(folder) as history:
-            refresh(catalog, history)
-    shutil.rmtree(kept)
-    return Retrained(made.name, on, verdict, searches, evidence)
+    with places.alone(kept, "training in"):
+        with measured_catalog(folder, known.on) as catalog:
+            _check(folder, catalog)
+            snapshot = catalog.snapshot()
+            before = _material(known, snapshot, samples or PAIRS, seed)
+            made, loss = _taught(catalog.embedder, before, seed, kept / "encoder.pt", say, progress)
+            facts = _indexed(folder, made, say, progress)
+            # As the store will read it: in its precision, and whole documents.
+            with Catalog.open(made, create=False, embedder=Embedder(str(made))) as anew:
+                after, embedder = anew.vectors(snapshot.ids), anew.embedder
+            verdict = _verdict(known, snapshot, after, Tuned.load(folder).applied(Settings.load(), folder).decay)
+            searches, worse = _searched(snapshot, after, catalog.embedder, embedder, seed)
+        trained = places.retriever(folder)
+        first = untrained(trained) if trained else catalog.embedder.name
+        evidence = {
+            "on": "valid", "seen": seen_hash(dataset), "seed": seed, "pairs": len(before.pairs), "loss": loss,
+            "from": catalog.embedder.name, "untrained": first,
+            "verdict": verdict.as_json(), "title search": searches, "for use": None,
+        }  # fmt: skip
+        on = verdict.paid and not worse
+        if on:
+            judged = made
+            with Catalog.open(folder, create=False) as catalog:
+                for_use = _material(in_use, catalog.snapshot(), samples or PAIRS, seed)
+                if not for_use.same(before):
+                    say("it pays; learning once more, for use")
+                    made, loss = _taught(catalog.embedder, for_use, seed, kept / "for use.pt", say, progress)
+                    facts = _indexed(folder, made, say, progress)
+                    evidence["for use"] = {"pairs": len(for_use.pairs), "loss": loss, "data": data_hash(dataset)}
+            (made / EVIDENCE).write_text(json.dumps(evidence, indent=1) + "\n", encoding="utf-8")
+            _outdate(folder)
+            put_in_force(folder, made, facts, judged if judged != made else None)
+            with Catalog.open(folder, create=False) as catalog, History.open(folder) as history:
+                refresh(catalog, history)
+        shutil.rmtree(kept)
+        return Retrained(made.name, on, verdict, searches, evidence)
 
 
 def _check(folder: Path, catalog: Catalog) -> None:

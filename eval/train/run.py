@@ -91,10 +91,11 @@ def train(
 
     Learns from at most `samples` steps before the cut and is judged on at most `cases` validation cases. Run again after a kill it
     goes on where it stopped. Deterministic by seed on one machine's CPU; uses a GPU where there is one. Further keywords
-    override settings. Raises EvalError where there is too little to learn from, or the extra "train" is missing.
+    override settings. Raises EvalError where there is too little to learn from, or the extra "train" is missing;
+    StoreBusy where another process is at it.
     """
     from store.index import index
-    from store.place import default_store
+    from store.place import alone, default_store
 
     dataset = Path(dataset)
     known = validation_cases(dataset)
@@ -108,49 +109,52 @@ def train(
     weights = find_weights(in_force.model).resolve()
     check_architecture(weights)
     kept = folder / "trained" / f"{task}.unfinished"
-    with measured_catalog(folder, known.on) as catalog:
-        drawn = pairs(known, catalog.snapshot(), samples or SAMPLES[task], seed)
-        say(f"fitting on {len(known.events)} events before the cut")
-        signals = fit(known, catalog)
-        examples, brought = Examples.of(catalog, prompts), near(known, catalog, drawn, seed)
-        say(f"{len(drawn)} steps to learn from; loading {weights.stem}")
-        lora = Lora(weights, seed)
-        if task == "queries":
-            told = queries.teach(examples, drawn, brought, repeating(known), lora, kept, progress)
-        else:
-            windows = rank.samples(examples, drawn, brought, seed)
-            if not windows:
-                raise EvalError(
-                    f"{dataset}: no history has {rank.WINDOW} candidates to choose among; add items or events"
-                )
-            told = {"examples": len(windows)}
-            told["loss"] = lora.learn(windows, 1, kept / "windows.pt", "batches of windows learned", progress)
-        made = kept / "adapter"
-        lora.save(made)
-        export(made, weights)
-        adapter = Adapter(
-            task,
-            made,
-            file_hash(made / WEIGHTS),
-            file_hash(weights),
-            weights.stem,
-            prompts.fingerprint(*PROMPTS[task]),
-            on=False,
-            evidence={"on": "valid", "seen": seen_hash(dataset), "seed": seed, "steps": len(drawn), **told},
-        )
+    with alone(kept, "training in"):
+        with measured_catalog(folder, known.on) as catalog:
+            drawn = pairs(known, catalog.snapshot(), samples or SAMPLES[task], seed)
+            say(f"fitting on {len(known.events)} events before the cut")
+            signals = fit(known, catalog)
+            examples, brought = Examples.of(catalog, prompts), near(known, catalog, drawn, seed)
+            say(f"{len(drawn)} steps to learn from; loading {weights.stem}")
+            lora = Lora(weights, seed)
+            if task == "queries":
+                told = queries.teach(examples, drawn, brought, repeating(known), lora, kept, progress)
+            else:
+                windows = rank.samples(examples, drawn, brought, seed)
+                if not windows:
+                    raise EvalError(
+                        f"{dataset}: no history has {rank.WINDOW} candidates to choose among; add items or events"
+                    )
+                told = {"examples": len(windows)}
+                told["loss"] = lora.learn(windows, 1, kept / "windows.pt", "batches of windows learned", progress)
+            made = kept / "adapter"
+            lora.save(made)
+            export(made, weights)
+            adapter = Adapter(
+                task,
+                made,
+                file_hash(made / WEIGHTS),
+                file_hash(weights),
+                weights.stem,
+                prompts.fingerprint(*PROMPTS[task]),
+                on=False,
+                evidence={"on": "valid", "seen": seen_hash(dataset), "seed": seed, "steps": len(drawn), **told},
+            )
+            Trained.save(adapter)
+            del lora  # its memory is wanted by the engine that judges
+            judge = judging(
+                known, cases or CASES[task], signals, Tuned.load(folder), in_force.weights, repeating(known), seed, say
+            )
+            judged = _queries_judged if task == "queries" else _rank_judged
+            verdict, rewritten = judged(judge, adapter, catalog, in_force, folder / "measured" / "answers.db", progress)
+        adapter = replace(adapter, on=verdict.paid, evidence=adapter.evidence | {"verdict": verdict.as_json()})
         Trained.save(adapter)
-        del lora  # its memory is wanted by the engine that judges
-        judge = judging(
-            known, cases or CASES[task], signals, Tuned.load(folder), in_force.weights, repeating(known), seed, say
-        )
-        judged = _queries_judged if task == "queries" else _rank_judged
-        verdict, rewritten = judged(judge, adapter, catalog, in_force, folder / "measured" / "answers.db", progress)
-    adapter = replace(adapter, on=verdict.paid, evidence=adapter.evidence | {"verdict": verdict.as_json()})
-    Trained.save(adapter)
-    if verdict.paid or not Trained.load(folder).adapter(task):  # one that pays is not given up for one that does not
-        adapter = _taken_in(adapter, folder / "trained" / task)
-    shutil.rmtree(kept)
-    return Training(adapter, verdict, rewritten)
+        if verdict.paid or not Trained.load(folder).adapter(
+            task
+        ):  # one that pays is not given up for one that does not
+            adapter = _taken_in(adapter, folder / "trained" / task)
+        shutil.rmtree(kept)
+        return Training(adapter, verdict, rewritten)
 
 
 def _taken_in(adapter: Adapter, place: Path) -> Adapter:
