@@ -76,7 +76,7 @@ reproduce: .venv/.installed bench-scale
 	$(BIN)/evoke tune $(DATA)/ml-latest-small --store .cache/films
 	$(BIN)/evoke compare $(DATA)/ml-latest-small --store .cache/films --out .cache/films-run
 	$(BIN)/evoke train retriever $(DATA)/ml-latest-small --store .cache/films
-	$(BIN)/evoke train queries $(DATA)/ml-latest-small --store .cache/films --samples 2500
+	$(BIN)/evoke train queries $(DATA)/ml-latest-small --store .cache/films --samples 3200
 	$(BIN)/evoke tune $(DATA)/ml-latest-small --store .cache/films
 	$(BIN)/evoke compare $(DATA)/ml-latest-small --store .cache/films \
 		--arms queries,queries-adapter,dense,dense-retriever,dense+queries

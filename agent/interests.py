@@ -26,7 +26,6 @@ from store import History, Item
 from store.catalog import Field as SchemaField
 
 MAX_TOKENS = 420
-TEMPERATURE = 0.8
 
 
 async def interests(
@@ -118,11 +117,6 @@ class Call:
     form: type[BaseModel]
     adapter: Adapter | None = None
 
-    @property
-    def temperature(self) -> float:
-        """A trained model at its likeliest writes the same line again and again: several different ones have to be drawn."""
-        return TEMPERATURE if self.adapter else 0.0
-
 
 def calls(
     history: Sequence[Item],
@@ -172,7 +166,6 @@ async def answered(llm: LLM, asking: Sequence[Call], deadline: Deadline) -> Repl
                 c.form,
                 max_tokens=MAX_TOKENS,
                 deadline=deadline,
-                temperature=c.temperature,
                 adapter=c.adapter,
             )
             for c in asking

@@ -114,10 +114,7 @@ async def _answers(
         prompts = Prompts(settings.prompts)
         asking = [calls(history, prompts, parts, adapter) if history else [] for history in histories]
         model_key = llm.key_of(adapter)
-        keys = [
-            Kept.key(model_key, parts, [[call.messages, call.temperature] for call in each]) if each else None
-            for each in asking
-        ]
+        keys = [Kept.key(model_key, parts, [call.messages for call in each]) if each else None for each in asking]
 
         async def ask(row: int) -> Reply:
             return await _asked(llm, asking[row])

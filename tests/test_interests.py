@@ -61,6 +61,15 @@ def test_what_a_model_wrote_stays_first() -> None:
     assert found.named == [Named("X")]
 
 
+def test_built_queries_join_those_of_a_trained_model() -> None:
+    words = ["red bicycle bell", "green garden chair", "long walks at sea", "old maps of Rome", "cooking with fire"]
+    written = Interests(None, words, [])
+    assert topped_up(written, ITEMS[:3], SCHEMA, Stage("interests")).queries == words
+    joined = topped_up(written, ITEMS[:3], SCHEMA, Stage("interests"), beside=2).queries
+    assert joined[:5] == words
+    assert len(joined) == 7
+
+
 def test_what_holds_for_most_items_describes_none() -> None:
     assert descriptive(ITEMS[3], SCHEMA) == ["D0"]
     assert descriptive(ITEMS[0], SCHEMA) == ["Crime", "Ann Lee", "Drama"]

@@ -33,7 +33,7 @@ async def test_an_adapter_answers_alike_through_both(
     shares, firsts = {}, {}
     for name, adapter in {"plain": None, "adapter": rank_adapter}.items():
         embedded, served = LLM.embedded(), LLM(adapted_vllm.base_url)
-        ours, theirs = await labelled(embedded, asked, adapter), await labelled(served, asked, adapter)
+        ours, theirs = await asyncio.gather(labelled(embedded, asked, adapter), labelled(served, asked, adapter))
         await embedded.close()
         await served.close()
         firsts[name] = [best(labels) for labels in theirs]
