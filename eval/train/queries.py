@@ -86,8 +86,8 @@ def best_mix(
     examples: Examples, pairs: Sequence[Pair], near: Sequence[Sequence[int]], repeats: bool
 ) -> tuple[int, dict[int, float]]:
     """How many searches should describe the latest of a history; and for each number the recall@50 of what was chosen next by lists
-    that say the rest by heart. The most of them that is no surer found to be worse than one standard error: what a history holds a
-    model can copy, and what comes next it can only guess."""
+    that say the rest by heart. The highest number that is at most one standard error behind the best: what a history holds a model
+    can copy, and what comes next it can only guess."""
     found = {latest: _recall(examples, pairs, near, repeats, latest) for latest in LATEST}
     best = max(LATEST, key=lambda latest: found[latest].mean())
     behind = {latest: found[best] - own for latest, own in found.items()}
