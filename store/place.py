@@ -126,7 +126,7 @@ def writing(store: Path) -> Iterator[None]:
         owner, depth = _held.get(key, (me, 0))
         if owner != me:
             raise StoreBusy(f"another thread of this process (pid {os.getpid()}) is writing {store}; try again later")
-        lock = _lock(store, "writing") if depth == 0 else None
+        lock = _lock(store) if depth == 0 else None
         _held[key] = (me, depth + 1)
     try:
         yield
@@ -141,19 +141,18 @@ def writing(store: Path) -> Iterator[None]:
 
 
 @contextmanager
-def alone(folder: Path, doing: str) -> Iterator[None]:
-    """Be the one process that is `doing` something in a folder, which is made. Raises StoreBusy naming the other's pid."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = _lock(folder, doing)
+def training(store: Path, task: str) -> Iterator[None]:
+    """Be the one process that trains this for the store. Raises StoreBusy naming the other's pid."""
+    lock = _lock(store, f"training {task} for", f"{task}.lock")
     try:
         yield
     finally:
         os.close(lock)
 
 
-def _lock(store: Path, doing: str) -> int:
+def _lock(store: Path, doing: str = "writing", name: str = "lock") -> int:
     try:
-        handle = os.open(store / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        handle = os.open(store / name, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise StoreError(f"{store} cannot be written: {error.strerror}; choose another --store") from error
     try:

@@ -33,7 +33,7 @@ from eval.train.verdict import spread
 from eval.tune import validation_cases
 from prompts import Prompts
 from store import Catalog
-from store.place import alone
+from store.place import training
 from tests.recommending import FILMS
 from tests.test_cli import printed
 
@@ -240,10 +240,10 @@ def test_the_commands_teach_judge_and_keep_an_adapter(films: Path) -> None:
 
 
 def test_two_trainings_of_one_task_are_kept_apart(films: Path) -> None:
-    with alone(films / "trained" / "queries.unfinished", "training in"):
+    with training(films, "queries"):
         told = evoke("train", "queries", FILMS, "--store", films)
     assert told.returncode == 1
-    assert re.search(r"another process \(pid \d+\) is training in .*; wait until it is done", told.stderr)
+    assert re.search(r"another process \(pid \d+\) is training queries for .*; wait until it is done", told.stderr)
 
 
 def test_wrong_usage_is_refused_in_one_line(films: Path) -> None:

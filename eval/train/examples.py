@@ -84,7 +84,7 @@ class Examples:
         else:
             named = [
                 {"title": harmless(i.title, 80), "year": _year(i)}
-                for i in map(self.item, self.next(pair, near, 1)[:AHEAD])
+                for i in map(self.item, self.following(pair, near, 1)[:AHEAD])
             ]
             said = json.dumps({"named": named}, ensure_ascii=False)
         return Sample(self.asked(pair, part), said)
@@ -96,11 +96,11 @@ class Examples:
         old = good_queries(
             [self.described(row) for row in dict.fromkeys(reversed(pair.history))][: 3 * latest], history
         )
-        new = [self.described(row) for row in self.next(pair, near, chosen)]
+        new = [self.described(row) for row in self.following(pair, near, chosen)]
         return good_queries([*old[:latest], *new], history)[:N_QUERIES]
 
     @staticmethod
-    def next(pair: Pair, near: Sequence[int], chosen: int) -> list[int]:
+    def following(pair: Pair, near: Sequence[int], chosen: int) -> list[int]:
         """As many of the items `chosen` that are new to the history, then those `near` it."""
         new = [row for row in pair.chosen if row not in pair.history][:chosen]
         return [row for row in dict.fromkeys([*new, *near]) if row not in pair.history]

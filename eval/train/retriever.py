@@ -103,7 +103,7 @@ def train(
     say("indexing")
     index(dataset, folder)
     kept = folder / "trained" / UNFINISHED
-    with places.alone(kept, "training in"):
+    with places.training(folder, "retriever"):
         with measured_catalog(folder, known.on) as catalog:
             _check(folder, catalog)
             snapshot = catalog.snapshot()

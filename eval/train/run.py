@@ -95,7 +95,7 @@ def train(
     StoreBusy where another process is at it.
     """
     from store.index import index
-    from store.place import alone, default_store
+    from store.place import default_store, training
 
     dataset = Path(dataset)
     known = validation_cases(dataset)
@@ -109,7 +109,7 @@ def train(
     weights = find_weights(in_force.model).resolve()
     check_architecture(weights)
     kept = folder / "trained" / f"{task}.unfinished"
-    with alone(kept, "training in"):
+    with training(folder, task):
         with measured_catalog(folder, known.on) as catalog:
             drawn = pairs(known, catalog.snapshot(), samples or SAMPLES[task], seed)
             say(f"fitting on {len(known.events)} events before the cut")
@@ -149,9 +149,8 @@ def train(
             verdict, rewritten = judged(judge, adapter, catalog, in_force, folder / "measured" / "answers.db", progress)
         adapter = replace(adapter, on=verdict.paid, evidence=adapter.evidence | {"verdict": verdict.as_json()})
         Trained.save(adapter)
-        if verdict.paid or not Trained.load(folder).adapter(
-            task
-        ):  # one that pays is not given up for one that does not
+        # One that pays is not given up for one that does not.
+        if verdict.paid or not Trained.load(folder).adapter(task):
             adapter = _taken_in(adapter, folder / "trained" / task)
         shutil.rmtree(kept)
         return Training(adapter, verdict, rewritten)
