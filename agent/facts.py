@@ -6,10 +6,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prompts.cleaning import harmless
 from store import Item
 from store.catalog import Field
 
 WINDOW, STEP = 12, 8
+TITLE = 48
+"""Characters of a title in a search: longer ones take time to write, shorter ones find less."""
+WORDS = 32
+"""Characters up to which a search says more than the title."""
 
 
 def facts(item: Item) -> str:
@@ -59,6 +64,16 @@ def descriptive(item: Item, schema: Mapping[str, Field]) -> list[str]:
             if one and count <= field.count / 3:
                 found[str(one)] = count
     return sorted(found, key=lambda value: -found[value])
+
+
+def described(item: Item, schema: Mapping[str, Field]) -> str:
+    """The item as one would search for it: its title, cut, and what else tells its kind where there is room."""
+    words = harmless(item.title, 200)
+    for value in descriptive(item, schema)[:3]:
+        value = harmless(value, WORDS)
+        if len(words) + len(value) + 2 <= WORDS and value.casefold() not in words.casefold():
+            words += f", {value}"
+    return words if len(words) <= TITLE else words[:TITLE].rsplit(" ", 1)[0]
 
 
 def first_sentence(item: Item) -> str:

@@ -14,18 +14,20 @@ from typing import Any
 from pydantic import BaseModel
 
 from agent.errors import ModelError
-from agent.facts import lines
+from agent.facts import described, lines
 from agent.grounding import plain
 from agent.llm import LLM, Connect, Deadline, Reply, Usage
 from agent.results import NOTHING, Interest, Interests, Named, Profile, Stage
 from agent.topup import BESIDE, good_queries, topped_up
 from agent.trained import Adapter
-from agent.written import FORMS, N_NAMED, N_QUERIES, PARTS, Written
+from agent.written import FORMS, MOST_QUERIES, N_NAMED, N_QUERIES, PARTS, TRAINED, Written
 from prompts import Prompts
 from store import History, Item
 from store.catalog import Field as SchemaField
 
 MAX_TOKENS = 420
+SEEN = 8
+"""Things of a history that a trained model reads."""
 
 
 async def interests(
@@ -62,7 +64,7 @@ async def interests(
         former_ids = known.history if known else []
         if former and former.profile:
             stage.notes.append(f"refreshed with {len(history) - len(former_ids)} new events")
-        asking = calls(history, prompts, PARTS, adapter, former, former_ids)
+        asking = calls(history, prompts, schema, PARTS, adapter, former, former_ids)
         if adapter:
             stage.notes.append("trained adapter")
         reply = await answered(llm, asking, deadline)
@@ -121,6 +123,7 @@ class Call:
 def calls(
     history: Sequence[Item],
     prompts: Prompts,
+    schema: Mapping[str, SchemaField],
     parts: Sequence[str] = PARTS,
     adapter: Adapter | None = None,
     former: Interests | None = None,
@@ -135,7 +138,9 @@ def calls(
     trained: list[Call] = []
     if adapter:
         adapter.check_prompt(prompts)
-        trained = [Call(asked_trained(history, prompts, p), FORMS[p,], adapter) for p in parts if p != "profile"]
+        trained = [
+            Call(asked_trained(history, prompts, schema, p), TRAINED[p], adapter) for p in parts if p != "profile"
+        ]
         parts = tuple(p for p in parts if p == "profile")
     if not parts:
         return trained
@@ -147,9 +152,12 @@ def calls(
     return [Call(messages, FORMS[tuple(parts)]), *trained]
 
 
-def asked_trained(history: Sequence[Item], prompts: Prompts, part: str) -> list[dict[str, str]]:
-    """The messages that ask a trained model for one part, "queries" or "named"."""
-    return prompts.render("search", history=lines(history, window=8, step=4), parts=[part])
+def asked_trained(
+    history: Sequence[Item], prompts: Prompts, schema: Mapping[str, SchemaField], part: str
+) -> list[dict[str, str]]:
+    """The messages that ask a trained model for one part, "queries" or "named": the latest things, each once, newest first."""
+    latest = list({item.id: item for item in reversed(history)}.values())[:SEEN]
+    return prompts.render("search", history=[described(item, schema) for item in latest], parts=[part])
 
 
 async def answered(llm: LLM, asking: Sequence[Call], deadline: Deadline) -> Reply[Written]:
@@ -223,4 +231,4 @@ def checked(written: Written, history: Sequence[Item], former: Interests | None,
     named = list({plain(n.title): n for n in reversed(named)}.values())[::-1]
     liked = {plain(interest.name) for interest in kept}
     profile = Profile(written.summary, kept, [a for a in written.avoid if plain(a) and plain(a) not in liked])
-    return Interests(profile, queries[:N_QUERIES], named[:N_NAMED])
+    return Interests(profile, queries[:MOST_QUERIES], named[:N_NAMED])

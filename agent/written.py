@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from agent.topup import MIN_QUERIES
 
 N_QUERIES = 8
+MOST_QUERIES = 12
+"""A trained model writes so many where they are short."""
 N_NAMED = 10
 
 
@@ -39,9 +41,12 @@ class WrittenName(BaseModel):
     year: int | None = None
 
 
-def Lines(least: int, most: int) -> Any:  # noqa: N802  reads as the type's own field
-    """A list bounded in length. The least is asked of the model, but an answer that falls short is still used."""
-    return Field(default_factory=list, max_length=most, json_schema_extra={"minItems": least})
+def Lines(least: int, most: int, asked: int | None = None) -> Any:  # noqa: N802  reads as the type's own field
+    """A list bounded in length. The least is asked of the model, but an answer that falls short is still used; no more than is
+    `asked`, where that is less than the most."""
+    return Field(
+        default_factory=list, max_length=most, json_schema_extra={"minItems": least, "maxItems": asked or most}
+    )
 
 
 class WrittenProfile(BaseModel):
@@ -57,7 +62,13 @@ class WrittenQueries(BaseModel):
     """The part of the answer that searches the catalog."""
 
     model_config = ASKED
-    queries: list[Line(100)] = Lines(MIN_QUERIES, N_QUERIES)  # type: ignore[valid-type]
+    queries: list[Line(100)] = Lines(MIN_QUERIES, MOST_QUERIES, N_QUERIES)  # type: ignore[valid-type]
+
+
+class TrainedQueries(WrittenQueries):
+    """The same of a trained model, which ends by itself."""
+
+    queries: list[Line(100)] = Lines(MIN_QUERIES, MOST_QUERIES)  # type: ignore[valid-type]
 
 
 class WrittenNamed(BaseModel):
@@ -84,3 +95,5 @@ FORMS: Mapping[tuple[str, ...], type[BaseModel]] = {
     ("queries", "named"): WrittenSearch,
 }
 """The parts that can be asked for together, and the form of the answer."""
+TRAINED: Mapping[str, type[BaseModel]] = {"queries": TrainedQueries, "named": WrittenNamed}
+"""What a trained model is asked for, one part at a time."""

@@ -112,7 +112,7 @@ async def _answers(
     try:
         await llm.model_name()
         prompts = Prompts(settings.prompts)
-        asking = [calls(history, prompts, parts, adapter) if history else [] for history in histories]
+        asking = [calls(history, prompts, schema, parts, adapter) if history else [] for history in histories]
         model_key = llm.key_of(adapter)
         keys = [Kept.key(model_key, parts, [call.messages for call in each]) if each else None for each in asking]
 

@@ -3,10 +3,12 @@
 dense, queries, ...   one channel, or one baseline
 base                  everything fused, no model call
 full, full-x          base with the model's channels and ranking, as far as tuning left them on; the same without x
-a+b                   fused by reciprocal ranks: equally, or beside base by the weights in force
+a+b                   fused by reciprocal ranks: equally, dense+queries and dense+named by what tuning found, beside base by the
+                      weights in force
 a+rank                the first of a ranked by the model
 any-retriever         the same with the encoder as it was before `evoke train retriever`
 any-adapter           the same with the language model as it was before `evoke train queries` and `evoke train rank`
+any-training          the same with both as they were
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ DEFAULT = (
 )
 RANK = "rank"
 """The part of an arm that says that the model ranks what the others bring."""
-TRAINED = ("retriever", "adapter")
+TRAINED = ("retriever", "adapter", "training")
 """What training taught, and an arm does without by its ending."""
 JOINING = 0.3
 """Weight beside `base` of a model's channel, and share of its ranking, that tuning switched off, where an arm asks for it all the
@@ -82,8 +84,8 @@ def parts(arm: str, on: Sequence[str] = MODEL) -> Parts:
         else:
             known = ", ".join((*CHANNELS, *BASELINES, "base", "full"))
             raise EvalError(
-                f'there is no arm "{part}"; there are {known}; a+b fuses two, full-x leaves x out, a+rank ranks, and -retriever '
-                "or -adapter at the end of a whole arm does without what training taught"
+                f'there is no arm "{part}"; there are {known}; a+b fuses two, full-x leaves x out, a+rank ranks, and '
+                "-retriever, -adapter or -training at the end of a whole arm does without what training taught"
             )
     return tuple(sorted(dict.fromkeys(found), key=lambda single: single == RANK))
 
@@ -181,13 +183,14 @@ class Bench:
         return lists
 
     def by_weight(self, lists: Mapping[str, Lists], k: int) -> Lists:
-        """What an arm `a+b` fuses: all equally, but beside base what joins it by its weight, as the recommender does."""
+        """What an arm `a+b` fuses: all equally, a model's channel beside dense by what tuning found for that arm, and beside base
+        what joins it by its weight, as the recommender does."""
         return self.fused(lists, self.shares(lists), k)
 
     def shares(self, singles: Collection[str]) -> dict[str, float]:
         """The weights by which the lists of these single arms are fused."""
         if not any(single.startswith("base") for single in singles):
-            return dict.fromkeys(singles, 1.0)
+            return dict.fromkeys(singles, 1.0) | dict(self.baselines.get("+".join(sorted(singles)), {}))
         return {s: 1.0 if s.startswith("base") else self.weights.get(s, 0.0) or JOINING for s in singles}
 
     @staticmethod

@@ -52,7 +52,8 @@ def compare(
           last-item mean-history item-knn ease star           baselines
           dialogue mentioned                                  baselines for dialogues
           base full                                           fused: without a model, and with it as tuned
-          a+b  a+rank  full-x  a-retriever  a-adapter         fused, ranked, without x, without what training taught
+          a+b  a+rank  full-x                                 fused, ranked, without x
+          a-retriever  a-adapter  a-training                  without what training taught
     """
     from agent.progress import progress
     from agent.settings import Settings

@@ -30,8 +30,9 @@ from eval.search import Say, Unseen, cross_validated, goal, measures, ranked, va
 from store import Catalog, Hit
 
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
-QUERIES = (11, 8, 4)
+QUERIES = (15, 8, 4)
 DIVERSITIES = (0.05, 0.1, 0.2, 0.3)
+BESIDE_DENSE = (1.0, 0.6, 0.3, 2.0)
 SURE = 1.645
 """Standard errors that a gain must pass (one-sided p < .05), over LEAST_USERS users at least: fewer tell nothing."""
 DEPTH = 30
@@ -89,10 +90,11 @@ class Judge:
 
 @dataclass(frozen=True)
 class Channels:
-    """What was found of the model's channels: `settings`, the evidence, learned joining where it is on, and the judge with what the
-    channels bring joined to its lists."""
+    """What was found of the model's channels: `settings`, parameters of the `arms` dense+queries and dense+named, the evidence,
+    learned joining where it is on, and the judge with what the channels bring joined to its lists."""
 
     settings: dict[str, Any]
+    arms: dict[str, dict[str, float]]
     evidence: dict[str, Any]
     judge: Judge
     joined: Joined | None
@@ -128,9 +130,10 @@ def model_channels(
     )  # fmt: skip
     judge = judge.first(len(said))
     weights, tried = _weights(judge, said.lists)
+    arms, beside = _beside_dense(judge, said.lists)
     by_weight = judge.beside(said.lists, weights)
     evidence: dict[str, Any] = {
-        "model": said.model, "cases": len(said), "said": said.said, "tried": tried,
+        "model": said.model, "cases": len(said), "said": said.said, "tried": tried, "beside dense": beside,
         "seconds a case": float(np.mean(said.ms)) / 1000,
         "tokens a case": float((said.tokens_in + said.tokens_out).mean()),
         "without": measures(judge.quality()), "with": measures(by_weight.quality()),
@@ -144,11 +147,11 @@ def model_channels(
         judge.say(f"learned joining of {' and '.join(joined.channels)} is better than weights, and on")
         # A weight above 0 has the model asked; it counts where learned joining cannot serve, a model that is down among it.
         weights = {c: max(weights[c], WEIGHTS[1]) if c in joined.channels else 0.0 for c in MODEL}
-        return Channels({"weights": weights, "n_queries": settings.n_queries}, evidence, learned, joined)
+        return Channels({"weights": weights, "n_queries": settings.n_queries}, arms, evidence, learned, joined)
     found: dict[str, Any] = {"weights": weights}
     if weights["queries"]:
         found["n_queries"], evidence["queries"] = _how_many(judge, said, weights, catalog, settings, progress)
-    return Channels(found, evidence, by_weight, None)
+    return Channels(found, arms, evidence, by_weight, None)
 
 
 def _weights(judge: Judge, lists: Mapping[str, Lists]) -> tuple[dict[str, float], list[dict[str, float]]]:
@@ -165,6 +168,22 @@ def _weights(judge: Judge, lists: Mapping[str, Lists]) -> tuple[dict[str, float]
         best = top if judge.pays(goals[top] - goals[off]) else off
     tried = [dict(zip(MODEL, pair, strict=True)) | measures(found) for pair, found in quality.items()]
     return dict(zip(MODEL, best, strict=True)), tried
+
+
+def _beside_dense(
+    judge: Judge, lists: Mapping[str, Lists]
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """The weight of each of the model's channels in its arm with dense, the best by recall@100; and what each weight gave."""
+    dense = ranked(judge.bench, ["dense"], judge.cases)["dense"]
+    arms, tried = {}, {}
+    for channel, own in lists.items():
+        found = {}
+        for weight in BESIDE_DENSE:
+            fused = Bench.fused({"dense": dense, channel: own}, {channel: weight}, BUDGET)
+            found[weight] = float(values(judge.cases, fused, judge.bench.snapshot.ids)["recall@100"].mean())
+        arms[f"dense+{channel}"] = {channel: max(found, key=lambda weight: found[weight])}
+        tried[channel] = {f"{weight:g}": round(recall, 5) for weight, recall in found.items()}
+    return arms, tried
 
 
 def _how_many(

@@ -24,6 +24,8 @@ from eval.trust import before_retriever, measured_catalog, trusted, trusted_adap
 from store import Catalog
 from store.place import retriever
 
+FORMER = ("retriever", "training")
+"""What arms do without that rank by the encoder's vectors as they were before its training."""
 MODEL_CASES = 1000
 """Cases of a run in which an arm calls a model, unless told otherwise."""
 
@@ -78,7 +80,7 @@ def compare(
         not_run = _untrained(arms, folder, adapters)
         arms = [arm for arm in arms if arm not in not_run]
         bench = _bench(
-            [arm for arm in arms if untaught(arm)[1] != "retriever"],
+            [arm for arm in arms if untaught(arm)[1] not in FORMER],
             asked,
             catalog,
             dataset,
@@ -91,10 +93,12 @@ def compare(
         ran: dict[str, Ran] = {}
         for out in ("", *TRAINED):
             own = [arm for arm in arms if untaught(arm)[1] == out]
-            if out == "retriever" and own:
+            if out in FORMER and own:
                 with before_retriever(folder, catalog, progress) as former:
                     other = _bench(own, asked, former, dataset, folder, tuned, told, allow_repeats, switched_on, former)
-                    ran[out] = run_arms(own, other, former, asked, told, adapters, kept, progress)
+                    ran[out] = run_arms(
+                        own, other, former, asked, told, adapters if out == "retriever" else {}, kept, progress
+                    )
             elif own:
                 ran[out] = run_arms(own, bench, catalog, asked, told, {} if out else adapters, kept, progress)
         not_run |= {arm: reason for each in ran.values() for arm, reason in each.not_run.items()}
@@ -122,12 +126,14 @@ def compare(
 
 def _untrained(arms: Sequence[str], folder: Path, adapters: Mapping[str, Adapter]) -> dict[str, str]:
     """The arms that do without what was never taught, or is left aside here, each with the reason."""
-    there = {"": True, "retriever": retriever(folder) is not None, "adapter": bool(adapters)}
+    missing = [] if retriever(folder) else ["retriever"]
+    missing += [] if adapters else ["adapter"]
     commands = {"retriever": "evoke train retriever", "adapter": "evoke train queries"}
-    missing = {arm: out for arm in arms if not there[out := untaught(arm)[1]]}
     return {
-        arm: f"there is no trained {out} in use to do without; run `{commands[out]}` first"
-        for arm, out in missing.items()
+        arm: f"there is no trained {part} in use to do without; run `{commands[part]}` first"
+        for arm in arms
+        for part in missing
+        if untaught(arm)[1] in (part, "training")
     }
 
 

@@ -101,7 +101,7 @@ def tune(
         lists = {"base": unseen} if pays else ranked(bench, FUSED, judged)
         judge = Judge(judged, lists, {"base": 1.0} if pays else weights, bench, say)
         first = partial(Unseen.fit, candidates, chosen, cases.cases, **trees) if pays else None
-        found, evidence, joined = _joining(
+        found, arms, evidence, joined = _joining(
             judge, catalog, in_force, folder, steps, model_cases, minutes, progress, first
         )
         defaults = Settings.model_fields["weights"].get_default(call_default_factory=True)
@@ -110,7 +110,7 @@ def tune(
         found["weights"] = defaults | ({} if pays else weights) | found.get("weights", {})
         tuned = Tuned(
             settings=found,
-            baselines=baselines,
+            baselines=baselines | arms,
             learned=pays,
             evidence={
                 "on": "valid", "seen": seen, "seed": seed, "cases": len(cases), "users": cases.users, "repeats": repeats,
@@ -156,12 +156,14 @@ def _joining(
     minutes: float,
     progress: Progress,
     first: Callable[[], Unseen] | None,
-) -> tuple[dict[str, Any], dict[str, Any], Joined | None]:
-    """Settings of what joins base (model channels, diversity, ranking), the evidence for each, and learned joining where it is on.
+) -> tuple[dict[str, Any], dict[str, dict[str, float]], dict[str, Any], Joined | None]:
+    """Settings of what joins base (model channels, diversity, ranking), parameters of arms with the model's channels, the evidence
+    for each, and learned joining where it is on.
 
     `first` gives the odds of learned fusion for cases whose users it has not seen.
     """
     found: dict[str, Any] = {}
+    arms: dict[str, dict[str, float]] = {}
     joined = None
     evidence: dict[str, Any] = {}
     seconds = 60 * minutes
@@ -174,7 +176,7 @@ def _joining(
             channels = model_channels(
                 asking, catalog, settings, trained.adapter("queries"), kept, progress, READING * seconds, first
             )
-            found, evidence["model channels"] = channels.settings, channels.evidence
+            found, arms, evidence["model channels"] = channels.settings, channels.arms, channels.evidence
             asking, joined = channels.judge, channels.joined
         except ModelError as error:
             judge.say(
@@ -194,7 +196,7 @@ def _joining(
             )
         except ModelError as error:
             evidence["ranking"] = {"not judged": error.reason}
-    return found, evidence, joined
+    return found, arms, evidence, joined
 
 
 def _drawn(cases: Cases, seed: int) -> list[int]:

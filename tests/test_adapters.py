@@ -93,27 +93,32 @@ async def test_plain_answers_stay_plain_beside_adapters(made: Made) -> None:
 
 @pytest.fixture
 def record(tmp_path: Path) -> Callable[..., Adapter]:
-    """Makes the record of an adapter that no engine could run, in the store `tmp_path / "store"` or in another."""
+    """`recorded` in the store `tmp_path / "store"`, or in another."""
 
     def make(task: str, store: Path = tmp_path / "store", **other: Any) -> Adapter:
-        folder = store / "trained" / task
-        folder.mkdir(parents=True)
-        (folder / "adapter_model.safetensors").write_bytes(task.encode())
-        (folder / "adapter.gguf").write_bytes(b"nothing")
-        (folder / "adapter_config.json").write_text('{"r": 12}')
-        facts = {
-            "hash": file_hash(folder / "adapter_model.safetensors"),
-            "weights": file_hash(find_weights()),
-            "model": "TheModel",
-            "prompt": Prompts().fingerprint(*PROMPTS[task]),
-            "on": True,
-            "evidence": {"ndcg@10": [0.1, 0.2]},
-        }
-        found = Adapter(task=task, folder=folder, **(facts | other))
-        Trained.save(found)
-        return found
+        return recorded(task, store, **other)
 
     return make
+
+
+def recorded(task: str, store: Path, **other: Any) -> Adapter:
+    """The record of an adapter that no engine could run, in the store."""
+    folder = store / "trained" / task
+    folder.mkdir(parents=True)
+    (folder / "adapter_model.safetensors").write_bytes(task.encode())
+    (folder / "adapter.gguf").write_bytes(b"nothing")
+    (folder / "adapter_config.json").write_text('{"r": 12}')
+    facts = {
+        "hash": file_hash(folder / "adapter_model.safetensors"),
+        "weights": file_hash(find_weights()),
+        "model": "TheModel",
+        "prompt": Prompts().fingerprint(*PROMPTS[task]),
+        "on": True,
+        "evidence": {"ndcg@10": [0.1, 0.2]},
+    }
+    found = Adapter(task=task, folder=folder, **(facts | other))
+    Trained.save(found)
+    return found
 
 
 async def ask(llm: LLM, adapter: Adapter) -> Any:

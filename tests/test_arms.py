@@ -47,6 +47,7 @@ def bench(films_store: Path, cases: Cases) -> Iterator[Bench]:
         ("base+rank", (), ("base", "rank")),
         ("full-queries-retriever", ("queries", "named"), ("base", "named")),
         ("dense+queries-adapter", (), ("dense", "queries")),
+        ("queries-training", (), ("queries",)),
     ],
 )
 def test_an_arm_is_what_its_name_says(arm: str, on: tuple[str, ...], singles: tuple[str, ...]) -> None:
@@ -99,8 +100,12 @@ def test_plus_fuses_equally_and_beside_base_by_weight(bench: Bench, cases: Cases
     said = [list(range(340, 320, -1)) for _ in read]
     given = {("queries", ("queries",)): said}
     tuned = Bench(bench.signals, weights=dict(bench.weights) | {"queries": 0.05}, on=("queries",))
-    ranked = tuned.rank(["full", "queries"], read, 100, given)
+    ranked = tuned.rank(["full", "queries", "dense+queries"], read, 100, given)
     assert ranked["queries"] == said
+    heard = {"dense": lists["dense"], "queries": said}
+    assert ranked["dense+queries"] == Bench.fused(heard, {}, 100)
+    found = Bench(bench.signals, baselines={"dense+queries": {"queries": 0.3}})
+    assert found.rank(["dense+queries"], read, 100, given)["dense+queries"] == Bench.fused(heard, {"queries": 0.3}, 100)
     assert ranked["full"] == Bench.fused({"base": base, "queries": said}, {"base": 1.0, "queries": 0.05}, 100)
 
 

@@ -19,6 +19,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from agent.embedded import file_hash, find_weights
+from agent.facts import TITLE
+from agent.interests import SEEN
 from agent.topup import good_queries
 from agent.trained import WEIGHTS, Trained
 from eval.answers import quiet
@@ -26,7 +28,7 @@ from eval.cases import load_cases
 from eval.errors import EvalError
 from eval.train import lora as lora_module
 from eval.train import optimizing, queries
-from eval.train.examples import WORDS, Examples, near
+from eval.train.examples import SPELLED, Examples, near
 from eval.train.lora import Lora, Sample
 from eval.train.pairs import Pair, pairs
 from eval.train.verdict import spread
@@ -150,11 +152,15 @@ def test_examples_are_told_in_the_catalogs_words_and_never_repeat_the_history(ex
         named = json.loads(examples.example(pair, brought, "named", 0).answer)["named"]
         old = {examples.described(row) for row in pair.history}
         assert not old & set(told)
-        assert all(len(query) <= WORDS for query in told)
+        assert all(len(query) <= TITLE for query in told)
+        assert sum(map(len, told)) <= SPELLED
         assert {title["title"] for title in named} <= set(examples.snapshot.titles)
         latest = json.loads(examples.example(pair, brought, "queries", 2).answer)["queries"]
         assert len(old & set(latest)) == len(old & set(latest[:2])) <= 2
         assert good_queries(latest, [examples.item(row) for row in pair.history]) == latest
+        lines = examples.asked(pair, "queries")[1]["content"].splitlines()
+        shown = [json.loads(line) for line in lines if line.startswith('"')]
+        assert shown == [examples.described(row) for row in dict.fromkeys(reversed(pair.history))][:SEEN]
 
 
 def test_what_base_brings_for_a_pair_was_fitted_on_other_people(examples: Examples) -> None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from eval.train import encoder, optimizing, retriever
 from eval.train.encoder import Encoder, Material
 from eval.train.pairs import pairs, sequences
 from eval.train.verdict import Verdict
+from eval.trust import seen_hash
 from eval.tune import validation_cases
 from store import Catalog, History
 from store import place as places
@@ -32,7 +34,8 @@ from store.embedder import Embedder
 from store.errors import StoreError
 from store.index import index
 from store.retrained import embed_anew, put_in_force
-from tests.recommending import FILMS
+from tests.recommending import FILMS, modelled
+from tests.test_adapters import recorded
 
 NOBODY = "http://127.0.0.1:9/v1"
 
@@ -245,7 +248,7 @@ def noised(self: Encoder, *_: Any) -> float:
 
 @pytest.mark.parametrize("paid", [True, False])
 def test_only_what_pays_is_put_in_force(
-    films: Path, hashing: None, monkeypatch: pytest.MonkeyPatch, paid: bool
+    films: Path, hashing: None, monkeypatch: pytest.MonkeyPatch, model_server: Callable[..., Any], paid: bool
 ) -> None:
     monkeypatch.setattr(Encoder, "learn", noised)
     verdict = Verdict(10, 5, {"dense": {"recall@50": 0.1}}, [], paid)
@@ -276,6 +279,15 @@ def test_only_what_pays_is_put_in_force(
     assert run.arms["dense"]["mrr"] != run.arms["dense-retriever"]["mrr"]
     with Catalog.open(films / "measured" / "before", create=False) as former:
         assert former.embedder.fingerprint == Embedder().fingerprint
+    server = model_server(modelled())
+    with pytest.raises(EvalError, match="no trained adapter in use to do without; run `evoke train queries`"):
+        compare(FILMS, ["queries-training"], store=films, base_url=server.base_url, cases=5)
+    adapter = recorded("queries", films, evidence={"on": "valid", "seen": seen_hash(FILMS)})
+    server.models.append(adapter.name)
+    arms = ["queries", "queries-adapter", "queries-training"]
+    run = compare(FILMS, arms, store=films, base_url=server.base_url, model=server.models[0], cases=5)
+    assert [request["model"] for request in server.requests].count(adapter.name) == run.cases
+    assert run.arms["queries-adapter"]["mrr"] != run.arms["queries-training"]["mrr"]
 
 
 SMALL = """

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 
-from agent.facts import descriptive
+from agent.facts import described
 from agent.interests import asked_trained
 from agent.topup import good_queries
-from agent.written import N_QUERIES
+from agent.written import MOST_QUERIES
 from eval.arms import Bench
 from eval.fitting import fit
 from eval.records import Cases
@@ -23,8 +24,8 @@ from store import Catalog, Item
 from store.catalog import Field
 from store.snapshot import Snapshot
 
-WORDS = 32
-"""Characters of a search: long ones take time to write, and find no more."""
+SPELLED = 330
+"""Characters of all searches of a list: what is longer takes too long to write."""
 NEAR = 40
 """What `base` brings for a history that is learned from."""
 FOLDS = 3
@@ -74,7 +75,7 @@ class Examples:
 
     def asked(self, pair: Pair, part: str) -> list[dict[str, str]]:
         """The prompt for one part of what a trained model writes."""
-        return asked_trained([self.item(row) for row in pair.history], self.prompts, part)
+        return asked_trained([self.item(row) for row in pair.history], self.prompts, self.schema, part)
 
     def example(self, pair: Pair, near: Sequence[int], part: str, latest: int) -> Sample:
         """An answer of what was chosen next, then what `base` brings `near`: what one person happened to choose is hardly to be
@@ -90,14 +91,15 @@ class Examples:
         return Sample(self.asked(pair, part), said)
 
     def searches(self, pair: Pair, near: Sequence[int], latest: int, chosen: int = 0) -> list[str]:
-        """At most N_QUERIES that pass the check: for the `latest` things of the history, the newest first, for as many of the
-        `chosen` ones, and for what is `near`."""
+        """At most MOST_QUERIES of SPELLED characters that pass the check: for the `latest` things of the history, the newest first,
+        for as many of the `chosen` ones, and for what is `near`."""
         history = [self.item(row) for row in pair.history]
         old = good_queries(
             [self.described(row) for row in dict.fromkeys(reversed(pair.history))][: 3 * latest], history
         )
         new = [self.described(row) for row in self.following(pair, near, chosen)]
-        return good_queries([*old[:latest], *new], history)[:N_QUERIES]
+        good = good_queries([*old[:latest], *new], history)[:MOST_QUERIES]
+        return [query for query, end in zip(good, accumulate(map(len, good)), strict=True) if end <= SPELLED]
 
     @staticmethod
     def following(pair: Pair, near: Sequence[int], chosen: int) -> list[int]:
@@ -106,18 +108,8 @@ class Examples:
         return [row for row in dict.fromkeys([*new, *near]) if row not in pair.history]
 
     def described(self, row: int) -> str:
-        """The item as one would search for it: its title, and what else tells its kind where there is room."""
+        """The item as one would search for it."""
         return described(self.item(row), self.schema)
-
-
-def described(item: Item, schema: Mapping[str, Field]) -> str:
-    """`Examples.described` of an item."""
-    words = harmless(item.title, 200)
-    for value in descriptive(item, schema)[:3]:
-        value = harmless(value, WORDS)
-        if len(words) + len(value) + 2 <= WORDS and value.casefold() not in words.casefold():
-            words += f", {value}"
-    return words if len(words) <= WORDS else words[:WORDS].rsplit(" ", 1)[0]
 
 
 def _year(item: Item) -> int | None:

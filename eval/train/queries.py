@@ -20,7 +20,7 @@ import numpy as np
 from agent.answers import parse
 from agent.errors import BadAnswer
 from agent.topup import good_queries
-from agent.written import FORMS, N_QUERIES
+from agent.written import MOST_QUERIES, TRAINED
 from eval.answers import Progress
 from eval.train.examples import Examples
 from eval.train.lora import Lora, Sample
@@ -38,7 +38,7 @@ BEGUN = '{"queries": ["'
 """How every answer begins: served, the form is held by a grammar."""
 REWARDED = 100
 """A search is rewarded where it ranks what was chosen among so many."""
-TOKENS = 110
+TOKENS = 130
 LATEST = (0, 2, 4, 6)
 """Of a list's searches, so many may describe what was chosen last."""
 COMPARED = 1500
@@ -134,7 +134,7 @@ def winners(
         reward = gains.sum(axis=1)
         rewards.append(gains.max(axis=0).mean())
         if reward.max() > 0:
-            best = [own[row] for row in np.argsort(-reward, kind="stable")[:N_QUERIES]]
+            best = [own[row] for row in np.argsort(-reward, kind="stable")[:MOST_QUERIES]]
             weight = 1.0 + float(missed[gains.max(axis=0) > 0].any())
             samples.append(
                 Sample(examples.asked(pair, "queries"), json.dumps({"queries": best}, ensure_ascii=False), weight)
@@ -160,7 +160,7 @@ def _drawn(examples: Examples, pairs: Sequence[Pair], lora: Lora, kept: Path, pr
         written: list[str] = []
         for text in texts[row * DRAWS : (row + 1) * DRAWS]:
             try:
-                written += parse(text, FORMS["queries",])[0].queries  # type: ignore[attr-defined]
+                written += parse(text, TRAINED["queries"])[0].queries  # type: ignore[attr-defined]
             except BadAnswer:
                 continue
         lists.append(good_queries(written, [examples.item(item) for item in pair.history]))
