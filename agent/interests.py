@@ -26,6 +26,8 @@ from store import History, Item
 from store.catalog import Field as SchemaField
 
 MAX_TOKENS = 420
+PENALTY = 0.5
+"""On what a trained model has said before (OpenAI's `frequency_penalty`): at its likeliest a small one says it again and again."""
 SEEN = 8
 """Things of a history that a trained model reads."""
 
@@ -78,7 +80,7 @@ async def interests(
     if reply.partial:
         stage.notes.append("the answer was cut short; what was complete is used")
     passed = checked(reply.value, history, former, stage)
-    found = topped_up(passed, history, schema, stage, BESIDE if adapter else 0)
+    found = topped_up(passed, history, schema, stage, BESIDE if adapter else 0, adapter.latest if adapter else 0)
     if not stage.degraded:  # half an answer is not what the next request should go by
         cache.save_profile(user, ids, key, stage.prompt, found.as_json())
     return found
@@ -174,6 +176,7 @@ async def answered(llm: LLM, asking: Sequence[Call], deadline: Deadline) -> Repl
                 c.form,
                 max_tokens=MAX_TOKENS,
                 deadline=deadline,
+                frequency_penalty=PENALTY if c.adapter else 0.0,
                 adapter=c.adapter,
             )
             for c in asking

@@ -117,6 +117,7 @@ class LLM:
         max_tokens: int,
         deadline: Deadline,
         temperature: float = 0.0,
+        frequency_penalty: float = 0.0,
         seed: int = 0,
         adapter: Adapter | None = None,
     ) -> Reply[M]:
@@ -126,6 +127,7 @@ class LLM:
         nothing can be used, also where `adapter` cannot be had; defaults in `schema` stand for what an answer lacks.
         """
         options = {"max_completion_tokens": max_tokens, "temperature": temperature, "seed": seed}
+        options |= {"frequency_penalty": frequency_penalty} if frequency_penalty else {}
         options |= self._constraint(schema.__name__, answers.form(schema))
         # Streamed, so that what was written before a deadline or a dropped connection is not lost.
         stream = TextStream(lambda stream: self._chunks(stream, messages, deadline, adapter, **options))

@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     )
     decay: float = Field(0.8, gt=0, le=1, description="what a history item weighs in recall against the one after it")
     budget: int = Field(200, ge=10, description="candidates each channel may bring")
-    n_queries: int = Field(15, ge=1, le=15, description="queries of a profile that are searched with, the first ones")
+    n_queries: int = Field(21, ge=1, le=21, description="queries of a profile that are searched with, the first ones")
     diversity: float = Field(0.0, ge=0, le=1, description="0: by score alone; 1: as unlike each other as can be")
     rank_weight: float = Field(0.0, ge=0, le=1, description="share of the model's ranking in the score; 0: rank is off")
     rank_depth: int = Field(20, ge=2, description="how many candidates the model ranks")

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from rapidfuzz import fuzz
 
-from agent.facts import descriptive, first_sentence
+from agent.facts import described, descriptive, first_sentence
 from agent.grounding import plain
 from agent.results import Interest, Interests, Profile, Stage
 from store import Item
@@ -38,10 +38,15 @@ def good_queries(queries: Sequence[str], history: Sequence[Item]) -> list[str]:
 
 
 def topped_up(
-    found: Interests, history: Sequence[Item], schema: Mapping[str, Field], stage: Stage, beside: int = 0
+    found: Interests,
+    history: Sequence[Item],
+    schema: Mapping[str, Field],
+    stage: Stage,
+    beside: int = 0,
+    latest: int = 0,
 ) -> Interests:
     """Fill up what the model left open with queries and interests built from the fields and text of recent items; at least `beside`
-    queries are built where there is material for them."""
+    queries are built where there is material for them. The `latest` items themselves are searched for first."""
     profile = found.profile or Profile("", [], [])
     if not profile.interests:
         built = interests_from_fields(history, schema)
@@ -49,9 +54,12 @@ def topped_up(
         profile = replace(profile, summary=summary, interests=built)
         stage.notes.append("interests built from the history's fields")
     queries = list(found.queries)
+    if latest:
+        queries = good_queries(queries_for_latest(history, schema, latest) + queries, history)
     most = max(MIN_QUERIES, len(queries) + beside)
     if len(queries) < most:
         queries = good_queries(queries + queries_from_fields(history, schema), history)[:most]
+    if len(queries) > len(found.queries):
         stage.notes.append(f"{len(queries) - len(found.queries)} queries built from the history's fields")
     return Interests(profile, queries, found.named)
 
@@ -68,6 +76,12 @@ def interests_from_fields(history: Sequence[Item], schema: Mapping[str, Field]) 
         Interest(value, round(n / len(recent), 3), [id for id, found in values.items() if value in found][-5:])
         for value, n in top
     ]
+
+
+def queries_for_latest(history: Sequence[Item], schema: Mapping[str, Field], n: int) -> list[str]:
+    """At most `n` queries for the latest items, the newest first, each described as one would search for it."""
+    latest = list({item.id: item for item in reversed(history)}.values())[: 3 * n]
+    return good_queries([described(item, schema) for item in latest], history)[:n]
 
 
 def queries_from_fields(history: Sequence[Item], schema: Mapping[str, Field]) -> list[str]:

@@ -56,6 +56,11 @@ class Adapter:
         return self.folder / GGUF
 
     @property
+    def latest(self) -> int:
+        """How many of a history's latest things are searched for beside what it writes: what training found to find most."""
+        return int(self.evidence.get("latest", 0))
+
+    @property
     def rank(self) -> int:
         """The rank of its matrices. Raises AdapterRefused where its configuration cannot be read."""
         try:

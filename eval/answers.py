@@ -18,7 +18,7 @@ from typing import Any
 
 from agent import bridge, embedded, model
 from agent.errors import BadAnswer, ModelDown, ModelError
-from agent.interests import MAX_TOKENS, Call, answered, calls, checked
+from agent.interests import MAX_TOKENS, PENALTY, Call, answered, calls, checked
 from agent.llm import LLM, Deadline
 from agent.results import NOTHING, Interests, Stage
 from agent.settings import Settings
@@ -216,7 +216,9 @@ class Kept:
     @staticmethod
     def key(model: str, parts: Sequence[str], messages: Any) -> str:
         """A hash of what is asked of whom: the messages hold the history as the prompts put it."""
-        return hashlib.blake2b(json.dumps([model, parts, messages, MAX_TOKENS]).encode(), digest_size=16).hexdigest()
+        return hashlib.blake2b(
+            json.dumps([model, parts, messages, MAX_TOKENS, PENALTY]).encode(), digest_size=16
+        ).hexdigest()
 
     def get(self, key: str) -> Reply | None:
         row = self._db.execute("SELECT reply FROM answers WHERE key = ?", (key,)).fetchone()
@@ -237,7 +239,7 @@ def _used(reply: Reply, history: Sequence[Item], schema: Mapping[str, Field], ad
     written = Written.model_validate(reply.written or {})
     passed = checked(written, history, None, stage)
     return Answer(
-        topped_up(passed, history, schema, stage, BESIDE if adapter else 0),
+        topped_up(passed, history, schema, stage, BESIDE if adapter else 0, adapter.latest if adapter else 0),
         reply,
         calls=1,
         queries=len(written.queries),

@@ -30,7 +30,7 @@ from eval.search import Say, Unseen, cross_validated, goal, measures, ranked, va
 from store import Catalog, Hit
 
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
-QUERIES = (15, 8, 4)
+QUERIES = (21, 8, 4)
 DIVERSITIES = (0.05, 0.1, 0.2, 0.3)
 BESIDE_DENSE = (1.0, 0.6, 0.3, 2.0)
 SURE = 1.645

@@ -90,3 +90,19 @@ def test_the_schema_is_one_and_survives_answers_that_broke_off() -> None:
     asked = Written.model_json_schema(mode="serialization")
     assert asked["properties"]["queries"]["minItems"] == MIN_QUERIES
     assert set(asked["required"]) == {"summary", "interests", "avoid", "queries", "named"}
+
+
+def test_the_latest_things_are_searched_for_beside_what_a_trained_model_writes() -> None:
+    titles = [
+        "Anna walks the very long way home again and again, whatever the weather may be",
+        "Seven brothers dig for water under an old quarry that nobody has worked for years",
+        "How to build a boat from what a storm leaves on the beach, told by those who did",
+    ]
+    history = [Item(title[0], title, "") for title in titles]
+    written = Interests(None, ["red bicycle bell"], [])
+    found = topped_up(written, [*history, history[1]], SCHEMA, Stage("interests"), latest=2).queries
+    assert found[:3] == [
+        "Seven brothers dig for water under an old",
+        "How to build a boat from what a storm leaves on",
+        "red bicycle bell",
+    ]

@@ -75,13 +75,13 @@ class Examples:
 
     def asked(self, pair: Pair, part: str) -> list[dict[str, str]]:
         """The prompt for one part of what a trained model writes."""
-        return asked_trained([self.item(row) for row in pair.history], self.prompts, self.schema, part)
+        return asked_trained(self.history(pair), self.prompts, self.schema, part)
 
-    def example(self, pair: Pair, near: Sequence[int], part: str, latest: int) -> Sample:
+    def example(self, pair: Pair, near: Sequence[int], part: str) -> Sample:
         """An answer of what was chosen next, then what `base` brings `near`: what one person happened to choose is hardly to be
-        foretold, and what people choose after such a history is. Searches begin with the `latest` of the history."""
+        foretold, and what people choose after such a history is."""
         if part == "queries":
-            said = json.dumps({"queries": self.searches(pair, near, latest, chosen=1)}, ensure_ascii=False)
+            said = json.dumps({"queries": self.searches(pair, near, 1)}, ensure_ascii=False)
         else:
             named = [
                 {"title": harmless(i.title, 80), "year": _year(i)}
@@ -90,15 +90,11 @@ class Examples:
             said = json.dumps({"named": named}, ensure_ascii=False)
         return Sample(self.asked(pair, part), said)
 
-    def searches(self, pair: Pair, near: Sequence[int], latest: int, chosen: int = 0) -> list[str]:
-        """At most MOST_QUERIES of SPELLED characters that pass the check: for the `latest` things of the history, the newest first,
-        for as many of the `chosen` ones, and for what is `near`."""
-        history = [self.item(row) for row in pair.history]
-        old = good_queries(
-            [self.described(row) for row in dict.fromkeys(reversed(pair.history))][: 3 * latest], history
-        )
+    def searches(self, pair: Pair, near: Sequence[int], chosen: int = 0) -> list[str]:
+        """At most MOST_QUERIES of SPELLED characters that pass the check: for as many of the `chosen` things, and for what is
+        `near`."""
         new = [self.described(row) for row in self.following(pair, near, chosen)]
-        good = good_queries([*old[:latest], *new], history)[:MOST_QUERIES]
+        good = good_queries(new, self.history(pair))[:MOST_QUERIES]
         return [query for query, end in zip(good, accumulate(map(len, good)), strict=True) if end <= SPELLED]
 
     @staticmethod
@@ -106,6 +102,10 @@ class Examples:
         """As many of the items `chosen` that are new to the history, then those `near` it."""
         new = [row for row in pair.chosen if row not in pair.history][:chosen]
         return [row for row in dict.fromkeys([*new, *near]) if row not in pair.history]
+
+    def history(self, pair: Pair) -> list[Item]:
+        """The items of a pair's history."""
+        return [self.item(row) for row in pair.history]
 
     def described(self, row: int) -> str:
         """The item as one would search for it."""

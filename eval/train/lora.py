@@ -29,7 +29,7 @@ WRITING = 32
 
 _ROWS = 256
 
-HELD = 4096
+HELD = 2048
 """Tokens that go through the model at once: about 1.5 MB of each are held until it has run backwards."""
 
 Messages = Sequence[dict[str, str]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,12 @@ from typing import Any
 
 SAVED_EVERY = 60.0
 """Seconds between checkpoints."""
+
+
+def few_kernels() -> None:
+    """Have PyTorch keep few of the kernels that oneDNN makes for each length of a batch on a CPU: a thousand, as by default, hold
+    ten gigabytes. To be called before anything is computed; afterwards it has no effect."""
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
 
 
 def schedule(step: int, steps: int, warm: float) -> float:

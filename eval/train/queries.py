@@ -19,7 +19,7 @@ import numpy as np
 
 from agent.answers import parse
 from agent.errors import BadAnswer
-from agent.topup import good_queries
+from agent.topup import good_queries, queries_for_latest
 from agent.written import MOST_QUERIES, TRAINED
 from eval.answers import Progress
 from eval.train.examples import Examples
@@ -40,7 +40,7 @@ REWARDED = 100
 """A search is rewarded where it ranks what was chosen among so many."""
 TOKENS = 130
 LATEST = (0, 2, 4, 6)
-"""Of a list's searches, so many may describe what was chosen last."""
+"""So many of the things chosen last may be searched for themselves."""
 COMPARED = 1500
 """Histories that these are compared on."""
 FOUND = 50
@@ -67,7 +67,7 @@ def teach(
         if pair.user not in tried and set(pair.chosen) - set(pair.history)
     ]
     samples = [
-        examples.example(pair, brought, "named" if at % NAMED_SHARE == NAMED_SHARE - 1 else "queries", latest)
+        examples.example(pair, brought, "named" if at % NAMED_SHARE == NAMED_SHARE - 1 else "queries")
         for at, (pair, brought) in enumerate(known)
     ]
     told: dict[str, Any] = {"examples": len(samples), "latest": latest, "recall by latest": found}
@@ -85,9 +85,9 @@ def teach(
 def best_mix(
     examples: Examples, pairs: Sequence[Pair], near: Sequence[Sequence[int]], repeats: bool
 ) -> tuple[int, dict[int, float]]:
-    """How many searches should describe the latest of a history; and for each number the recall@50 of what was chosen next by lists
-    that say the rest by heart. The highest number that is at most one standard error behind the best: what a history holds a model
-    can copy, and what comes next it can only guess."""
+    """How many of a history's latest things should be searched for beside what the model writes; and for each number the recall@50
+    of what was chosen next, by lists that say by heart what the model is to learn. The highest number that is at most one standard
+    error behind the best: what a history holds is known, and what comes next is only guessed."""
     found = {latest: _recall(examples, pairs, near, repeats, latest) for latest in LATEST}
     best = max(LATEST, key=lambda latest: found[latest].mean())
     behind = {latest: found[best] - own for latest, own in found.items()}
@@ -99,8 +99,12 @@ def best_mix(
 def _recall(
     examples: Examples, pairs: Sequence[Pair], near: Sequence[Sequence[int]], repeats: bool, latest: int
 ) -> np.ndarray:
-    """Recall@50 of what was chosen next in each pair, by its searches for the `latest` and for what is `near`."""
-    lists = [examples.searches(pair, brought, latest) for pair, brought in zip(pairs, near, strict=False)]
+    """Recall@50 of what was chosen next in each pair, by searches for the `latest` and for what is `near`."""
+    lists = []
+    for pair, brought in zip(pairs, near, strict=False):
+        history = examples.history(pair)
+        known = queries_for_latest(history, examples.schema, latest)
+        lists.append(good_queries(known + examples.searches(pair, brought), history))
     flat = sorted({query for own in lists for query in own})
     at = {query: row for row, query in enumerate(flat)}
     encoded, vectors = examples.catalog.embedder.encode_queries(flat), np.asarray(examples.snapshot.vectors)
@@ -163,7 +167,7 @@ def _drawn(examples: Examples, pairs: Sequence[Pair], lora: Lora, kept: Path, pr
                 written += parse(text, TRAINED["queries"])[0].queries  # type: ignore[attr-defined]
             except BadAnswer:
                 continue
-        lists.append(good_queries(written, [examples.item(item) for item in pair.history]))
+        lists.append(good_queries(written, examples.history(pair)))
     return lists
 
 

@@ -26,6 +26,7 @@ from eval.train import queries, rank
 from eval.train.examples import Examples, near
 from eval.train.export import check_architecture, export
 from eval.train.lora import Lora
+from eval.train.optimizing import few_kernels
 from eval.train.pairs import pairs
 from eval.train.verdict import Verdict, judging
 from eval.trust import measured_catalog, seen_hash
@@ -97,6 +98,7 @@ def train(
     from store.index import index
     from store.place import default_store, training
 
+    few_kernels()
     dataset = Path(dataset)
     known = validation_cases(dataset)
     folder = Path(store) if store else default_store(dataset)
