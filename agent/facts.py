@@ -36,16 +36,14 @@ def line(label: int | str, item: Item) -> dict[str, Any]:
     return {"label": label, "title": item.title, "facts": facts(item), "text": first_sentence(item)}
 
 
-def lines(
-    history: Sequence[Item], start: int | None = None, window: int = WINDOW, step: int = STEP
-) -> list[dict[str, Any]]:
+def lines(history: Sequence[Item], start: int | None = None) -> list[dict[str, Any]]:
     """The history as prompts show it, oldest first, from `start` on or its latest 12 to 19 items.
 
-    All prompts of one person thus begin alike, and the beginning moves only once in `step` events, so that servers find the
+    All prompts of one person thus begin alike, and the beginning moves only once in STEP events, so that servers find the
     prefix in their cache.
     """
     if start is None:
-        start = max(0, (len(history) - window) // step * step)
+        start = max(0, (len(history) - WINDOW) // STEP * STEP)
     return [line(i + 1, item) for i, item in enumerate(history) if i >= start]
 
 
@@ -64,6 +62,11 @@ def descriptive(item: Item, schema: Mapping[str, Field]) -> list[str]:
             if one and count <= field.count / 3:
                 found[str(one)] = count
     return sorted(found, key=lambda value: -found[value])
+
+
+def newest(history: Sequence[Item], n: int) -> list[Item]:
+    """The latest `n` distinct items of a history (oldest first), the newest first."""
+    return list({item.id: item for item in reversed(history)}.values())[:n]
 
 
 def described(item: Item, schema: Mapping[str, Field]) -> str:

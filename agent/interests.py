@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from agent.errors import ModelError
-from agent.facts import described, lines
+from agent.facts import described, lines, newest
 from agent.grounding import plain
 from agent.llm import LLM, Connect, Deadline, Reply, Usage
 from agent.results import NOTHING, Interest, Interests, Named, Profile, Stage
@@ -72,7 +72,7 @@ async def interests(
         reply = await answered(llm, asking, deadline)
     except ModelError as error:
         stage.degraded = error.reason
-        return topped_up(NOTHING, history, schema, stage)
+        return topped_up(NOTHING, history, schema, stage, latest=_latest(adapter))
     stage.tokens_in += reply.usage.tokens_in
     stage.tokens_out += reply.usage.tokens_out
     if reply.broken:
@@ -80,7 +80,7 @@ async def interests(
     if reply.partial:
         stage.notes.append("the answer was cut short; what was complete is used")
     passed = checked(reply.value, history, former, stage)
-    found = topped_up(passed, history, schema, stage, BESIDE if adapter else 0, adapter.latest if adapter else 0)
+    found = topped_up(passed, history, schema, stage, BESIDE if adapter else 0, _latest(adapter))
     if not stage.degraded:  # half an answer is not what the next request should go by
         cache.save_profile(user, ids, key, stage.prompt, found.as_json())
     return found
@@ -110,7 +110,7 @@ def remembered(
     ):
         stage.cached = True
         return Interests.from_json(known.profile)
-    return topped_up(NOTHING, history, schema, stage)
+    return topped_up(NOTHING, history, schema, stage, latest=_latest(adapter))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +158,7 @@ def asked_trained(
     history: Sequence[Item], prompts: Prompts, schema: Mapping[str, SchemaField], part: str
 ) -> list[dict[str, str]]:
     """The messages that ask a trained model for one part, "queries" or "named": the latest things, each once, newest first."""
-    latest = list({item.id: item for item in reversed(history)}.values())[:SEEN]
-    return prompts.render("search", history=[described(item, schema) for item in latest], parts=[part])
+    return prompts.render("search", history=[described(item, schema) for item in newest(history, SEEN)], parts=[part])
 
 
 async def answered(llm: LLM, asking: Sequence[Call], deadline: Deadline) -> Reply[Written]:
@@ -198,6 +197,10 @@ async def answered(llm: LLM, asking: Sequence[Call], deadline: Deadline) -> Repl
         any(reply.partial for reply in replies),
         broken or next((reply.broken for reply in replies if reply.broken), None),
     )
+
+
+def _latest(adapter: Adapter | None) -> int:
+    return adapter.latest if adapter else 0
 
 
 def _templates(adapter: Adapter | None) -> tuple[str, ...]:

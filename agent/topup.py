@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from rapidfuzz import fuzz
 
-from agent.facts import described, descriptive, first_sentence
+from agent.facts import described, descriptive, first_sentence, newest
 from agent.grounding import plain
 from agent.results import Interest, Interests, Profile, Stage
 from store import Item
@@ -46,7 +46,7 @@ def topped_up(
     latest: int = 0,
 ) -> Interests:
     """Fill up what the model left open with queries and interests built from the fields and text of recent items; at least `beside`
-    queries are built where there is material for them. The `latest` items themselves are searched for first."""
+    queries are built where there is material for them. As many as `latest` for the latest items themselves come first."""
     profile = found.profile or Profile("", [], [])
     if not profile.interests:
         built = interests_from_fields(history, schema)
@@ -59,8 +59,8 @@ def topped_up(
     most = max(MIN_QUERIES, len(queries) + beside)
     if len(queries) < most:
         queries = good_queries(queries + queries_from_fields(history, schema), history)[:most]
-    if len(queries) > len(found.queries):
-        stage.notes.append(f"{len(queries) - len(found.queries)} queries built from the history's fields")
+    if built := len(set(queries) - set(found.queries)):
+        stage.notes.append(f"{built} queries built from the history's fields")
     return Interests(profile, queries, found.named)
 
 
@@ -79,9 +79,9 @@ def interests_from_fields(history: Sequence[Item], schema: Mapping[str, Field]) 
 
 
 def queries_for_latest(history: Sequence[Item], schema: Mapping[str, Field], n: int) -> list[str]:
-    """At most `n` queries for the latest items, the newest first, each described as one would search for it."""
-    latest = list({item.id: item for item in reversed(history)}.values())[: 3 * n]
-    return good_queries([described(item, schema) for item in latest], history)[:n]
+    """At most `n` queries for the latest items, the newest first, each described as one would search for it. A bare title is no
+    query: where nothing but that can be said, an item before it (of the latest 3 n) comes in."""
+    return good_queries([described(item, schema) for item in newest(history, 3 * n)], history)[:n]
 
 
 def queries_from_fields(history: Sequence[Item], schema: Mapping[str, Field]) -> list[str]:

@@ -57,7 +57,7 @@ class Adapter:
 
     @property
     def latest(self) -> int:
-        """How many of a history's latest things are searched for beside what it writes: what training found to find most."""
+        """How many of a history's latest things are searched for beside what it writes: so many found most in training."""
         return int(self.evidence.get("latest", 0))
 
     @property

@@ -33,6 +33,7 @@ WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
 QUERIES = (21, 8, 4)
 DIVERSITIES = (0.05, 0.1, 0.2, 0.3)
 BESIDE_DENSE = (1.0, 0.6, 0.3, 2.0)
+"""Weights of a model's channel beside dense; of equals the first is taken."""
 SURE = 1.645
 """Standard errors that a gain must pass (one-sided p < .05), over LEAST_USERS users at least: fewer tell nothing."""
 DEPTH = 30

@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from agent import EvokeError
 from agent.embedded import file_hash, find_weights
 from agent.errors import AdapterRefused, ModelDown
+from agent.interests import PENALTY
 from agent.llm import LLM, Deadline
 from agent.trained import PROMPTS, TASKS, Adapter, Trained
 from eval import compare
@@ -212,6 +213,8 @@ def test_a_comparison_asks_the_adapter_and_the_plain_model_beside_it(
     run = compare(FILMS, arms, store=films, base_url=server.base_url, model=server.models[0], cases=5)
     asked = [request["model"] for request in server.requests]
     assert asked.count(adapter.name) == asked.count(server.models[0]) == run.cases
+    held = {(request["model"], request.get("frequency_penalty")) for request in server.requests}
+    assert held == {(adapter.name, PENALTY), (server.models[0], None)}
     assert set(run.settings["model"]) == {"queries", "queries (-adapter)"}
 
 

@@ -1,7 +1,8 @@
 """`evoke train queries`: the model learns to write, from a history, the searches and titles that find what people choose next.
 
-First by example: histories before the cut, with searches in the catalog's own words for what was chosen last and for what people
-choose after such a history; how many of either is what the retriever finds most with. Then by reward: it writes several lists for
+First by example: histories before the cut, with searches in the catalog's own words for what was chosen next and for what people
+choose after such a history. What a history holds needs no model: how many of its latest things are searched for beside what the
+model writes is what the retriever finds most with. Then by reward: it writes several lists for
 histories it has not learned from, each search is scored by where it ranks what was chosen, and it goes on learning from the best
 of its own (rejection sampling; the reward is the retriever's own recall, as in Rec-R1, arXiv 2503.24289). What the history's own
 vectors miss counts double: that is what queries are for.
