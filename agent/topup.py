@@ -59,8 +59,8 @@ def topped_up(
     most = max(MIN_QUERIES, len(queries) + beside)
     if len(queries) < most:
         queries = good_queries(queries + queries_from_fields(history, schema), history)[:most]
-    if built := len(set(queries) - set(found.queries)):
-        stage.notes.append(f"{built} queries built from the history's fields")
+    if added := len(set(queries) - set(found.queries)):
+        stage.notes.append(f"{added} queries built from the history's fields")
     return Interests(profile, queries, found.named)
 
 
