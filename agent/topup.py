@@ -9,20 +9,19 @@ from dataclasses import replace
 
 from rapidfuzz import fuzz
 
-from agent.facts import described, descriptive, first_sentence, newest
+from agent.facts import descriptive, first_sentence, newest
 from agent.grounding import plain
 from agent.results import Interest, Interests, Profile, Stage
+from prompts.cleaning import harmless
 from store import Item
 from store.catalog import Field
 
 MIN_QUERIES = 5
-BESIDE = 3
-"""Built queries that join those of a trained model, which writes of items: fields say what those are of."""
 RECENT = 20
 
 
-def good_queries(queries: Sequence[str], history: Sequence[Item]) -> list[str]:
-    """The queries fit for retrieval: 2-16 words, no address, no bare history title, no near-duplicate of one before."""
+def good_queries(queries: Sequence[str], history: Sequence[Item], beside: Sequence[str] = ()) -> list[str]:
+    """The queries fit for retrieval: 2-16 words, no address, no bare history title, no near-duplicate of one before or `beside`."""
     titles = [plain(item.title) for item in history]
     kept: list[str] = []
     for query in (" ".join(q.split()) for q in queries):
@@ -31,7 +30,7 @@ def good_queries(queries: Sequence[str], history: Sequence[Item]) -> list[str]:
             continue
         if any(fuzz.ratio(words, title) > 88 for title in titles):
             continue
-        if any(fuzz.token_set_ratio(words, plain(other)) > 88 for other in kept):
+        if any(fuzz.token_set_ratio(words, plain(other)) > 88 for other in (*beside, *kept)):
             continue
         kept.append(query)
     return kept
@@ -42,26 +41,24 @@ def topped_up(
     history: Sequence[Item],
     schema: Mapping[str, Field],
     stage: Stage,
-    beside: int = 0,
     latest: int = 0,
 ) -> Interests:
-    """Fill up what the model left open with queries and interests built from the fields and text of recent items; at least `beside`
-    queries are built where there is material for them. As many as `latest` for the latest items themselves come first."""
+    """Fill up what the model left open with queries and interests built from the fields and text of recent items. Queries for the
+    `latest` items themselves come first."""
     profile = found.profile or Profile("", [], [])
     if not profile.interests:
         built = interests_from_fields(history, schema)
         summary = profile.summary or f"Likes {', '.join(interest.name for interest in built[:3])}."
         profile = replace(profile, summary=summary, interests=built)
         stage.notes.append("interests built from the history's fields")
-    queries = list(found.queries)
-    if latest:
-        queries = good_queries(queries_for_latest(history, schema, latest) + queries, history)
-    most = max(MIN_QUERIES, len(queries) + beside)
-    if len(queries) < most:
-        queries = good_queries(queries + queries_from_fields(history, schema), history)[:most]
-    if added := len(set(queries) - set(found.queries)):
+    copied = queries_for_latest(history, schema, latest)
+    queries = good_queries(found.queries, history, copied) if copied else list(found.queries)
+    missing = MIN_QUERIES - len(copied)
+    if len(queries) < missing:
+        queries = good_queries(queries + queries_from_fields(history, schema), history, copied)[:missing]
+    if added := len(copied) + len(set(queries) - set(found.queries)):
         stage.notes.append(f"{added} queries built from the history's fields")
-    return Interests(profile, queries, found.named)
+    return Interests(profile, copied + queries, found.named)
 
 
 def interests_from_fields(history: Sequence[Item], schema: Mapping[str, Field]) -> list[Interest]:
@@ -79,9 +76,12 @@ def interests_from_fields(history: Sequence[Item], schema: Mapping[str, Field]) 
 
 
 def queries_for_latest(history: Sequence[Item], schema: Mapping[str, Field], n: int) -> list[str]:
-    """At most `n` queries for the latest items, the newest first, each described as one would search for it. A bare title is no
-    query: where nothing but that can be said, an item before it (of the latest 3 n) comes in."""
-    return good_queries([described(item, schema) for item in newest(history, 3 * n)], history)[:n]
+    """One query for each of the `n` latest distinct items, the newest first: its whole title and descriptive values. Nothing has
+    to be written for it, and what is cut finds less."""
+    return [
+        ", ".join(harmless(words, 200) for words in [item.title, *descriptive(item, schema)[:3]])
+        for item in newest(history, n)
+    ]
 
 
 def queries_from_fields(history: Sequence[Item], schema: Mapping[str, Field]) -> list[str]:

@@ -3,8 +3,8 @@
 dense, queries, ...   one channel, or one baseline
 base                  everything fused, no model call
 full, full-x          base with the model's channels and ranking, as far as tuning left them on; the same without x
-a+b                   fused by reciprocal ranks: equally, dense+queries and dense+named by what tuning found, beside base by the
-                      weights in force
+a+b                   fused by reciprocal ranks: equally, dense+queries and dense+named by the weight and the first places of the
+                      channel that tuning found, beside base by the weights in force
 a+rank                the first of a ranked by the model
 any-retriever         the same with the encoder as it was before `evoke train retriever`
 any-adapter           the same with the language model as it was before `evoke train queries` and `evoke train rank`
@@ -56,6 +56,9 @@ TRAINED = ("retriever", "adapter", "training")
 JOINING = 0.3
 """Weight beside `base` of a model's channel, and share of its ranking, that tuning switched off, where an arm asks for it all the
 same."""
+
+DEPTH = "depth"
+"""The parameter of dense+queries and dense+named that says how many first places of the model's channel count."""
 
 Lists = list[list[int]]
 Parts = tuple[str, ...]
@@ -185,13 +188,20 @@ class Bench:
     def by_weight(self, lists: Mapping[str, Lists], k: int) -> Lists:
         """What an arm `a+b` fuses: all equally, a model's channel beside dense by what tuning found for that arm, and beside base
         what joins it by its weight, as the recommender does."""
-        return self.fused(lists, self.shares(lists), k)
+        depth = int(self._found(lists).get(DEPTH, k))
+        cut = {s: [row[:depth] for row in own] if s in MODEL else own for s, own in lists.items()}
+        return self.fused(cut, self.shares(lists), k)
 
     def shares(self, singles: Collection[str]) -> dict[str, float]:
         """The weights by which the lists of these single arms are fused."""
         if not any(single.startswith("base") for single in singles):
-            return dict.fromkeys(singles, 1.0) | dict(self.baselines.get("+".join(sorted(singles)), {}))
+            found = self._found(singles)
+            return {single: found.get(single, 1.0) for single in singles}
         return {s: 1.0 if s.startswith("base") else self.weights.get(s, 0.0) or JOINING for s in singles}
+
+    def _found(self, singles: Collection[str]) -> Mapping[str, float]:
+        """What tuning found for the arm that fuses these."""
+        return self.baselines.get("+".join(sorted(singles)), {})
 
     @staticmethod
     def fused(lists: Mapping[str, Lists], weights: Mapping[str, float], k: int) -> Lists:

@@ -20,8 +20,9 @@ from agent.joined import Joined
 from agent.settings import Settings
 from agent.trained import Adapter
 from agent.tuned import Tuned
+from eval import metrics
 from eval.answers import Progress
-from eval.arms import BUDGET, MODEL, Bench, Lists
+from eval.arms import BUDGET, DEPTH, MODEL, Bench, Lists
 from eval.fitting import table
 from eval.heard import Heard, heard, retrieved_again
 from eval.joining import LEAST_USERS, learned_joining
@@ -33,10 +34,11 @@ WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
 QUERIES = (21, 8, 4)
 DIVERSITIES = (0.05, 0.1, 0.2, 0.3)
 BESIDE_DENSE = (1.0, 0.6, 0.3, 2.0)
-"""Weights of a model's channel beside dense; of equals the first is taken."""
+DEPTHS = (BUDGET, 40, 20, 10)
+"""Weights of a model's channel beside dense, and how many of its first places count; of equals the first are taken."""
 SURE = 1.645
 """Standard errors that a gain must pass (one-sided p < .05), over LEAST_USERS users at least: fewer tell nothing."""
-DEPTH = 30
+PLACES = 30
 """Places that are spread, as for a request of ten."""
 
 
@@ -81,12 +83,20 @@ class Judge:
         lists = [[rows[candidate.id] for candidate in own] for own in (self.fused() if fused is None else fused)]
         return values(self.cases, lists, self.bench.snapshot.ids)
 
+    def recall(self, lists: Lists) -> np.ndarray:
+        """Recall@50 of each case's list of snapshot rows."""
+        ids = self.bench.snapshot.ids
+        return metrics.per_case(self.cases, [[ids[row] for row in rows] for rows in lists], ks=(50,))["recall@50"]
+
+    def surely(self, gain: np.ndarray) -> float:
+        """What a gain, (n_cases,), is at least, but for luck; users are what varies."""
+        _, code = np.unique([case.user for case in self.cases], return_inverse=True)
+        off = np.bincount(code, weights=gain - gain.mean())
+        return float(gain.mean() - SURE * np.sqrt((off**2).sum()) / len(gain))
+
     def pays(self, gain: np.ndarray) -> bool:
-        """Whether a gain, (n_cases,), is more than luck; users are what varies."""
-        users, code = np.unique([case.user for case in self.cases], return_inverse=True)
-        mean = gain.mean()
-        off = np.bincount(code, weights=gain - mean)
-        return bool(len(users) >= LEAST_USERS and mean > SURE * np.sqrt((off**2).sum()) / len(gain))
+        """Whether a gain, (n_cases,), is more than luck."""
+        return len({case.user for case in self.cases}) >= LEAST_USERS and self.surely(gain) > 0
 
 
 @dataclass(frozen=True)
@@ -174,16 +184,19 @@ def _weights(judge: Judge, lists: Mapping[str, Lists]) -> tuple[dict[str, float]
 def _beside_dense(
     judge: Judge, lists: Mapping[str, Lists]
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """The weight of each of the model's channels in its arm with dense, the best by recall@100; and what each weight gave."""
+    """The weight and depth of each of the model's channels in its arm with dense, those whose gain in recall@50 is surest; and the
+    recall that each gave."""
     dense = ranked(judge.bench, ["dense"], judge.cases)["dense"]
+    alone = judge.recall(dense)
     arms, tried = {}, {}
     for channel, own in lists.items():
         found = {}
-        for weight in BESIDE_DENSE:
-            fused = Bench.fused({"dense": dense, channel: own}, {channel: weight}, BUDGET)
-            found[weight] = float(values(judge.cases, fused, judge.bench.snapshot.ids)["recall@100"].mean())
-        arms[f"dense+{channel}"] = {channel: max(found, key=lambda weight: found[weight])}
-        tried[channel] = {f"{weight:g}": round(recall, 5) for weight, recall in found.items()}
+        for weight, depth in itertools.product(BESIDE_DENSE, DEPTHS):
+            bench = replace(judge.bench, baselines={f"dense+{channel}": {channel: weight, DEPTH: depth}})
+            found[weight, depth] = judge.recall(bench.by_weight({"dense": dense, channel: own}, BUDGET))
+        weight, depth = max(found, key=lambda way: judge.surely(found[way] - alone))
+        arms[f"dense+{channel}"] = {channel: weight, DEPTH: depth}
+        tried[channel] = {f"{w:g} of {d}": round(float(recall.mean()), 5) for (w, d), recall in found.items()}
     return arms, tried
 
 
@@ -207,7 +220,7 @@ def _how_many(
 def diversity(judge: Judge) -> tuple[float, dict[str, dict[str, float]]]:
     """The most diversity that costs neither nDCG@10 nor recall@10 on these cases, and what each gave."""
     fused = judge.fused()
-    spreads = {d: [spread(own, judge.bench.snapshot, d, DEPTH) for own in fused] for d in (0.0, *DIVERSITIES)}
+    spreads = {d: [spread(own, judge.bench.snapshot, d, PLACES) for own in fused] for d in (0.0, *DIVERSITIES)}
     quality = {d: judge.quality(lists) for d, lists in spreads.items()}
     first = quality[0.0]
     costless = [

@@ -106,6 +106,10 @@ def test_plus_fuses_equally_and_beside_base_by_weight(bench: Bench, cases: Cases
     assert ranked["dense+queries"] == Bench.fused(heard, {}, 100)
     found = Bench(bench.signals, baselines={"dense+queries": {"queries": 0.3}})
     assert found.rank(["dense+queries"], read, 100, given)["dense+queries"] == Bench.fused(heard, {"queries": 0.3}, 100)
+    few = Bench(bench.signals, baselines={"dense+queries": {"queries": 0.3, "depth": 7}})
+    heard["queries"] = [own[:7] for own in said]
+    assert few.rank(["dense+queries"], read, 100, given)["dense+queries"] == Bench.fused(heard, {"queries": 0.3}, 100)
+    assert few.shares(["dense", "queries"]) == {"dense": 1.0, "queries": 0.3}
     assert ranked["full"] == Bench.fused({"base": base, "queries": said}, {"base": 1.0, "queries": 0.05}, 100)
 
 

@@ -61,13 +61,14 @@ def test_what_a_model_wrote_stays_first() -> None:
     assert found.named == [Named("X")]
 
 
-def test_built_queries_join_those_of_a_trained_model() -> None:
+def test_nothing_is_built_where_there_is_enough() -> None:
     words = ["red bicycle bell", "green garden chair", "long walks at sea", "old maps of Rome", "cooking with fire"]
-    written = Interests(None, words, [])
-    assert topped_up(written, ITEMS[:3], SCHEMA, Stage("interests")).queries == words
-    joined = topped_up(written, ITEMS[:3], SCHEMA, Stage("interests"), beside=2).queries
-    assert joined[:5] == words
-    assert len(joined) == 7
+    assert topped_up(Interests(None, words, []), ITEMS[:3], SCHEMA, Stage("interests")).queries == words
+    latest = ["Small Lights, Family, Bo Ek", "Night Shift, Crime, Ann Lee"]
+    found = topped_up(Interests(None, words[:3], []), ITEMS[:3], SCHEMA, Stage("interests"), latest=2).queries
+    assert found == [*latest, *words[:3]]
+    few = topped_up(Interests(None, words[:2], []), ITEMS[:3], SCHEMA, Stage("interests"), latest=2).queries
+    assert few[:4] == [*latest, *words[:2]] and len(few) == MIN_QUERIES
 
 
 def test_what_holds_for_most_items_describes_none() -> None:
@@ -101,8 +102,4 @@ def test_the_latest_things_are_searched_for_beside_what_a_trained_model_writes()
     history = [Item(title[0], title, "") for title in titles]
     written = Interests(None, ["red bicycle bell"], [])
     found = topped_up(written, [*history, history[1]], SCHEMA, Stage("interests"), latest=2).queries
-    assert found[:3] == [
-        "Seven brothers dig for water under an old",
-        "How to build a boat from what a storm leaves on",
-        "red bicycle bell",
-    ]
+    assert found[:3] == [titles[1], titles[2], "red bicycle bell"]

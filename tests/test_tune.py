@@ -90,9 +90,9 @@ def test_a_model_that_knows_is_switched_on_and_used(films: Path, model_server: C
     assert found["with"]["ndcg@10"] > found["without"]["ndcg@10"] + 0.2
     assert found["said"]["named grounded"] > 0.8
     assert len(found["tried"]) == 49
-    beside = found["beside dense"]["queries"]
-    assert beside[f"{tuned.baselines['dense+queries']['queries']:g}"] == max(beside.values()) > min(beside.values())
-    assert tuned.baselines["dense+named"] == {"named": 1.0}  # all that is chosen is found, by whatever weight
+    beside, way = found["beside dense"]["queries"], tuned.baselines["dense+queries"]
+    assert beside[f"{way['queries']:g} of {way['depth']:g}"] > min(beside.values())
+    assert tuned.baselines["dense+named"] == {"named": 1.0, "depth": 100}  # all is found, by whatever weight
     run = compare(FILMS, ["full", "base"], store=films, base_url=server.base_url, concurrency=2)
     assert run.settings["full"]["named"] == tuned.settings["weights"]["named"]
     with Catalog.open(films) as catalog, History.open(films) as history:

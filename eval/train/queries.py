@@ -105,7 +105,7 @@ def _recall(
     for pair, brought in zip(pairs, near, strict=False):
         history = examples.history(pair)
         known = queries_for_latest(history, examples.schema, latest)
-        lists.append(good_queries(known + examples.searches(pair, brought), history))
+        lists.append(known + good_queries(examples.searches(pair, brought), history, known))
     flat = sorted({query for own in lists for query in own})
     at = {query: row for row, query in enumerate(flat)}
     encoded, vectors = examples.catalog.embedder.encode_queries(flat), np.asarray(examples.snapshot.vectors)
