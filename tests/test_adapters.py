@@ -203,6 +203,21 @@ def test_a_refused_adapter_costs_ranking_only(
     assert recommender.trained == ["rank adapter"]
 
 
+def test_the_latest_things_are_searched_for_whether_the_model_answers_or_not(
+    rec: Callable[..., Any], films: Path, record: Callable[..., Adapter]
+) -> None:
+    adapter = record("queries", films, evidence={"latest": 2})
+    recommender = rec(weights={"queries": 0.3, "dense": 1.0}, explain=False)
+    refused = recommender.recommend(history=["se7en-1995", "heat-1995"])
+    assert "--lora-modules" in refused.trace["interests"].degraded
+    recommender.server.models.append(adapter.name)
+    used = recommender.recommend(history=["se7en-1995", "heat-1995"])
+    assert used.trace.degraded == [] and "trained adapter" in used.trace["interests"].notes
+    for found in (refused, used):
+        assert [query.split(",")[0] for query in found.queries[:2]] == ["Heat", "Se7en"]
+    assert "a crew plans one last robbery" in used.queries
+
+
 def test_a_comparison_asks_the_adapter_and_the_plain_model_beside_it(
     films: Path, record: Callable[..., Adapter], model_server: Callable[..., Any]
 ) -> None:

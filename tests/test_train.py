@@ -26,7 +26,7 @@ from eval.answers import quiet
 from eval.cases import load_cases
 from eval.errors import EvalError
 from eval.train import lora as lora_module
-from eval.train import optimizing, queries
+from eval.train import optimizing, queries, rank
 from eval.train.examples import SPELLED, Examples, near
 from eval.train.lora import Lora, Sample
 from eval.train.pairs import Pair, pairs
@@ -183,6 +183,18 @@ def test_searches_copy_the_history_where_that_finds_more(examples: Examples, mon
     said[2] = said[0] - 0.2
     monkeypatch.setattr(queries, "_recall", lambda *given: said[given[-1]])
     assert queries.best_mix(examples, [], [], True)[0] == 4
+
+
+def test_what_may_be_chosen_again_is_ranked_with_the_rest(examples: Examples) -> None:
+    pair = Pair("u", (0, 1, 2), (1, 50))
+    brought = list(range(40))
+    new, again = (rank.samples(examples, [pair], [brought], repeats, seed=0)[0] for repeats in (False, True))
+    titles = [examples.item(row).title for row in range(51)]
+    for sample, right in ((new, 50), (again, 1)):
+        window = sample.messages[-1]["content"].partition("Task:")[2]
+        assert f'\n{sample.answer}. "{titles[right]}' in window
+    shown = new.messages[-1]["content"].partition("Task:")[2]
+    assert not any(f'"{titles[row]}' in shown for row in pair.history)
 
 
 class Scripted:

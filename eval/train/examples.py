@@ -32,16 +32,16 @@ FOLDS = 3
 _BATCH = 256
 
 
-def near(cases: Cases, catalog: Catalog, pairs: Sequence[Pair], seed: int) -> list[list[int]]:
+def near(cases: Cases, catalog: Catalog, pairs: Sequence[Pair], seed: int, repeats: bool = False) -> list[list[int]]:
     """The NEAR rows that `base` brings for each pair's history, fitted on the events of other people before the cut: what it would
-    bring had it not seen what this person chose next."""
+    bring had it not seen what this person chose next. What the history holds is among them with `repeats` alone."""
     users = sorted({event.user for event in cases.events})
     fold = dict(zip(users, np.random.default_rng(seed).permutation(len(users)) % FOLDS, strict=True))
     found: list[list[int]] = [[] for _ in pairs]
     for own in range(FOLDS):
         rows = [row for row, pair in enumerate(pairs) if fold[pair.user] == own]
         others = replace(cases, events=tuple(event for event in cases.events if fold[event.user] != own))
-        bench = Bench(fit(others, catalog))
+        bench = Bench(fit(others, catalog), repeats=repeats)
         for start in range(0, len(rows), _BATCH):
             some = rows[start : start + _BATCH]
             lists = bench.rank(["base"], [np.array(pairs[row].history) for row in some], NEAR)["base"]

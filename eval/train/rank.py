@@ -22,13 +22,17 @@ HARD = 30
 """Negatives come from so many first places of the fused list."""
 
 
-def samples(examples: Examples, pairs: Sequence[Pair], near: Sequence[Sequence[int]], seed: int) -> list[Sample]:
-    """One window a pair: its next item that is new to the history, among what `base` brings `near` it."""
+def samples(
+    examples: Examples, pairs: Sequence[Pair], near: Sequence[Sequence[int]], repeats: bool, seed: int
+) -> list[Sample]:
+    """One window a pair: its next item (where `repeats` are not recommended, the next that is new to the history) among what
+    `base` brings `near` it."""
     rng = np.random.default_rng(seed)
     made = []
     for pair, best in zip(pairs, near, strict=True):
-        chosen = next((row for row in pair.chosen if row not in pair.history), None)
-        others = [row for row in best if row not in pair.chosen and row not in pair.history][:HARD]
+        out = set() if repeats else set(pair.history)
+        chosen = next((row for row in pair.chosen if row not in out), None)
+        others = [row for row in best if row not in pair.chosen and row not in out][:HARD]
         if chosen is None or len(others) < WINDOW - 1:
             continue
         window = [chosen, *rng.choice(others, WINDOW - 1, replace=False).tolist()]

@@ -101,6 +101,7 @@ def train(
     few_kernels()
     dataset = Path(dataset)
     known = validation_cases(dataset)
+    repeats = repeating(known)
     folder = Path(store) if store else default_store(dataset)
     say("indexing")
     index(dataset, folder)
@@ -116,13 +117,15 @@ def train(
             drawn = pairs(known, catalog.snapshot(), samples or SAMPLES[task], seed)
             say(f"fitting on {len(known.events)} events before the cut")
             signals = fit(known, catalog)
-            examples, brought = Examples.of(catalog, prompts), near(known, catalog, drawn, seed)
+            examples = Examples.of(catalog, prompts)
+            # Searches are for what is new; ranked is whatever is recommended.
+            brought = near(known, catalog, drawn, seed, repeats and task == "rank")
             say(f"{len(drawn)} steps to learn from; loading {weights.stem}")
             lora = Lora(weights, seed)
             if task == "queries":
-                told = queries.teach(examples, drawn, brought, repeating(known), lora, kept, progress)
+                told = queries.teach(examples, drawn, brought, repeats, lora, kept, progress)
             else:
-                windows = rank.samples(examples, drawn, brought, seed)
+                windows = rank.samples(examples, drawn, brought, repeats, seed)
                 if not windows:
                     raise EvalError(
                         f"{dataset}: no history has {rank.WINDOW} candidates to choose among; add items or events"
@@ -145,7 +148,7 @@ def train(
             Trained.save(adapter)
             del lora  # its memory is wanted by the engine that judges
             judge = judging(
-                known, cases or CASES[task], signals, Tuned.load(folder), in_force.weights, repeating(known), seed, say
+                known, cases or CASES[task], signals, Tuned.load(folder), in_force.weights, repeats, seed, say
             )
             judged = _queries_judged if task == "queries" else _rank_judged
             verdict, rewritten = judged(judge, adapter, catalog, in_force, folder / "measured" / "answers.db", progress)
