@@ -32,13 +32,15 @@ class Adapter:
     """A LoRA adapter trained for one task of one store: what it belongs to, and where it lies.
 
     `folder` holds this record, peft's `adapter_config.json` and `adapter_model.safetensors`, and `adapter.gguf` for the embedded
-    engine. `hash` is of the safetensors, `weights` of the GGUF file it was trained on, `model` that file's name, `prompt` the
-    fingerprint of its templates. `on` says that validation showed that it pays: only such an adapter is used.
+    engine. `hash` is of the safetensors, `gguf_hash` of adapter.gguf, `weights` of the GGUF file it was trained on, `model` that
+    file's name, `prompt` the fingerprint of its templates. `on` says that validation showed that it pays: only such an adapter
+    is used.
     """
 
     task: str
     folder: Path
     hash: str
+    gguf_hash: str
     weights: str
     model: str
     prompt: str
@@ -71,7 +73,7 @@ class Adapter:
     def check_files(self) -> None:
         """Raises AdapterRefused where the adapter's files are gone or are not those that the record was made of."""
         try:
-            same = file_hash(self.folder / WEIGHTS) == self.hash and self.gguf.is_file()
+            same = (file_hash(self.folder / WEIGHTS), file_hash(self.gguf)) == (self.hash, self.gguf_hash)
         except OSError:
             same = False
         if not same:

@@ -13,7 +13,7 @@ from agent.embedded import file_hash, find_weights
 from agent.facts import line, lines
 from agent.llm import TOP_LOGPROBS
 from agent.rank import WINDOW
-from agent.trained import PROMPTS, WEIGHTS, Adapter, Trained
+from agent.trained import GGUF, PROMPTS, WEIGHTS, Adapter, Trained
 from eval.train.export import export
 from eval.train.lora import Sample
 from prompts import Prompts
@@ -32,6 +32,7 @@ def adapter(folder: Path, task: str, model: Any) -> Adapter:
         task=task,
         folder=folder,
         hash=file_hash(folder / WEIGHTS),
+        gguf_hash=file_hash(folder / GGUF),
         weights=file_hash(weights),
         model=weights.stem,
         prompt=Prompts().fingerprint(*PROMPTS[task]),

@@ -111,6 +111,7 @@ def recorded(task: str, store: Path, **other: Any) -> Adapter:
     (folder / "adapter_config.json").write_text('{"r": 12}')
     facts = {
         "hash": file_hash(folder / "adapter_model.safetensors"),
+        "gguf_hash": file_hash(folder / "adapter.gguf"),
         "weights": file_hash(find_weights()),
         "model": "TheModel",
         "prompt": Prompts().fingerprint(*PROMPTS[task]),
@@ -159,10 +160,11 @@ async def test_an_adapter_that_does_not_belong_is_refused(record: Callable[..., 
         await ask(llm, record("rank", weights="0" * 16))
     with pytest.raises(ModelDown, match=r"the queries adapter cannot be run .*: run `evoke train queries` again"):
         await ask(llm, record("queries"))
-    changed = record("rank", tmp_path / "changed")
-    (changed.folder / "adapter_model.safetensors").write_bytes(b"changed")
-    with pytest.raises(AdapterRefused, match="files were changed or are gone: run `evoke train rank` again"):
-        await ask(llm, changed)
+    for file in ("adapter_model.safetensors", "adapter.gguf"):
+        changed = record("rank", tmp_path / file)
+        (changed.folder / file).write_bytes(b"changed")
+        with pytest.raises(AdapterRefused, match="files were changed or are gone: run `evoke train rank` again"):
+            await ask(llm, changed)
     await llm.close()
 
 

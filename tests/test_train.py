@@ -104,17 +104,20 @@ def test_what_is_learned_is_the_same_by_seed_and_after_a_kill(
     monkeypatch.setattr(lora_module, "BATCH", 2)
     monkeypatch.setattr(optimizing, "SAVED_EVERY", 0.0)
     some = samples(examples, 8)
-    hashes, losses = [], []
+    hashes, losses, learned = [], [], []
     for name, killed in (("whole", False), ("killed", True)):
         if killed:
             with pytest.raises(Killed):
                 Lora(find_weights(), 0).learn(some, 1, tmp_path / name / "kept.pt", "steps", dying(2))
         own = Lora(find_weights(), 0)
+        fresh = own.learned
         losses.append(own.learn(some, 1, tmp_path / name / "kept.pt", "steps", quiet))
         own.save(tmp_path / name)
         hashes.append(file_hash(tmp_path / name / WEIGHTS))
+        learned.append(own.learned)
     assert hashes[0] == hashes[1]
     assert losses[0] == losses[1]
+    assert fresh != learned[0] == learned[1]
     kept = own.learn(some, 1, tmp_path / "killed" / "kept.pt", "steps", dying(0))  # all is done: not a step more
     assert kept == losses[1]
     monkeypatch.setattr(lora_module, "HELD", 1)  # a row at a time
@@ -200,7 +203,7 @@ def test_what_may_be_chosen_again_is_ranked_with_the_rest(examples: Examples) ->
 class Scripted:
     """Stands in for a model that writes the same two searches for everyone."""
 
-    seed, weights = 0, ""
+    seed, learned = 0, ""
 
     def __init__(self, found: str) -> None:
         self.found = found

@@ -138,6 +138,16 @@ class Lora:
             self.model.save_pretrained(str(folder))
 
     @property
+    def learned(self) -> str:
+        """A hash of the base model and of what the adapter has learned so far."""
+        import torch
+
+        whole = hashlib.blake2b(self.weights.encode(), digest_size=12)
+        for weights in self._taught:
+            whole.update(weights.detach().cpu().view(torch.uint8).numpy().tobytes())
+        return whole.hexdigest()
+
+    @property
     def _end(self) -> int:
         return int(self.tokenizer.eos_token_id)
 

@@ -153,7 +153,7 @@ def _drawn(examples: Examples, pairs: Sequence[Pair], lora: Lora, kept: Path, pr
 
     asked = [examples.asked(pair, "queries") for pair in pairs]
     whole = hashlib.blake2b(json.dumps(asked).encode(), digest_size=12).hexdigest()
-    steps = Steps(kept / "drawn.json", f"{lora.weights} {lora.seed} {whole}")
+    steps = Steps(kept / "drawn.json", f"{lora.seed} {lora.learned} {TOKENS} {TEMPERATURE} {DRAWS} {whole}")
     texts = steps.step(
         "drawn",
         lambda: lora.write(

@@ -12,7 +12,7 @@ from typing import Any
 from agent.embedded import file_hash, find_weights
 from agent.settings import Settings
 from agent.show import inert
-from agent.trained import PROMPTS, WEIGHTS, Adapter, Trained
+from agent.trained import GGUF, PROMPTS, WEIGHTS, Adapter, Trained
 from agent.tuned import Tuned
 from eval import reranked
 from eval.answers import Progress, quiet
@@ -139,6 +139,7 @@ def train(
                 task,
                 made,
                 file_hash(made / WEIGHTS),
+                file_hash(made / GGUF),
                 file_hash(weights),
                 weights.stem,
                 prompts.fingerprint(*PROMPTS[task]),
