@@ -18,7 +18,7 @@ from agent.facts import described, lines, newest
 from agent.grounding import plain
 from agent.llm import LLM, Connect, Deadline, Reply, Usage
 from agent.results import NOTHING, Interest, Interests, Named, Profile, Stage
-from agent.topup import good_queries, topped_up
+from agent.topup import ALONE, Mix, good_queries, topped_up
 from agent.trained import Adapter
 from agent.written import FORMS, MOST_QUERIES, N_NAMED, N_QUERIES, PARTS, TRAINED, Written
 from prompts import Prompts
@@ -72,7 +72,7 @@ async def interests(
         reply = await answered(llm, asking, deadline)
     except ModelError as error:
         stage.degraded = error.reason
-        return topped_up(NOTHING, history, schema, stage, _latest(adapter))
+        return topped_up(NOTHING, history, schema, stage, _mix(adapter))
     stage.tokens_in += reply.usage.tokens_in
     stage.tokens_out += reply.usage.tokens_out
     if reply.broken:
@@ -80,7 +80,7 @@ async def interests(
     if reply.partial:
         stage.notes.append("the answer was cut short; what was complete is used")
     passed = checked(reply.value, history, former, stage)
-    found = topped_up(passed, history, schema, stage, _latest(adapter))
+    found = topped_up(passed, history, schema, stage, _mix(adapter))
     if not stage.degraded:  # half an answer is not what the next request should go by
         cache.save_profile(user, ids, key, stage.prompt, found.as_json())
     return found
@@ -110,7 +110,7 @@ def remembered(
     ):
         stage.cached = True
         return Interests.from_json(known.profile)
-    return topped_up(NOTHING, history, schema, stage, _latest(adapter))
+    return topped_up(NOTHING, history, schema, stage, _mix(adapter))
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +199,8 @@ async def answered(llm: LLM, asking: Sequence[Call], deadline: Deadline) -> Repl
     )
 
 
-def _latest(adapter: Adapter | None) -> int:
-    return adapter.latest if adapter else 0
+def _mix(adapter: Adapter | None) -> Mix:
+    return adapter.mix if adapter else ALONE
 
 
 def _templates(adapter: Adapter | None) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from rapidfuzz import fuzz
 
@@ -18,6 +19,16 @@ from store.catalog import Field
 
 MIN_QUERIES = 5
 RECENT = 20
+
+
+class Mix(NamedTuple):
+    """What is searched for beside a model's queries: the `latest` things of a history, and `built` queries of their fields."""
+
+    latest: int = 0
+    built: int = 0
+
+
+ALONE = Mix()
 
 
 def good_queries(queries: Sequence[str], history: Sequence[Item], beside: Sequence[str] = ()) -> list[str]:
@@ -41,21 +52,21 @@ def topped_up(
     history: Sequence[Item],
     schema: Mapping[str, Field],
     stage: Stage,
-    latest: int = 0,
+    mix: Mix = ALONE,
 ) -> Interests:
     """Fill up what the model left open with queries and interests built from the fields and text of recent items. Queries for the
-    `latest` items themselves come first."""
+    latest items themselves come first, and at least `mix.built` are built where there is material for them."""
     profile = found.profile or Profile("", [], [])
     if not profile.interests:
         built = interests_from_fields(history, schema)
         summary = profile.summary or f"Likes {', '.join(interest.name for interest in built[:3])}."
         profile = replace(profile, summary=summary, interests=built)
         stage.notes.append("interests built from the history's fields")
-    copied = queries_for_latest(history, schema, latest)
+    copied = queries_for_latest(history, schema, mix.latest)
     queries = good_queries(found.queries, history, copied) if copied else list(found.queries)
-    missing = MIN_QUERIES - len(copied)
-    if len(queries) < missing:
-        queries = good_queries(queries + queries_from_fields(history, schema), history, copied)[:missing]
+    wanted = max(MIN_QUERIES - len(copied), len(queries) + mix.built)
+    if len(queries) < wanted:
+        queries = good_queries(queries + queries_from_fields(history, schema), history, copied)[:wanted]
     if added := len(copied) + len(set(queries) - set(found.queries)):
         stage.notes.append(f"{added} queries built from the history's fields")
     return Interests(profile, copied + queries, found.named)

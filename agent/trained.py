@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from agent.embedded import file_hash
 from agent.errors import AdapterRefused, EvokeError
+from agent.topup import Mix
 from prompts import Prompts
 from store.place import retriever, write_atomically
 
@@ -58,9 +59,9 @@ class Adapter:
         return self.folder / GGUF
 
     @property
-    def latest(self) -> int:
-        """How many of a history's latest things are searched for beside what it writes: so many found most in training."""
-        return int(self.evidence.get("latest", 0))
+    def mix(self) -> Mix:
+        """What is searched for beside what it writes: what found most in training."""
+        return Mix(int(self.evidence.get("latest", 0)), int(self.evidence.get("built", 0)))
 
     @property
     def rank(self) -> int:

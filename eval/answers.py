@@ -22,7 +22,7 @@ from agent.interests import MAX_TOKENS, PENALTY, Call, answered, calls, checked
 from agent.llm import LLM, Deadline
 from agent.results import NOTHING, Interests, Stage
 from agent.settings import Settings
-from agent.topup import topped_up
+from agent.topup import ALONE, topped_up
 from agent.trained import Adapter
 from agent.written import Written
 from eval.errors import EvalError
@@ -239,7 +239,7 @@ def _used(reply: Reply, history: Sequence[Item], schema: Mapping[str, Field], ad
     written = Written.model_validate(reply.written or {})
     passed = checked(written, history, None, stage)
     return Answer(
-        topped_up(passed, history, schema, stage, adapter.latest if adapter else 0),
+        topped_up(passed, history, schema, stage, adapter.mix if adapter else ALONE),
         reply,
         calls=1,
         queries=len(written.queries),

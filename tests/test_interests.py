@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from agent.facts import STEP, WINDOW, descriptive, facts, first_sentence, lines
 from agent.results import NOTHING, Interests, Named, Stage
-from agent.topup import MIN_QUERIES, good_queries, topped_up
+from agent.topup import MIN_QUERIES, Mix, good_queries, topped_up
 from agent.written import Written
 from store import Item
 from store.where import fields_of
@@ -61,14 +61,16 @@ def test_what_a_model_wrote_stays_first() -> None:
     assert found.named == [Named("X")]
 
 
-def test_nothing_is_built_where_there_is_enough() -> None:
+def test_what_joins_a_models_queries_is_what_is_missing_or_asked_for() -> None:
     words = ["red bicycle bell", "green garden chair", "long walks at sea", "old maps of Rome", "cooking with fire"]
     assert topped_up(Interests(None, words, []), ITEMS[:3], SCHEMA, Stage("interests")).queries == words
     latest = ["Small Lights, Family, Bo Ek", "Night Shift, Crime, Ann Lee"]
-    found = topped_up(Interests(None, words[:3], []), ITEMS[:3], SCHEMA, Stage("interests"), latest=2).queries
+    found = topped_up(Interests(None, words[:3], []), ITEMS[:3], SCHEMA, Stage("interests"), Mix(latest=2)).queries
     assert found == [*latest, *words[:3]]
-    few = topped_up(Interests(None, words[:2], []), ITEMS[:3], SCHEMA, Stage("interests"), latest=2).queries
+    few = topped_up(Interests(None, words[:2], []), ITEMS[:3], SCHEMA, Stage("interests"), Mix(latest=2)).queries
     assert few[:4] == [*latest, *words[:2]] and len(few) == MIN_QUERIES
+    joined = topped_up(Interests(None, words, []), ITEMS[:3], SCHEMA, Stage("interests"), Mix(built=2)).queries
+    assert joined[:5] == words and len(joined) == 7
 
 
 def test_what_holds_for_most_items_describes_none() -> None:
@@ -101,5 +103,5 @@ def test_the_latest_things_are_searched_for_beside_what_a_trained_model_writes()
     ]
     history = [Item(title[0], title, "") for title in titles]
     written = Interests(None, ["red bicycle bell"], [])
-    found = topped_up(written, [*history, history[1]], SCHEMA, Stage("interests"), latest=2).queries
+    found = topped_up(written, [*history, history[1]], SCHEMA, Stage("interests"), Mix(latest=2)).queries
     assert found[:3] == [titles[1], titles[2], "red bicycle bell"]

@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy
 from agent.embedded import file_hash, find_weights
 from agent.facts import TITLE
 from agent.interests import SEEN
+from agent.topup import Mix
 from agent.trained import WEIGHTS, Trained
 from eval.answers import quiet
 from eval.cases import load_cases
@@ -180,12 +181,22 @@ def test_what_base_brings_for_a_pair_was_fitted_on_other_people(examples: Exampl
 
 def test_searches_copy_the_history_where_that_finds_more(examples: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    said = {latest: rng.random(300) for latest in queries.LATEST}
-    said[4] = said[0] + 0.001 * rng.standard_normal(300)
-    said[6] = said[0] - 0.1
-    said[2] = said[0] - 0.2
-    monkeypatch.setattr(queries, "_recall", lambda *given: said[given[-1]])
-    assert queries.best_mix(examples, [], [], True)[0] == 4
+    most = rng.random(300)
+    said = {mix: most - 0.1 * rng.random(300) for mix in queries.MIXES}
+    said |= {
+        Mix(0, 0): most,
+        Mix(4, 0): most - 0.002 + np.tile([0.1, -0.1], 150),
+        Mix(4, 3): said[Mix(4, 3)] - 0.1,
+    }
+    monkeypatch.setattr(queries, "_recall", lambda *_: said)
+    assert queries.best_mix(examples, [], [], True)[0] == Mix(4, 0)
+
+
+def test_what_joins_the_models_searches_is_found_by_the_retriever(examples: Examples) -> None:
+    drawn = brought_to(examples, 12, seed=0)
+    mix, recall = queries.best_mix(examples, *map(list, zip(*drawn, strict=True)), repeats=False)
+    assert mix in queries.MIXES and len(recall) == len(queries.MIXES)
+    assert max(recall.values()) > min(recall.values()) >= 0
 
 
 def test_what_may_be_chosen_again_is_ranked_with_the_rest(examples: Examples) -> None:

@@ -1,8 +1,8 @@
 """`evoke train queries`: the model learns to write, from a history, the searches and titles that find what people choose next.
 
 First by example: histories before the cut, with searches in the catalog's own words for what was chosen next and for what people
-choose after such a history. What a history holds needs no model: how many of its latest things are searched for beside what the
-model writes is what the retriever finds most with. Then by reward: it writes several lists for
+choose after such a history. What a history holds needs no model: how many of its latest things, and of their fields, are searched
+for beside what the model writes is what the retriever finds most with. Then by reward: it writes several lists for
 histories it has not learned from, each search is scored by where it ranks what was chosen, and it goes on learning from the best
 of its own (rejection sampling; the reward is the retriever's own recall, as in Rec-R1, arXiv 2503.24289). What the history's own
 vectors miss counts double: that is what queries are for.
@@ -20,7 +20,8 @@ import numpy as np
 
 from agent.answers import parse
 from agent.errors import BadAnswer
-from agent.topup import good_queries, queries_for_latest
+from agent.results import Interests, Stage
+from agent.topup import Mix, good_queries, topped_up
 from agent.written import MOST_QUERIES, TRAINED
 from eval.answers import Progress
 from eval.train.examples import Examples
@@ -40,8 +41,8 @@ BEGUN = '{"queries": ["'
 REWARDED = 100
 """A search is rewarded where it ranks what was chosen among so many."""
 TOKENS = 130
-LATEST = (0, 2, 4, 6)
-"""So many of the things chosen last may be searched for themselves."""
+MIXES = tuple(Mix(latest, built) for latest in (0, 2, 4, 6) for built in (0, 3))
+"""What may be searched for beside what the model writes."""
 COMPARED = 1500
 """Histories that these are compared on."""
 FOUND = 50
@@ -61,7 +62,7 @@ def teach(
     says whether what was chosen before counts as found. Resumable: `kept` is a folder for what is unfinished."""
     users = sorted({pair.user for pair in pairs})
     tried = set(np.random.default_rng(lora.seed).permutation(users)[: round(TRIED * len(users))].tolist())
-    latest, found = best_mix(examples, pairs[:COMPARED], near, repeats)
+    mix, found = best_mix(examples, pairs[:COMPARED], near, repeats)
     known = [
         (pair, brought)
         for pair, brought in zip(pairs, near, strict=True)
@@ -71,7 +72,7 @@ def teach(
         examples.example(pair, brought, "named" if at % NAMED_SHARE == NAMED_SHARE - 1 else "queries")
         for at, (pair, brought) in enumerate(known)
     ]
-    told: dict[str, Any] = {"examples": len(samples), "latest": latest, "recall by latest": found}
+    told: dict[str, Any] = {"examples": len(samples), **mix._asdict(), "recall by mix": found}
     told["loss by example"] = lora.learn(samples, 1, kept / "examples.pt", "batches learned by example", progress)
     fresh = [pair for pair in pairs if pair.user in tried][:SCORED]
     won, reward = winners(examples, fresh, lora, kept, progress)
@@ -85,36 +86,38 @@ def teach(
 
 def best_mix(
     examples: Examples, pairs: Sequence[Pair], near: Sequence[Sequence[int]], repeats: bool
-) -> tuple[int, dict[int, float]]:
-    """How many of a history's latest things should be searched for beside what the model writes; and for each number the recall@50
-    of what was chosen next, by lists that say by heart what the model is to learn. The highest number that is at most one standard
-    error behind the best: what a history holds is known, and what comes next is only guessed."""
-    found = {latest: _recall(examples, pairs, near, repeats, latest) for latest in LATEST}
-    best = max(LATEST, key=lambda latest: found[latest].mean())
-    behind = {latest: found[best] - own for latest, own in found.items()}
-    error = {latest: own.std() / np.sqrt(len(own)) for latest, own in behind.items()}
-    chosen = max(latest for latest in LATEST if behind[latest].mean() <= error[latest])
-    return chosen, {latest: round(float(own.mean()), 5) for latest, own in found.items()}
+) -> tuple[Mix, dict[str, float]]:
+    """What should be searched for beside what the model writes; and for each mix the recall@50 of what was chosen next, by lists
+    that say by heart what the model is to learn. Of those at most one standard error behind the best, the one that searches for
+    most of the latest things: what a history holds is known, and what comes next is only guessed."""
+    recall = _recall(examples, pairs, near, repeats)
+    mean = {mix: float(own.mean()) for mix, own in recall.items()}
+    best = max(MIXES, key=lambda mix: mean[mix])
+    behind = {mix: recall[best] - own for mix, own in recall.items()}
+    close = [mix for mix, gap in behind.items() if gap.mean() <= gap.std() / np.sqrt(len(gap))]
+    chosen = max(close, key=lambda mix: (mix.latest, mean[mix]))
+    return chosen, {f"{mix.latest} latest, {mix.built} built": round(own, 5) for mix, own in mean.items()}
 
 
 def _recall(
-    examples: Examples, pairs: Sequence[Pair], near: Sequence[Sequence[int]], repeats: bool, latest: int
-) -> np.ndarray:
-    """Recall@50 of what was chosen next in each pair, by searches for the `latest` and for what is `near`."""
-    lists = []
+    examples: Examples, pairs: Sequence[Pair], near: Sequence[Sequence[int]], repeats: bool
+) -> dict[Mix, np.ndarray]:
+    """By mix the recall@50 of what was chosen next in each pair, where searches for what is `near` are what the model writes."""
+    lists: dict[Mix, list[list[str]]] = {mix: [] for mix in MIXES}
     for pair, brought in zip(pairs, near, strict=False):
-        history = examples.history(pair)
-        known = queries_for_latest(history, examples.schema, latest)
-        lists.append(known + good_queries(examples.searches(pair, brought), history, known))
-    flat = sorted({query for own in lists for query in own})
+        history, said = examples.history(pair), Interests(None, examples.searches(pair, brought), [])
+        for mix, own in lists.items():
+            own.append(topped_up(said, history, examples.schema, Stage("interests"), mix).queries)
+    flat = sorted({query for own in lists.values() for queries in own for query in queries})
     at = {query: row for row, query in enumerate(flat)}
     encoded, vectors = examples.catalog.embedder.encode_queries(flat), np.asarray(examples.snapshot.vectors)
-    shares = np.zeros(len(pairs))
-    for row, (pair, own) in enumerate(zip(pairs, lists, strict=True)):
+    shares = {mix: np.zeros(len(pairs)) for mix in MIXES}
+    for row, pair in enumerate(pairs):
         chosen = [item for item in pair.chosen if repeats or item not in pair.history]
-        if own and chosen:
-            best = (encoded[[at[query] for query in own]] @ vectors.T).max(axis=0)[None]
-            shares[row] = (_ranks(best, [] if repeats else pair.history, chosen) < FOUND).mean()
+        for mix, own in lists.items():
+            if own[row] and chosen:
+                best = (encoded[[at[query] for query in own[row]]] @ vectors.T).max(axis=0)[None]
+                shares[mix][row] = (_ranks(best, [] if repeats else pair.history, chosen) < FOUND).mean()
     return shares
 
 
