@@ -166,11 +166,15 @@ def _serve(weights: Path, adapter: Adapter | None) -> Any:
         raise EvokeError(f"{weights.name} cannot be run ({error}): set EVOKE_MODEL to another GGUF file") from None
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def threads() -> int:
     """How many threads a model gets. One core is left to others: the threads wait for each other spinning, so that where anything
     else keeps a core busy (the encoder, another process) as many threads as cores are over ten times slower than one less."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(1, cores - 1), 8)
+    return min(max(1, cores() - 1), 8)
 
 
 def file_hash(file: Path) -> str:

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from agent import embedded
+
 SAVED_EVERY = 60.0
 """Seconds between checkpoints."""
+PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Threads that wait sleep: spinning, two that learn beside another busy process took over ten times as long as one."""
 
 
-def few_kernels() -> None:
-    """Have PyTorch keep few of the kernels that oneDNN makes for each length of a batch on a CPU: a thousand, as by default, hold
-    ten gigabytes. To be called before anything is computed; afterwards it has no effect."""
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
+def settle() -> None:
+    """Have PyTorch learn well on a CPU: keep few of the kernels that oneDNN makes for each length of a batch (a thousand, as by
+    default, hold ten gigabytes), and its threads not spin where they wait for each other, so that another process that keeps a
+    core busy does not hold up those on all the others. Has no effect once PyTorch is loaded."""
+    if "torch" not in sys.modules:
+        for name, value in {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16", **PATIENT}.items():
+            os.environ.setdefault(name, value)
+
+
+def threads() -> int:
+    """How many threads learn: one for each core where those that wait do not spin, else one less."""
+    return embedded.cores() if PATIENT.items() <= os.environ.items() else embedded.threads()
 
 
 def schedule(step: int, steps: int, warm: float) -> float:

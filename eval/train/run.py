@@ -26,7 +26,7 @@ from eval.train import queries, rank
 from eval.train.examples import Examples, near
 from eval.train.export import check_architecture, export
 from eval.train.lora import Lora
-from eval.train.optimizing import few_kernels
+from eval.train.optimizing import settle
 from eval.train.pairs import pairs
 from eval.train.verdict import Verdict, judging
 from eval.trust import measured_catalog, seen_hash
@@ -98,7 +98,7 @@ def train(
     from store.index import index
     from store.place import default_store, training
 
-    few_kernels()
+    settle()
     dataset = Path(dataset)
     known = validation_cases(dataset)
     repeats = repeating(known)

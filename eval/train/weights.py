@@ -8,8 +8,8 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
-from agent.embedded import threads
 from eval.errors import EvalError
+from eval.train.optimizing import threads
 
 
 def load(gguf: Path) -> tuple[Any, Any]:
