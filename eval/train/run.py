@@ -35,7 +35,7 @@ from prompts import Prompts
 from store import Catalog
 
 SAMPLES: Mapping[str, int] = {"queries": 3000, "rank": 1200}
-"""Steps from one item to the next to learn from: with these either takes up to half an hour on two cores."""
+"""Steps from one item to the next to learn from: with these either takes half an hour or so on two cores, its judging included."""
 CASES: Mapping[str, int] = {"queries": 150, "rank": 100}
 """Validation cases to judge on."""
 SHARE = 0.3
