@@ -210,6 +210,6 @@ def test_over_learned_fusion_and_kept_by_the_next_tuning(
 
 
 def test_an_adapter_that_writes_the_queries_leaves_nothing_to_tune(films: Path) -> None:
-    Trained.save(Adapter("queries", films / "trained" / "queries", "h", "w", "m", "p", True, {}))
+    Trained.save(Adapter("queries", films / "trained" / "queries", "h", "g", "w", "m", "p", True, {}))
     with pytest.raises(EvalError, match="queries adapter"):
         tune_prompts(FILMS, store=films)
