@@ -89,10 +89,10 @@ def interests_from_fields(history: Sequence[Item], schema: Mapping[str, Field]) 
 def queries_for_latest(history: Sequence[Item], schema: Mapping[str, Field], n: int) -> list[str]:
     """One query for each of the `n` latest distinct items, the newest first: its whole title and descriptive values. Nothing has
     to be written for it, and what is cut finds less."""
-    return [
-        ", ".join(harmless(words, 200) for words in [item.title, *descriptive(item, schema)[:3]])
-        for item in newest(history, n)
-    ]
+    said = (
+        [harmless(words, 200) for words in (item.title, *descriptive(item, schema)[:3])] for item in newest(history, n)
+    )
+    return [query for words in said if (query := ", ".join(filter(None, words)))]
 
 
 def queries_from_fields(history: Sequence[Item], schema: Mapping[str, Field]) -> list[str]:

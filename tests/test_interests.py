@@ -105,3 +105,8 @@ def test_the_latest_things_are_searched_for_beside_what_a_trained_model_writes()
     written = Interests(None, ["red bicycle bell"], [])
     found = topped_up(written, [*history, history[1]], SCHEMA, Stage("interests"), Mix(latest=2)).queries
     assert found[:3] == [titles[1], titles[2], "red bicycle bell"]
+    nameless = [Item("n", "", "A text."), Item("b", "", "A text.", {"genres": ["Family"]})]
+    assert topped_up(written, nameless, SCHEMA, Stage("interests"), Mix(latest=2)).queries[:2] == [
+        "Family",
+        "red bicycle bell",
+    ]
