@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from store import place as places
 from store.catalog import Catalog
@@ -13,13 +15,31 @@ from store.embedder import Embedder
 from store.errors import StoreError
 
 
-def embed_anew(store: Path, model: Path, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+class _AtHand(Embedder):
+    """An embedder some of whose documents need not be encoded."""
+
+    def __init__(self, name: str, vectors: Mapping[str, np.ndarray]) -> None:
+        super().__init__(name)
+        self._at_hand = vectors
+
+    def encode_documents(self, texts: Sequence[str]) -> np.ndarray:
+        missing = [text for text in texts if text not in self._at_hand]
+        encoded = dict(zip(missing, super().encode_documents(missing), strict=True)) if missing else {}
+        return np.stack([self._at_hand[text] if text in self._at_hand else encoded[text] for text in texts])
+
+
+def embed_anew(
+    store: Path,
+    model: Path,
+    progress: Callable[[int, int], None] | None = None,
+    vectors: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, Any]:
     """Index the store's items with the sentence-transformers model in the folder `model`, into that folder; the store stays as is.
 
     Returns what `put_in_force` wants to know. What is there already costs nothing, and ended early the next call goes on.
-    `progress(done, total)` counts items.
+    `progress(done, total)` counts items. `vectors` are what the model makes of documents, where that is known: unit vectors by text.
     """
-    embedder = Embedder(str(model))
+    embedder = _AtHand(str(model), vectors or {})
     with (
         places.writing(store),
         Catalog.open(store, create=False) as old,

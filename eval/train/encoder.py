@@ -123,6 +123,16 @@ class Encoder:
                 advance(step + 1, STEPS)
         return float(np.mean(losses[-max(len(losses) // 10, 1) :]))
 
+    def through(self, vectors: np.ndarray) -> np.ndarray:
+        """(n, dim) unit vectors of the encoder before as the layer turns them: what encoding the same texts would give."""
+        import torch
+        import torch.nn.functional as F  # noqa: N812
+
+        with torch.no_grad():
+            whole = torch.tensor(vectors, dtype=torch.float32, device=self.model.device)
+            turned: np.ndarray = F.normalize(self._turned(whole), dim=1).cpu().numpy()
+        return turned
+
     def save(self, folder: Path) -> None:
         """Write the encoder with its layer as sentence-transformers does."""
         self.model.save_pretrained(str(folder), create_model_card=False)
@@ -133,10 +143,13 @@ class Encoder:
         import torch.nn.functional as F  # noqa: N812  as everybody calls it
 
         reads, positives, barred = (torch.tensor(part).to(before.device) for part in batch)
-        vectors = F.normalize(self.layer({"sentence_embedding": before})["sentence_embedding"], dim=1)
+        vectors = F.normalize(self._turned(before), dim=1)
         scores = F.normalize(reads @ vectors, dim=1) @ vectors.T / TEMPERATURE
         chosen = F.cross_entropy(scores.masked_fill(barred, -torch.inf), positives)
         return chosen + KEPT * (1 - (vectors * before).sum(dim=1)).mean()
+
+    def _turned(self, vectors: Any) -> Any:
+        return self.layer({"sentence_embedding": vectors})["sentence_embedding"]
 
     def _key(self, material: Material) -> str:
         settings = (self.fingerprint, self.seed, RECENT, BATCH, STEPS, TEMPERATURE, KEPT, RATE)

@@ -108,8 +108,8 @@ def train(
             _check(folder, catalog)
             snapshot = catalog.snapshot()
             before = _material(known, snapshot, samples or PAIRS, seed)
-            made, loss = _taught(catalog.embedder, before, seed, kept / "encoder.pt", say, progress)
-            facts = _indexed(folder, made, say, progress)
+            made, loss, vectors = _taught(catalog, before, seed, kept / "encoder.pt", say, progress)
+            facts = _indexed(folder, made, vectors, say, progress)
             # As the store will read it: in its precision, and whole documents.
             with Catalog.open(made, create=False, embedder=Embedder(str(made))) as anew:
                 after, embedder = anew.vectors(snapshot.ids), anew.embedder
@@ -129,8 +129,8 @@ def train(
                 for_use = _material(in_use, catalog.snapshot(), samples or PAIRS, seed)
                 if not for_use.same(before):
                     say("it pays; learning once more, for use")
-                    made, loss = _taught(catalog.embedder, for_use, seed, kept / "for use.pt", say, progress)
-                    facts = _indexed(folder, made, say, progress)
+                    made, loss, vectors = _taught(catalog, for_use, seed, kept / "for use.pt", say, progress)
+                    facts = _indexed(folder, made, vectors, say, progress)
                     evidence["for use"] = {"pairs": len(for_use.pairs), "loss": loss, "data": data_hash(dataset)}
             (made / EVIDENCE).write_text(json.dumps(evidence, indent=1) + "\n", encoding="utf-8")
             _outdate(folder)
@@ -159,19 +159,23 @@ def _material(cases: Cases, snapshot: Snapshot, n: int, seed: int) -> Material:
 
 
 def _taught(
-    embedder: Embedder, material: Material, seed: int, checkpoint: Path, say: Say, progress: Progress
-) -> tuple[Path, float]:
-    """The folder of the encoder that learned from this, beside the checkpoint; and its loss."""
-    say(f"{len(material.pairs)} steps to learn from; loading {embedder.name}")
-    encoder = Encoder(embedder, seed)
+    catalog: Catalog, material: Material, seed: int, checkpoint: Path, say: Say, progress: Progress
+) -> tuple[Path, float, dict[str, np.ndarray]]:
+    """The folder of the encoder that learned from this, beside the checkpoint; its loss; and what it makes of the catalog's texts."""
+    say(f"{len(material.pairs)} steps to learn from; loading {catalog.embedder.name}")
+    encoder = Encoder(catalog.embedder, seed)
     loss = encoder.learn(material, checkpoint, progress)
-    return _saved(encoder, checkpoint.parent), loss
+    ids = catalog.snapshot().ids
+    documents = (item.document for item in catalog.get(ids).values())
+    return _saved(encoder, checkpoint.parent), loss, dict(zip(documents, encoder.through(material.vectors), strict=True))
 
 
-def _indexed(folder: Path, made: Path, say: Say, progress: Progress) -> dict[str, Any]:
+def _indexed(
+    folder: Path, made: Path, vectors: dict[str, np.ndarray], say: Say, progress: Progress
+) -> dict[str, Any]:
     say("indexing with what was learned")
     with progress("items indexed") as advance:
-        return embed_anew(folder, made, advance)
+        return embed_anew(folder, made, advance, vectors)
 
 
 def _saved(encoder: Encoder, kept: Path) -> Path:

@@ -10,10 +10,11 @@ from typing import Any
 
 from eval.errors import EvalError
 from eval.train.optimizing import threads
+from store.embedder import has_bfloat16
 
 
 def load(gguf: Path) -> tuple[Any, Any]:
-    """(model, tokenizer) of a GGUF file, dequantised to bfloat16, its chat template included.
+    """(model, tokenizer) of a GGUF file, dequantised to bfloat16, or to float32 where that is quicker; its chat template included.
 
     Raises EvalError where the extra "train" is missing or the file cannot be read so.
     """
@@ -33,7 +34,7 @@ def load(gguf: Path) -> tuple[Any, Any]:
             tokenizer = AutoTokenizer.from_pretrained(**where)
             model = AutoModelForCausalLM.from_pretrained(
                 **where,
-                dtype=torch.bfloat16,
+                dtype=torch.bfloat16 if has_bfloat16(device) else torch.float32,
                 quantization_config=GgufConfig(dequantize=True),
                 # The fused one takes three times as long backwards on a CPU.
                 attn_implementation="eager" if device == "cpu" else None,
