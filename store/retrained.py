@@ -37,7 +37,7 @@ def embed_anew(
     """Index the store's items with the sentence-transformers model in the folder `model`, into that folder; the store stays as is.
 
     Returns what `put_in_force` wants to know. What is there already costs nothing, and ended early the next call goes on.
-    `progress(done, total)` counts items. `vectors` are what the model makes of documents, where that is known: unit vectors by text.
+    `progress(done, total)` counts items. `vectors` are unit vectors of documents, where they are known, by text.
     """
     embedder = _AtHand(str(model), vectors or {})
     with (

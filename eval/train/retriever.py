@@ -161,18 +161,20 @@ def _material(cases: Cases, snapshot: Snapshot, n: int, seed: int) -> Material:
 def _taught(
     catalog: Catalog, material: Material, seed: int, checkpoint: Path, say: Say, progress: Progress
 ) -> tuple[Path, float, dict[str, np.ndarray]]:
-    """The folder of the encoder that learned from this, beside the checkpoint; its loss; and what it makes of the catalog's texts."""
+    """The folder of the encoder that learned from this, beside the checkpoint; its loss; what it makes of the texts."""
     say(f"{len(material.pairs)} steps to learn from; loading {catalog.embedder.name}")
     encoder = Encoder(catalog.embedder, seed)
     loss = encoder.learn(material, checkpoint, progress)
     ids = catalog.snapshot().ids
     documents = (item.document for item in catalog.get(ids).values())
-    return _saved(encoder, checkpoint.parent), loss, dict(zip(documents, encoder.through(material.vectors), strict=True))
+    return (
+        _saved(encoder, checkpoint.parent),
+        loss,
+        dict(zip(documents, encoder.through(material.vectors), strict=True)),
+    )
 
 
-def _indexed(
-    folder: Path, made: Path, vectors: dict[str, np.ndarray], say: Say, progress: Progress
-) -> dict[str, Any]:
+def _indexed(folder: Path, made: Path, vectors: dict[str, np.ndarray], say: Say, progress: Progress) -> dict[str, Any]:
     say("indexing with what was learned")
     with progress("items indexed") as advance:
         return embed_anew(folder, made, advance, vectors)
