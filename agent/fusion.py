@@ -16,6 +16,24 @@ K = 30
 SAME = 0.98
 """Cosine from which two candidates are near-duplicates."""
 
+TEXT_BOOST = {"queries": 4.0, "lexical": 2.0, "popular": 0.0}
+"""What a request's own words do to the channel weights: what was asked for goes before what is usually liked."""
+TEXT_LEAST = {"queries": 1.2, "lexical": 0.6}
+"""What they weigh at least where weights were tuned: tuning judges what a model adds to a history, not requests in words."""
+FILLING = 1e-6
+"""The least weight of popular items: enough to fill up a short list, too little to change an order."""
+
+
+def channel_weights(weights: Mapping[str, float], in_words: bool, tuned: bool) -> dict[str, float]:
+    """The weight of each channel that is on, by these settings. `in_words`: the request has a text of its own; `tuned`: the
+    weights are those that tuning found for histories."""
+    boost = TEXT_BOOST if in_words else {}
+    own = {channel: weight * boost.get(channel, 1.0) for channel, weight in weights.items()}
+    if in_words and tuned:
+        own |= {channel: max(own.get(channel, 0.0), least) for channel, least in TEXT_LEAST.items()}
+    own["popular"] = max(own.get("popular", 0.0), FILLING)
+    return {channel: weight for channel, weight in own.items() if weight > 0}
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:

@@ -35,6 +35,7 @@ SEEN = 8
 async def interests(
     history: Sequence[Item],
     *,
+    others: Sequence[Item] = (),
     user: str | None,
     schema: Mapping[str, SchemaField],
     connect: Connect,
@@ -46,8 +47,8 @@ async def interests(
 ) -> Interests:
     """The interests behind `history` (liked items, oldest first): cached, refreshed or newly written.
 
-    An adapter trained for queries writes these and the titles. A model that fails leaves `stage.degraded` set and the interests
-    built from the catalog's fields alone.
+    An adapter trained for queries writes these and the titles; it is shown what `others` chose after such a history. A model that
+    fails leaves `stage.degraded` set and the interests built from the catalog's fields alone.
     """
     if not history:
         stage.notes.append("no history")
@@ -66,7 +67,7 @@ async def interests(
         former_ids = known.history if known else []
         if former and former.profile:
             stage.notes.append(f"refreshed with {len(history) - len(former_ids)} new events")
-        asking = calls(history, prompts, schema, PARTS, adapter, former, former_ids)
+        asking = calls(history, prompts, schema, PARTS, adapter, others, former, former_ids)
         if adapter:
             stage.notes.append("trained adapter")
         reply = await answered(llm, asking, deadline)
@@ -128,11 +129,12 @@ def calls(
     schema: Mapping[str, SchemaField],
     parts: Sequence[str] = PARTS,
     adapter: Adapter | None = None,
+    others: Sequence[Item] = (),
     former: Interests | None = None,
     former_ids: Sequence[str] = (),
 ) -> list[Call]:
     """What to ask for these parts of what a history says (in the order of PARTS): one question, or with a trained adapter, which
-    writes queries and titles, one for each part.
+    writes queries and titles and is shown what `others` chose after such a history, one for each part.
 
     What was known before (`former`, of the items `former_ids`) is brought up to date. Raises AdapterRefused where the adapter
     was trained with other prompts.
@@ -141,7 +143,9 @@ def calls(
     if adapter:
         adapter.check_prompt(prompts)
         trained = [
-            Call(asked_trained(history, prompts, schema, p), TRAINED[p], adapter) for p in parts if p != "profile"
+            Call(asked_trained(history, others, prompts, schema, p), TRAINED[p], adapter)
+            for p in parts
+            if p != "profile"
         ]
         parts = tuple(p for p in parts if p == "profile")
     if not parts:
@@ -155,10 +159,12 @@ def calls(
 
 
 def asked_trained(
-    history: Sequence[Item], prompts: Prompts, schema: Mapping[str, SchemaField], part: str
+    history: Sequence[Item], others: Sequence[Item], prompts: Prompts, schema: Mapping[str, SchemaField], part: str
 ) -> list[dict[str, str]]:
-    """The messages that ask a trained model for one part, "queries" or "named": the latest things, each once, newest first."""
-    return prompts.render("search", history=[described(item, schema) for item in newest(history, SEEN)], parts=[part])
+    """The messages that ask a trained model for one part, "queries" or "named": the latest things, each once, newest first, then
+    what `others` chose next."""
+    known, next_ = ([described(item, schema) for item in items] for items in (newest(history, SEEN), others))
+    return prompts.render("search", history=known, others=next_, parts=[part])
 
 
 async def answered(llm: LLM, asking: Sequence[Call], deadline: Deadline) -> Reply[Written]:

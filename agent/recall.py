@@ -29,13 +29,18 @@ from store import Catalog, History, Hit
 from store.cooccurrence import Cooccurrence
 from store.lexical import Lexical
 from store.snapshot import Snapshot
+from store.sparse import highest
 
 CHANNELS = ("queries", "named", "dense", "collaborative", "lexical", "popular")
 
 RECENT = 10
 """History items that recall starts from."""
+DECAY = 0.8
+"""What each of them weighs beside the one after it."""
 TRANSITIONS = 1.0
 """Weight of what came next beside what goes together, each scaled to its own best."""
+OTHERS = 12
+"""Items that a trained model is shown of what others chose after such a history."""
 WIDENED = 20
 """Items added to the grounded names because they go with them."""
 ALIKE = 0.35
@@ -77,6 +82,14 @@ class Sources:
         signals = replace(signals, counts=counts) if signals else Signals.of(catalog, history, counts)
         return cls(catalog, snapshot, counts, lexical, signals, learned, versions)
 
+    def others(self, history: Sequence[str], out: Collection[str] = ()) -> list[str]:
+        """The ids of what others chose after such a history (oldest first), see `chosen_by_others`; none that are `out`."""
+        rows = self.snapshot.rows
+        may = ~self.snapshot.hidden
+        may[[rows[id] for id in out if id in rows]] = False
+        read = np.array([rows[id] for id in history if id in rows], dtype=np.int64)
+        return [self.snapshot.ids[row] for row in chosen_by_others(self.cooccurrence, read, may)]
+
     def base(self, request: Request, joined: Joined | None = None, lists: Mapping[str, list[Hit]] = NONE) -> list[Hit]:
         """The list of learned fusion for the request's history: everything fused, no model call. Empty without either.
 
@@ -108,7 +121,7 @@ class Request:
     exclude: Collection[str] = field(default_factory=frozenset)
     where: Mapping[str, Any] | None = None
     k: int = 200
-    decay: float = 0.8
+    decay: float = DECAY
 
 
 async def recall(
@@ -133,7 +146,6 @@ def _recall(
         stage.notes.append(f"{unfound} of {len(named)} named titles are not in the catalog and serve as queries")
     by_text, by_item = _vector_hits(sources, [t for t, _ in texts], rows if "dense" in channels else rows[:0], request)
 
-    together = sources.cooccurrence.together(rows, decay)
     found: dict[str, list[Hit]] = {}
     for channel in CHANNELS:
         if channel not in channels:
@@ -145,8 +157,7 @@ def _recall(
         elif channel == "dense":
             hits = _best(by_item, decay, own=[snapshot.ids[row] for row in rows])
         elif channel == "collaborative":
-            scores = _scaled(together) + TRANSITIONS * _scaled(sources.cooccurrence.next(rows, decay))
-            hits = _top(scores, snapshot, allowed, request.k)
+            hits = _top(_collaborative(sources.cooccurrence, rows, decay), snapshot, allowed, request.k)
         elif channel == "lexical":
             hits = _lexical(sources, request, rows, decay)
         else:
@@ -154,6 +165,20 @@ def _recall(
             hits = _top(scores, snapshot, allowed, request.k)
         found[channel] = [h for h in hits if allowed[snapshot.rows[h.id]]][: request.k]
     return found, named
+
+
+def chosen_by_others(counts: Cooccurrence, history: np.ndarray, may: np.ndarray, k: int = OTHERS) -> list[int]:
+    """The `k` rows that other people chose most with and after a history (rows, oldest first): none that it holds, nor one that
+    `may` (n,) not be shown. Best first."""
+    rows = history[-RECENT:]
+    scores = np.where(may, _collaborative(counts, rows, DECAY ** np.arange(len(rows) - 1, -1, -1, dtype=np.float32)), 0)
+    scores[history] = 0
+    best = highest(scores[None], k)[0]
+    return [int(row) for row in best]
+
+
+def _collaborative(counts: Cooccurrence, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return _scaled(counts.together(rows, weights)) + TRANSITIONS * _scaled(counts.next(rows, weights))
 
 
 def allowed_rows(sources: Sources, request: Request) -> np.ndarray:

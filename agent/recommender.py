@@ -12,7 +12,7 @@ from agent import model
 from agent.errors import EvokeError
 from agent.explain import Shown, Vocabulary, explain
 from agent.fresh import Fresh
-from agent.fusion import fuse, spread
+from agent.fusion import FILLING, channel_weights, fuse, spread
 from agent.interests import interests, remembered
 from agent.known import Known
 from agent.llm import LLM, Deadline
@@ -34,12 +34,6 @@ if TYPE_CHECKING:
 MODEL_STAGES = ("interests", "rank", "explain")
 INTERESTS_SHARE = 0.6
 """Of the deadline, at most this much goes to interests, so that a slow model still has time to explain."""
-TEXT_BOOST = {"queries": 4.0, "lexical": 2.0, "popular": 0.0}
-"""What a request's own words do to the channel weights: what was asked for goes before what is usually liked."""
-TEXT_LEAST = {"queries": 1.2, "lexical": 0.6}
-"""What they weigh at least where weights were tuned: tuning judges what a model adds to a history, not requests in words."""
-FILLING = 1e-6
-"""The least weight of popular items: enough to fill up a short list, too little to change an order."""
 
 
 class AsyncRecommender:
@@ -117,7 +111,8 @@ class AsyncRecommender:
         known = await asyncio.to_thread(Known.of, self.history, sources.snapshot, user, history)
         items = self.catalog.get(known.liked)
         liked = [items[id] for id in known.liked if id in items]
-        weights = self._weights(text)
+        tuned = settings.weights == self.tuned.settings.get("weights")
+        weights = channel_weights(settings.weights, bool(text), tuned)
         profiled = settings.weights.get("queries", 0.0) > 0
         # The encoder loads while the model writes.
         warm = asyncio.create_task(asyncio.to_thread(self.catalog.embedder.encode_queries, ["warm"]))
@@ -128,7 +123,8 @@ class AsyncRecommender:
                 adapter = self.adapters.adapter("queries")
                 found = remembered(liked, user, schema, self._llm, self.prompts, self.history, adapter, stage)
             elif {"queries", "named"} & weights.keys() or settings.explain:
-                found = await self._interests(liked, user, Deadline(left() * INTERESTS_SHARE), stage)
+                others = sources.others(known.liked, known.seen)
+                found = await self._interests(liked, others, user, Deadline(left() * INTERESTS_SHARE), stage)
             else:
                 found = NOTHING
         with trace.stage("recall") as stage:
@@ -237,7 +233,8 @@ class AsyncRecommender:
         liked = [items[id] for id in known.liked if id in items]
         if not liked:
             raise EvokeError(f"user {user} has no history to read a profile from; add events with `evoke index`")
-        return await self._interests(liked, user, Deadline(self.settings.seconds), Stage("interests"))
+        others = sources.others(known.liked, known.seen)
+        return await self._interests(liked, others, user, Deadline(self.settings.seconds), Stage("interests"))
 
     async def forget(self, user: str) -> Forgotten:
         """Delete all rows about the user and refit what was derived from them; returns what was deleted, by table.
@@ -264,18 +261,12 @@ class AsyncRecommender:
             await self._llm.close()
             self._llm = None
 
-    def _weights(self, text: str | None) -> dict[str, float]:
-        """The weight of each channel that is on."""
-        boost = TEXT_BOOST if text else {}
-        weights = {c: self.settings.weights.get(c, 0.0) * boost.get(c, 1.0) for c in CHANNELS}
-        if text and self.settings.weights == self.tuned.settings.get("weights"):
-            weights |= {c: max(weights[c], least) for c, least in TEXT_LEAST.items()}
-        weights["popular"] = max(weights["popular"], FILLING)
-        return {c: w for c, w in weights.items() if w > 0}
-
-    async def _interests(self, liked: Sequence[Item], user: str | None, deadline: Deadline, stage: Stage) -> Interests:
+    async def _interests(
+        self, liked: Sequence[Item], others: Sequence[str], user: str | None, deadline: Deadline, stage: Stage
+    ) -> Interests:
         return await interests(
             liked,
+            others=list(self.catalog.get(others).values()),
             user=user,
             schema=self.catalog.schema(),
             connect=self._connect,

@@ -13,6 +13,7 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -84,17 +85,18 @@ def answers(
     schema: Mapping[str, Field],
     kept: Path,
     adapter: Adapter | None = None,
+    others: Sequence[Sequence[Item]] = (),
     progress: Progress = quiet,
     seconds: float | None = None,
 ) -> Answers:
     """What the model, or a trained adapter on it, says in these parts (see `agent.written.FORMS`) of each history, oldest item
-    first.
+    first. `others` holds for each what other people chose next, which is shown to a trained adapter.
 
     `kept` is the file that answers are kept in. With `seconds` no further case is begun once that much time was spent; time
     that kept answers took counts too, so that the same cases are used when it is run again. Raises ModelError where no model
     can be had, EvalError where one stops answering.
     """
-    return bridge.run(_answers(histories, tuple(parts), settings, schema, kept, adapter, progress, seconds))
+    return bridge.run(_answers(histories, tuple(parts), settings, schema, kept, adapter, others, progress, seconds))
 
 
 async def _answers(
@@ -104,6 +106,7 @@ async def _answers(
     schema: Mapping[str, Field],
     kept: Path,
     adapter: Adapter | None,
+    others: Sequence[Sequence[Item]],
     progress: Progress,
     seconds: float | None,
 ) -> Answers:
@@ -112,7 +115,10 @@ async def _answers(
     try:
         await llm.model_name()
         prompts = Prompts(settings.prompts)
-        asking = [calls(history, prompts, schema, parts, adapter) if history else [] for history in histories]
+        asking = [
+            calls(history, prompts, schema, parts, adapter, own) if history else []
+            for history, own in zip_longest(histories, others, fillvalue=())
+        ]
         model_key = llm.key_of(adapter)
         keys = [Kept.key(model_key, parts, [call.messages for call in each]) if each else None for each in asking]
 

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from agent import bridge
-from agent.fusion import fuse
+from agent.fusion import FILLING, channel_weights, fuse
 from agent.recall import CHANNELS, Request, Sources, recall
-from agent.recommender import FILLING, TEXT_BOOST
 from agent.results import Stage
 from eval.answers import Progress
 from eval.arms import Bench, Lists, parts
@@ -143,9 +142,8 @@ class _Reader:
         return frozenset() if self._bench.repeats else frozenset(case.known)
 
     def _weights(self, in_words: bool) -> dict[str, float]:
-        boost = TEXT_BOOST if in_words else {}
-        found = {c: self._bench.weights.get(c, 0.0) * boost.get(c, 1.0) for c in CHANNELS if c != "named"}
-        return {c: weight for c, weight in found.items() if weight > 0} | {"popular": max(found["popular"], FILLING)}
+        unnamed = {channel: weight for channel, weight in self._bench.weights.items() if channel != "named"}
+        return channel_weights(unnamed, in_words, tuned=False)
 
 
 def _values(turn: str, lexicon: Lexicon) -> Iterator[tuple[str, str, bool]]:

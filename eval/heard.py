@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from agent import bridge
-from agent.recall import Request, Sources, recall
+from agent.recall import Request, Sources, chosen_by_others, recall
 from agent.results import Interests, Stage
 from agent.settings import Settings
 from agent.trained import Adapter
 from eval.answers import Answer, Progress, answers, quiet
 from eval.arms import Bench, Lists, Parts
+from eval.fitting import histories
 from eval.records import Case
 from store import Catalog
 from store.lexical import Lexical
@@ -74,15 +75,17 @@ def heard(
 
     Counts come from the bench's signals alone. With `seconds` it may be fewer cases than given: the first ones.
     """
-    items = catalog.get(sorted({id for case in cases for id in case.known}))
-    histories = [[items[id] for id in case.known if id in items] for case in cases]
+    others = _others(cases, bench) if adapter else []
+    items = catalog.get(sorted({id for ids in (*(case.known for case in cases), *others) for id in ids}))
+    known = [[items[id] for id in case.known if id in items] for case in cases]
     given = answers(
-        histories,
+        known,
         parts,
         settings=settings,
         schema=catalog.schema(),
         kept=kept,
         adapter=adapter,
+        others=[[items[id] for id in own] for own in others],
         progress=progress,
         seconds=seconds,
     )
@@ -149,6 +152,15 @@ def _retrieved(
                 lists[part].append([snapshot.rows[hit.id] for hit in hits[part]])
             advance(row, len(found))
     return lists, taken, grounded
+
+
+def _others(cases: Sequence[Case], bench: Bench) -> list[list[str]]:
+    """For each case the ids of what others chose next, as the recommender shows them to a trained model."""
+    snapshot = bench.snapshot
+    return [
+        [snapshot.ids[row] for row in chosen_by_others(bench.signals.counts, history, ~snapshot.hidden)]
+        for history in histories(cases, snapshot)
+    ]
 
 
 def _said(asked: Sequence[Answer], parts: Parts, grounded: int) -> dict[str, float]:

@@ -21,7 +21,7 @@ __all__ = ["VARIABLES", "PromptError", "Prompts"]
 VARIABLES: dict[str, frozenset[str]] = {
     "interests": frozenset({"history", "parts", "n_queries", "n_named"}),
     "refresh": frozenset({"profile", "history", "parts", "n_queries", "n_named"}),
-    "search": frozenset({"history", "parts"}),
+    "search": frozenset({"history", "others", "parts"}),
     "rank": frozenset({"profile", "history", "request", "candidates"}),
     "explain": frozenset({"profile", "history", "request", "items"}),
     "request": frozenset({"fields", "turns", "conditions", "liked", "message", "draft"}),

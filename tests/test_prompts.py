@@ -43,7 +43,7 @@ def filled(name: str, text: str) -> dict[str, Any]:
         "failures": [{"liked": [text], "queries": [text], "chosen": [text]}],
         "profile": text if name in ("rank", "explain") else taste,
     }  # fmt: skip
-    values["history"] = [text, text] if name == "search" else values["history"]
+    values |= {"history": [text, text], "others": [text]} if name == "search" else {}
     return {variable: values[variable] for variable in VARIABLES[name]}
 
 

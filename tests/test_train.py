@@ -28,7 +28,7 @@ from eval.cases import load_cases
 from eval.errors import EvalError
 from eval.train import lora as lora_module
 from eval.train import optimizing, queries, rank
-from eval.train.examples import SPELLED, Examples, near
+from eval.train.examples import SPELLED, Examples, chosen_next, near
 from eval.train.lora import Lora, Sample
 from eval.train.pairs import Pair, pairs
 from eval.train.verdict import spread
@@ -81,10 +81,10 @@ def samples(examples: Examples, n: int) -> list[Sample]:
 
 
 def brought_to(examples: Examples, n: int, seed: int) -> list[tuple[Pair, list[int]]]:
-    """Pairs, each with what `base` brings for it."""
+    """Pairs, each with what others chose next."""
     cases = load_cases(FILMS, "valid")
     drawn = pairs(cases, examples.snapshot, n, seed)
-    return list(zip(drawn, near(cases, examples.catalog, drawn, seed), strict=True))
+    return list(zip(drawn, chosen_next(cases, examples.catalog, drawn, seed), strict=True))
 
 
 def test_the_loss_a_few_rows_at_a_time_is_the_loss_of_all() -> None:
@@ -158,21 +158,30 @@ def test_examples_are_told_in_the_catalogs_words_and_never_repeat_the_history(ex
         assert all(len(query) <= TITLE for query in told)
         assert sum(map(len, told)) <= SPELLED
         assert {title["title"] for title in named} <= set(examples.snapshot.titles)
-        lines = examples.asked(pair, "queries")[1]["content"].splitlines()
+        lines = examples.asked(pair, brought, "queries")[1]["content"].splitlines()
         shown = [json.loads(line) for line in lines if line.startswith('"')]
-        assert shown == [examples.described(row) for row in dict.fromkeys(reversed(pair.history))][:SEEN]
+        known = [examples.described(row) for row in dict.fromkeys(reversed(pair.history))][:SEEN]
+        assert shown == known + [examples.described(row) for row in brought]
+        assert not brought or set(told) <= set(shown[len(known) :])
 
 
-def test_what_base_brings_for_a_pair_was_fitted_on_other_people(examples: Examples) -> None:
+def test_what_this_person_chose_comes_first_of_what_others_chose(examples: Examples) -> None:
+    pair = Pair("u", (0, 1), (1, 50, 7))
+    assert examples.first_chosen(pair, [3, 7, 50, 9]) == [50, 7, 3, 9]
+    assert examples.first_chosen(pair, []) == [50, 7]
+
+
+@pytest.mark.parametrize("brings", [near, chosen_next])
+def test_what_is_brought_for_a_pair_was_fitted_on_other_people(examples: Examples, brings: Any) -> None:
     cases = load_cases(FILMS, "valid")
     drawn = pairs(cases, examples.snapshot, 40, seed=0)
-    brought = near(cases, examples.catalog, drawn, 0)
+    brought = brings(cases, examples.catalog, drawn, 0)
     own = drawn[0].user
     others = [event for event in cases.events if event.user != own]
     changed = [
         replace(event, item=others[at % len(others)].item) for at, event in enumerate(cases.events) if event.user == own
     ]
-    again = near(replace(cases, events=(*others, *changed)), examples.catalog, drawn, 0)
+    again = brings(replace(cases, events=(*others, *changed)), examples.catalog, drawn, 0)
     assert [own for own, pair in zip(brought, drawn, strict=True) if pair.user == own] == [
         own for own, pair in zip(again, drawn, strict=True) if pair.user == own
     ]
@@ -228,11 +237,11 @@ def test_a_search_that_finds_what_was_chosen_is_what_is_learned(examples: Exampl
     history, chosen = rows["heat-1995"], rows["spirited-away-2001"]
     pair = Pair("u", (history,), (chosen,))
     query = f"{examples.item(chosen).title}, animation by Hayao Miyazaki"
-    won, reward = queries.winners(examples, [pair], Scripted(query), tmp_path, quiet)  # type: ignore[arg-type]
+    won, reward = queries.winners(examples, [(pair, [5])], Scripted(query), tmp_path, quiet)  # type: ignore[arg-type]
     assert json.loads(won[0].answer)["queries"][0] == query
     assert won[0].weight == 2.0  # the history's own vector does not find it
     assert reward["mean"] == 2.0
-    assert won[0].messages == examples.asked(pair, "queries")
+    assert won[0].messages == examples.asked(pair, [5], "queries")
 
 
 def test_too_little_to_learn_from_is_refused(examples: Examples, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from agent.embedded import find_weights
 from agent.progress import progress
 from agent.trained import Adapter, vllm_options
 from eval.train.lora import Lora
+from store.embedder import has_bfloat16
 from tests.adapters import adapter, ranking_samples
 from tests.services import free_port, missing, running
 from tests.vllm_setup import PYTHON, WEIGHTS
@@ -75,6 +76,7 @@ def serving_vllm(adapters: Sequence[Adapter] = ()) -> Iterator[VLLM]:
     command = [
         str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", "--model", str(WEIGHTS), "--served-model-name", MODEL,
         "--host", "127.0.0.1", "--port", str(port), "--max-model-len", "4096", "--enforce-eager", "--enable-prefix-caching",
+        "--dtype", "bfloat16" if has_bfloat16("cpu") else "float32",
         "--enable-prompt-tokens-details", "--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}',
         *(vllm_options(adapters) if adapters else ()),
     ]  # fmt: skip

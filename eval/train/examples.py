@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from agent.facts import described
 from agent.interests import asked_trained
+from agent.recall import chosen_by_others
 from agent.topup import good_queries
 from agent.written import MOST_QUERIES
 from eval.arms import Bench
@@ -22,6 +23,8 @@ from prompts import Prompts
 from prompts.cleaning import harmless
 from store import Catalog, Item
 from store.catalog import Field
+from store.cooccurrence import Cooccurrence
+from store.history import interactions_of
 from store.snapshot import Snapshot
 
 SPELLED = 330
@@ -31,22 +34,47 @@ NEAR = 40
 FOLDS = 3
 _BATCH = 256
 
+Brings = Callable[[Cases, Sequence[Pair]], list[list[int]]]
+"""What is brought for these pairs' histories by the events of some cases."""
+
 
 def near(cases: Cases, catalog: Catalog, pairs: Sequence[Pair], seed: int, repeats: bool = False) -> list[list[int]]:
-    """The NEAR rows that `base` brings for each pair's history, fitted on the events of other people before the cut: what it would
-    bring had it not seen what this person chose next. What the history holds is among them with `repeats` alone."""
+    """The NEAR rows that `base` brings for each pair's history by the events of other people before the cut. What the history holds
+    is among them with `repeats` alone."""
+
+    def brings(others: Cases, some: Sequence[Pair]) -> list[list[int]]:
+        bench = Bench(fit(others, catalog), repeats=repeats)
+        found: list[list[int]] = []
+        for start in range(0, len(some), _BATCH):
+            read = [np.array(pair.history) for pair in some[start : start + _BATCH]]
+            found += bench.rank(["base"], read, NEAR)["base"]
+        return found
+
+    return _by_other_people(cases, pairs, seed, brings)
+
+
+def chosen_next(cases: Cases, catalog: Catalog, pairs: Sequence[Pair], seed: int) -> list[list[int]]:
+    """What other people chose after each pair's history, as the recommender shows it to a trained model."""
+    snapshot = catalog.snapshot()
+
+    def brings(others: Cases, some: Sequence[Pair]) -> list[list[int]]:
+        counts = Cooccurrence.fit(interactions_of(others.events), snapshot)
+        return [chosen_by_others(counts, np.array(pair.history), ~snapshot.hidden) for pair in some]
+
+    return _by_other_people(cases, pairs, seed, brings)
+
+
+def _by_other_people(cases: Cases, pairs: Sequence[Pair], seed: int, brings: Brings) -> list[list[int]]:
+    """What is brought for each pair by the events of other people before the cut: had it seen what this person chose next, it would
+    bring that."""
     users = sorted({event.user for event in cases.events})
     fold = dict(zip(users, np.random.default_rng(seed).permutation(len(users)) % FOLDS, strict=True))
     found: list[list[int]] = [[] for _ in pairs]
     for own in range(FOLDS):
         rows = [row for row, pair in enumerate(pairs) if fold[pair.user] == own]
         others = replace(cases, events=tuple(event for event in cases.events if fold[event.user] != own))
-        bench = Bench(fit(others, catalog), repeats=repeats)
-        for start in range(0, len(rows), _BATCH):
-            some = rows[start : start + _BATCH]
-            lists = bench.rank(["base"], [np.array(pairs[row].history) for row in some], NEAR)["base"]
-            for row, brought in zip(some, lists, strict=True):
-                found[row] = brought
+        for row, brought in zip(rows, brings(others, [pairs[row] for row in rows]), strict=True):
+            found[row] = brought
     return found
 
 
@@ -73,35 +101,36 @@ class Examples:
         """The item of a snapshot row."""
         return self.items[self.snapshot.ids[row]]
 
-    def asked(self, pair: Pair, part: str) -> list[dict[str, str]]:
-        """The prompt for one part of what a trained model writes."""
-        return asked_trained(self.history(pair), self.prompts, self.schema, part)
+    def asked(self, pair: Pair, others: Sequence[int], part: str) -> list[dict[str, str]]:
+        """The prompt for one part of what a trained model writes, which shows it what `others` chose next."""
+        shown = [self.item(row) for row in others]
+        return asked_trained(self.history(pair), shown, self.prompts, self.schema, part)
 
-    def example(self, pair: Pair, near: Sequence[int], part: str) -> Sample:
-        """An answer of what was chosen next, then what `base` brings `near`: what one person happened to choose is hardly to be
-        foretold, and what people choose after such a history is."""
+    def example(self, pair: Pair, others: Sequence[int], part: str) -> Sample:
+        """An answer of what `others` chose next, that first which this person chose, too: what is not shown can hardly be foretold,
+        which of it fits can."""
+        first = self.first_chosen(pair, others)
         if part == "queries":
-            said = json.dumps({"queries": self.searches(pair, near, 1)}, ensure_ascii=False)
+            said = json.dumps({"queries": self.searches(pair, first)}, ensure_ascii=False)
         else:
             named = [
-                {"title": harmless(i.title, 80), "year": _year(i)}
-                for i in map(self.item, self.following(pair, near, 1)[:AHEAD])
+                {"title": harmless(i.title, 80), "year": _year(i)} for i in (self.item(row) for row in first[:AHEAD])
             ]
             said = json.dumps({"named": named}, ensure_ascii=False)
-        return Sample(self.asked(pair, part), said)
-
-    def searches(self, pair: Pair, near: Sequence[int], chosen: int = 0) -> list[str]:
-        """At most MOST_QUERIES of SPELLED characters that pass the check: for as many of the `chosen` things, and for what is
-        `near`."""
-        new = [self.described(row) for row in self.following(pair, near, chosen)]
-        good = good_queries(new, self.history(pair))[:MOST_QUERIES]
-        return [query for query, end in zip(good, accumulate(map(len, good)), strict=True) if end <= SPELLED]
+        return Sample(self.asked(pair, others, part), said)
 
     @staticmethod
-    def following(pair: Pair, near: Sequence[int], chosen: int) -> list[int]:
-        """As many of the items `chosen` that are new to the history, then those `near` it."""
-        new = [row for row in pair.chosen if row not in pair.history][:chosen]
-        return [row for row in dict.fromkeys([*new, *near]) if row not in pair.history]
+    def first_chosen(pair: Pair, others: Sequence[int]) -> list[int]:
+        """What others chose next, in their order, but what this person chose first; where nothing is known of others, what is new
+        of what this person chose."""
+        if not others:
+            return [row for row in pair.chosen if row not in pair.history]
+        return [row for row in pair.chosen if row in others] + [row for row in others if row not in pair.chosen]
+
+    def searches(self, pair: Pair, rows: Sequence[int]) -> list[str]:
+        """A search for each of these, at most MOST_QUERIES of SPELLED characters that pass the check."""
+        good = good_queries([self.described(row) for row in rows], self.history(pair))[:MOST_QUERIES]
+        return [query for query, end in zip(good, accumulate(map(len, good)), strict=True) if end <= SPELLED]
 
     def history(self, pair: Pair) -> list[Item]:
         """The items of a pair's history."""

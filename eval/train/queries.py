@@ -1,8 +1,10 @@
 """`evoke train queries`: the model learns to write, from a history, the searches and titles that find what people choose next.
 
-First by example: histories before the cut, with searches in the catalog's own words for what was chosen next and for what people
-choose after such a history. What a history holds needs no model: how many of its latest things, and of their fields, are searched
-for beside what the model writes is what the retriever finds most with. Then by reward: it writes several lists for
+First by example: histories before the cut, beside what other people chose next (`agent.recall.chosen_by_others`), and searches in
+the catalog's own words for that, what this person chose first. What is shown is found in the events of the moment, when it is used
+as when it is learned: so the model learns to choose, and what it knows does not age. What a history holds needs no model: how many
+of its latest things, and of their fields, are searched for beside what the model writes is what the retriever finds most with.
+Then by reward: it writes several lists for
 histories it has not learned from, each search is scored by where it ranks what was chosen, and it goes on learning from the best
 of its own (rejection sampling; the reward is the retriever's own recall, as in Rec-R1, arXiv 2503.24289). What the history's own
 vectors miss counts double: that is what queries are for.
@@ -25,8 +27,9 @@ from agent.topup import Mix, good_queries, topped_up
 from agent.written import MOST_QUERIES, TRAINED
 from eval.answers import Progress
 from eval.train.examples import Examples
-from eval.train.lora import Lora, Sample
+from eval.train.lora import Lora, Messages, Sample
 from eval.train.pairs import Pair
+from store import Item
 
 NAMED_SHARE = 4
 """One in so many samples asks for titles; the rest ask for searches."""
@@ -48,33 +51,36 @@ COMPARED = 1500
 FOUND = 50
 """Recall is counted among so many."""
 
+Known = tuple[Pair, Sequence[int]]
+"""A pair, and what other people chose next."""
+
 
 def teach(
     examples: Examples,
     pairs: Sequence[Pair],
-    near: Sequence[Sequence[int]],
+    others: Sequence[Sequence[int]],
     repeats: bool,
     lora: Lora,
     kept: Path,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Teach the adapter both ways; returns what can be told of it. `near` are the rows that `base` brings for each pair; `repeats`
-    says whether what was chosen before counts as found. Resumable: `kept` is a folder for what is unfinished."""
+    """Teach the adapter both ways; returns what can be told of it. `others` are the rows that other people chose after each pair's
+    history; `repeats` says whether what was chosen before counts as found. Resumable: `kept` is a folder for what is unfinished."""
     users = sorted({pair.user for pair in pairs})
     tried = set(np.random.default_rng(lora.seed).permutation(users)[: round(TRIED * len(users))].tolist())
-    mix, found = best_mix(examples, pairs[:COMPARED], near, repeats)
+    mix, found = best_mix(examples, pairs[:COMPARED], others, repeats)
     known = [
-        (pair, brought)
-        for pair, brought in zip(pairs, near, strict=True)
+        (pair, own)
+        for pair, own in zip(pairs, others, strict=True)
         if pair.user not in tried and set(pair.chosen) - set(pair.history)
     ]
     samples = [
-        examples.example(pair, brought, "named" if at % NAMED_SHARE == NAMED_SHARE - 1 else "queries")
-        for at, (pair, brought) in enumerate(known)
+        examples.example(pair, own, "named" if at % NAMED_SHARE == NAMED_SHARE - 1 else "queries")
+        for at, (pair, own) in enumerate(known)
     ]
     told: dict[str, Any] = {"examples": len(samples), **mix._asdict(), "recall by mix": found}
     told["loss by example"] = lora.learn(samples, 1, kept / "examples.pt", "batches learned by example", progress)
-    fresh = [pair for pair in pairs if pair.user in tried][:SCORED]
+    fresh = [(pair, own) for pair, own in zip(pairs, others, strict=True) if pair.user in tried][:SCORED]
     won, reward = winners(examples, fresh, lora, kept, progress)
     told |= {"scored": len(fresh), "winners": len(won), "reward": reward}
     if won:
@@ -85,12 +91,12 @@ def teach(
 
 
 def best_mix(
-    examples: Examples, pairs: Sequence[Pair], near: Sequence[Sequence[int]], repeats: bool
+    examples: Examples, pairs: Sequence[Pair], others: Sequence[Sequence[int]], repeats: bool
 ) -> tuple[Mix, dict[str, float]]:
     """What should be searched for beside what the model writes; and for each mix the recall@50 of what was chosen next, by lists
     that say by heart what the model is to learn. Of those at most one standard error behind the best, the one that searches for
     most of the latest things: what a history holds is known, and what comes next is only guessed."""
-    recall = _recall(examples, pairs, near, repeats)
+    recall = _recall(examples, pairs, others, repeats)
     mean = {mix: float(own.mean()) for mix, own in recall.items()}
     best = max(MIXES, key=lambda mix: mean[mix])
     behind = {mix: recall[best] - own for mix, own in recall.items()}
@@ -100,12 +106,12 @@ def best_mix(
 
 
 def _recall(
-    examples: Examples, pairs: Sequence[Pair], near: Sequence[Sequence[int]], repeats: bool
+    examples: Examples, pairs: Sequence[Pair], others: Sequence[Sequence[int]], repeats: bool
 ) -> dict[Mix, np.ndarray]:
-    """By mix the recall@50 of what was chosen next in each pair, where searches for what is `near` are what the model writes."""
+    """By mix the recall@50 of what was chosen next in each pair, where the model writes what it is shown, in its order."""
     lists: dict[Mix, list[list[str]]] = {mix: [] for mix in MIXES}
-    for pair, brought in zip(pairs, near, strict=False):
-        history, said = examples.history(pair), Interests(None, examples.searches(pair, brought), [])
+    for pair, shown in zip(pairs, others, strict=False):
+        history, said = examples.history(pair), Interests(None, examples.searches(pair, shown), [])
         for mix, own in lists.items():
             own.append(topped_up(said, history, examples.schema, Stage("interests"), mix).queries)
     flat = sorted({query for own in lists.values() for queries in own for query in queries})
@@ -122,17 +128,18 @@ def _recall(
 
 
 def winners(
-    examples: Examples, pairs: Sequence[Pair], lora: Lora, kept: Path, progress: Progress
+    examples: Examples, known: Sequence[Known], lora: Lora, kept: Path, progress: Progress
 ) -> tuple[list[Sample], dict[str, float]]:
     """For each history for which a search found what was chosen: the best searches of all lists drawn, as one list."""
-    lists = _drawn(examples, pairs, lora, kept, progress)
+    asked = [examples.asked(pair, others, "queries") for pair, others in known]
+    lists = _drawn(asked, [examples.history(pair) for pair, _ in known], lora, kept, progress)
     snapshot, embedder = examples.snapshot, examples.catalog.embedder
     vectors = np.asarray(snapshot.vectors)
     flat = sorted({query for own in lists for query in own})
     at = {query: row for row, query in enumerate(flat)}
     encoded = embedder.encode_queries(flat)
     samples, rewards = [], []
-    for pair, own in zip(pairs, lists, strict=True):
+    for (pair, _), messages, own in zip(known, asked, lists, strict=True):
         history, chosen = list(pair.history), [row for row in pair.chosen if row not in pair.history]
         if not own or not chosen:
             continue
@@ -144,17 +151,20 @@ def winners(
         if reward.max() > 0:
             best = [own[row] for row in np.argsort(-reward, kind="stable")[:MOST_QUERIES]]
             weight = 1.0 + float(missed[gains.max(axis=0) > 0].any())
-            samples.append(
-                Sample(examples.asked(pair, "queries"), json.dumps({"queries": best}, ensure_ascii=False), weight)
-            )
+            samples.append(Sample(messages, json.dumps({"queries": best}, ensure_ascii=False), weight))
     return samples, {"mean": float(np.mean(rewards)) if rewards else 0.0, "histories": len(rewards)}
 
 
-def _drawn(examples: Examples, pairs: Sequence[Pair], lora: Lora, kept: Path, progress: Progress) -> list[list[str]]:
+def _drawn(
+    asked: Sequence[Messages],
+    histories: Sequence[Sequence[Item]],
+    lora: Lora,
+    kept: Path,
+    progress: Progress,
+) -> list[list[str]]:
     """The distinct searches that the model writes for each history, over all its lists; kept, since drawing takes long."""
     from eval.steps import Steps
 
-    asked = [examples.asked(pair, "queries") for pair in pairs]
     whole = hashlib.blake2b(json.dumps(asked).encode(), digest_size=12).hexdigest()
     steps = Steps(kept / "drawn.json", f"{lora.seed} {lora.learned} {TOKENS} {TEMPERATURE} {DRAWS} {whole}")
     texts = steps.step(
@@ -164,14 +174,14 @@ def _drawn(examples: Examples, pairs: Sequence[Pair], lora: Lora, kept: Path, pr
         ),
     )
     lists = []
-    for row, pair in enumerate(pairs):
+    for row, history in enumerate(histories):
         written: list[str] = []
         for text in texts[row * DRAWS : (row + 1) * DRAWS]:
             try:
                 written += parse(text, TRAINED["queries"])[0].queries  # type: ignore[attr-defined]
             except BadAnswer:
                 continue
-        lists.append(good_queries(written, examples.history(pair)))
+        lists.append(good_queries(written, history))
     return lists
 
 

@@ -23,7 +23,7 @@ from eval.heard import Heard, heard
 from eval.judged import Judge
 from eval.search import Say, ranked
 from eval.train import queries, rank
-from eval.train.examples import Examples, near
+from eval.train.examples import Examples, chosen_next, near
 from eval.train.export import check_architecture, export
 from eval.train.lora import Lora
 from eval.train.optimizing import settle
@@ -119,7 +119,11 @@ def train(
             signals = fit(known, catalog)
             examples = Examples.of(catalog, prompts)
             # Searches are for what is new; ranked is whatever is recommended.
-            brought = near(known, catalog, drawn, seed, repeats and task == "rank")
+            brought = (
+                near(known, catalog, drawn, seed, repeats)
+                if task == "rank"
+                else chosen_next(known, catalog, drawn, seed)
+            )
             say(f"{len(drawn)} steps to learn from; loading {weights.stem}")
             lora = Lora(weights, seed)
             if task == "queries":
