@@ -7,7 +7,7 @@ import random
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ from click.testing import CliRunner
 from agent import EvokeError
 from agent.embedded import file_hash, find_weights
 from agent.errors import AdapterRefused, ModelDown
+from agent.facts import described
 from agent.interests import PENALTY
 from agent.llm import LLM, Deadline
+from agent.recall import OTHERS, Sources
 from agent.trained import PROMPTS, TASKS, Adapter, Trained
 from eval import compare
 from eval.cli import cli
@@ -27,6 +29,7 @@ from eval.train.export import export
 from eval.train.weights import load
 from eval.trust import seen_hash
 from prompts import Prompts
+from store import Catalog, History
 from tests.adapters import LABELS, Messages, adapter, best, random_lora, torch_labels
 from tests.model_contract import rank_prompt
 from tests.recommending import FILMS, modelled
@@ -218,6 +221,26 @@ def test_the_latest_things_are_searched_for_whether_the_model_answers_or_not(
     for found in (refused, used):
         assert [query.split(",")[0] for query in found.queries[:2]] == ["Heat", "Se7en"]
     assert "a crew plans one last robbery" in used.queries
+
+
+def test_a_trained_model_is_shown_what_others_chose_next(
+    rec: Callable[..., Any], films: Path, record: Callable[..., Adapter]
+) -> None:
+    adapter = record("queries", films)
+    recommender = rec(weights={"queries": 0.3, "dense": 1.0}, explain=False)
+    recommender.server.models.append(adapter.name)
+    with Catalog.open(films) as catalog, History.open(films) as history:
+        sources, schema = Sources.of(catalog, history), catalog.schema()
+        liked = [event.item for event in history.positive(history.of("mara"))]
+        first = sources.others(liked, [event.item for event in history.of("mara")])
+        catalog.upsert([replace(catalog.get(first[:1])[first[0]], hidden=True)])
+        shown = [described(item, schema) for item in catalog.get(first).values() if not item.hidden]
+    assert len(first) == OTHERS and not set(first) & set(liked)
+    recommender.recommend(user="mara")
+    asked = [r["messages"][1]["content"] for r in recommender.server.requests if r["model"] == adapter.name]
+    told = [line for line in asked[0].partition("Others chose next:")[2].splitlines() if line.startswith('"')]
+    assert [json.loads(line) for line in told][: len(shown)] == shown
+    assert len(told) == OTHERS
 
 
 def test_a_comparison_asks_the_adapter_and_the_plain_model_beside_it(
