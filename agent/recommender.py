@@ -123,8 +123,7 @@ class AsyncRecommender:
                 adapter = self.adapters.adapter("queries")
                 found = remembered(liked, user, schema, self._llm, self.prompts, self.history, adapter, stage)
             elif {"queries", "named"} & weights.keys() or settings.explain:
-                others = sources.others(known.liked, known.seen)
-                found = await self._interests(liked, others, user, Deadline(left() * INTERESTS_SHARE), stage)
+                found = await self._interests(known, liked, sources, user, Deadline(left() * INTERESTS_SHARE), stage)
             else:
                 found = NOTHING
         with trace.stage("recall") as stage:
@@ -233,8 +232,7 @@ class AsyncRecommender:
         liked = [items[id] for id in known.liked if id in items]
         if not liked:
             raise EvokeError(f"user {user} has no history to read a profile from; add events with `evoke index`")
-        others = sources.others(known.liked, known.seen)
-        return await self._interests(liked, others, user, Deadline(self.settings.seconds), Stage("interests"))
+        return await self._interests(known, liked, sources, user, Deadline(self.settings.seconds), Stage("interests"))
 
     async def forget(self, user: str) -> Forgotten:
         """Delete all rows about the user and refit what was derived from them; returns what was deleted, by table.
@@ -262,8 +260,16 @@ class AsyncRecommender:
             self._llm = None
 
     async def _interests(
-        self, liked: Sequence[Item], others: Sequence[str], user: str | None, deadline: Deadline, stage: Stage
+        self,
+        known: Known,
+        liked: Sequence[Item],
+        sources: Sources,
+        user: str | None,
+        deadline: Deadline,
+        stage: Stage,
     ) -> Interests:
+        adapter = self.adapters.adapter("queries")
+        others = sources.others(known.liked, known.seen) if adapter else []
         return await interests(
             liked,
             others=list(self.catalog.get(others).values()),
@@ -272,7 +278,7 @@ class AsyncRecommender:
             connect=self._connect,
             prompts=self.prompts,
             cache=self.history,
-            adapter=self.adapters.adapter("queries"),
+            adapter=adapter,
             deadline=deadline,
             stage=stage,
         )
