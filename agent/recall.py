@@ -24,7 +24,7 @@ from agent.grounding import ground
 from agent.joined import Joined
 from agent.learned import Learned
 from agent.results import Named, Stage
-from agent.signals import Signals
+from agent.signals import LONG, Signals, weighted
 from store import Catalog, History, Hit
 from store.cooccurrence import Cooccurrence
 from store.lexical import Lexical
@@ -41,6 +41,8 @@ TRANSITIONS = 1.0
 """Weight of what came next beside what goes together, each scaled to its own best."""
 OTHERS = 12
 """Items that a trained model is shown of what others chose after such a history."""
+PEOPLE = 2.0
+"""What people with alike histories weigh there beside what goes together, each scaled to its own best."""
 WIDENED = 20
 """Items added to the grounded names because they go with them."""
 ALIKE = 0.35
@@ -168,13 +170,16 @@ def _recall(
 
 
 def chosen_by_others(counts: Cooccurrence, history: np.ndarray, may: np.ndarray, k: int = OTHERS) -> list[int]:
-    """The `k` rows that other people chose most with and after a history (rows, oldest first): none that it holds, nor one that
-    `may` (n,) not be shown. Best first."""
+    """The `k` rows that people with alike histories chose, and that others chose with and after what a history holds (rows, oldest
+    first): none of its own, nor one that `may` (n,) not be shown. Best first."""
+    if not len(history):
+        return []
     rows = history[-RECENT:]
-    scores = np.where(may, _collaborative(counts, rows, DECAY ** np.arange(len(rows) - 1, -1, -1, dtype=np.float32)), 0)
+    scores = _collaborative(counts, rows, DECAY ** np.arange(len(rows) - 1, -1, -1, dtype=np.float32))
+    alike = counts.alike(weighted([history], len(may), *LONG))
+    scores = np.where(may, scores + PEOPLE * _scaled(alike.toarray().ravel()), 0)
     scores[history] = 0
-    best = highest(scores[None], k)[0]
-    return [int(row) for row in best]
+    return [int(row) for row in highest(scores[None].astype(np.float32), k)[0]]
 
 
 def _collaborative(counts: Cooccurrence, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
