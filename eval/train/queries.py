@@ -4,10 +4,10 @@ First by example: histories before the cut, beside what other people chose next 
 the catalog's own words for that, what this person chose first. What is shown is found in the events of the moment, when it is used
 as when it is learned: so the model learns to choose, and what it knows does not age. What a history holds needs no model: how many
 of its latest things, and of their fields, are searched for beside what the model writes is what the retriever finds most with.
-Then by reward: it writes several lists for
-histories it has not learned from, each search is scored by where it ranks what was chosen, and it goes on learning from the best
-of its own (rejection sampling; the reward is the retriever's own recall, as in Rec-R1, arXiv 2503.24289). What the history's own
-vectors miss counts double: that is what queries are for.
+
+Then by reward: it writes several lists for histories it has not learned from, each search is scored by where it ranks what was
+chosen, and it goes on learning from the best of its own (rejection sampling; the reward is the retriever's recall, as in Rec-R1,
+arXiv 2503.24289). What the history's own vectors miss counts double: that is what queries are for.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ COMPARED = 1500
 FOUND = 50
 """Recall is counted among so many."""
 
-Known = tuple[Pair, Sequence[int]]
-"""A pair, and what other people chose next."""
+Shown = tuple[Pair, Sequence[int]]
+"""A pair, and the rows that the model is shown beside its history: what other people chose next."""
 
 
 def teach(
@@ -128,18 +128,18 @@ def _recall(
 
 
 def winners(
-    examples: Examples, known: Sequence[Known], lora: Lora, kept: Path, progress: Progress
+    examples: Examples, fresh: Sequence[Shown], lora: Lora, kept: Path, progress: Progress
 ) -> tuple[list[Sample], dict[str, float]]:
     """For each history for which a search found what was chosen: the best searches of all lists drawn, as one list."""
-    asked = [examples.asked(pair, others, "queries") for pair, others in known]
-    lists = _drawn(asked, [examples.history(pair) for pair, _ in known], lora, kept, progress)
+    asked = [examples.asked(pair, others, "queries") for pair, others in fresh]
+    lists = _drawn(asked, [examples.history(pair) for pair, _ in fresh], lora, kept, progress)
     snapshot, embedder = examples.snapshot, examples.catalog.embedder
     vectors = np.asarray(snapshot.vectors)
     flat = sorted({query for own in lists for query in own})
     at = {query: row for row, query in enumerate(flat)}
     encoded = embedder.encode_queries(flat)
     samples, rewards = [], []
-    for (pair, _), messages, own in zip(known, asked, lists, strict=True):
+    for (pair, _), messages, own in zip(fresh, asked, lists, strict=True):
         history, chosen = list(pair.history), [row for row in pair.chosen if row not in pair.history]
         if not own or not chosen:
             continue
