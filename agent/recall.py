@@ -47,8 +47,8 @@ WIDENED = 20
 """Items added to the grounded names because they go with them."""
 ALIKE = 0.35
 """Cosine from which two items' texts count as alike for evidence."""
-MODEL_QUERY = 0.85
-"""Weight of a query from the profile beside the request's own text."""
+GUESS = 0.85
+"""Weight of what may come next beside what is known: the request's own words, and the latest things of a history."""
 NONE: Mapping[str, list[Hit]] = {}
 """Lists of no channel."""
 
@@ -111,7 +111,8 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What recall is asked: a history (liked ids, oldest first), text, queries, names, and what may not come back.
+    """What recall is asked: a history (liked ids, oldest first), text, queries, guesses of what comes next, names, and what may not
+    come back.
 
     A history item weighs `decay` times the one after it. Each channel brings at most `k` items.
     """
@@ -119,6 +120,7 @@ class Request:
     history: Sequence[str] = ()
     text: str | None = None
     queries: Sequence[str] = ()
+    guesses: Sequence[str] = ()
     named: Sequence[Named] = ()
     exclude: Collection[str] = field(default_factory=frozenset)
     where: Mapping[str, Any] | None = None
@@ -201,8 +203,8 @@ def allowed_rows(sources: Sources, request: Request) -> np.ndarray:
 def _texts(request: Request, named: Sequence[Named]) -> list[tuple[str, float]]:
     """All query texts with their weights: the request's own words first; they are never dropped beside generated ones."""
     texts = [(request.text, 1.0)] if request.text else []
-    texts += [(query, MODEL_QUERY if request.text else 1.0) for query in request.queries]
-    return texts + [(n.title, MODEL_QUERY) for n in named if n.id is None]
+    texts += [(query, GUESS if request.text else 1.0) for query in request.queries]
+    return texts + [(guess, GUESS) for guess in (*request.guesses, *(n.title for n in named if n.id is None))]
 
 
 def _vector_hits(

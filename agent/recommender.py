@@ -128,10 +128,12 @@ class AsyncRecommender:
                 found = NOTHING
         with trace.stage("recall") as stage:
             await warm
+            searched = found.queries[: settings.n_queries] if profiled else []
             request = Request(
                 history=known.liked,
                 text=text,
-                queries=[*(said.queries if said else ()), *(found.queries[: settings.n_queries] if profiled else ())],
+                queries=[*(said.queries if said else ()), *searched[: found.latest]],
+                guesses=searched[found.latest :],
                 named=found.named,
                 exclude=known.seen | set(exclude),
                 where=where,

@@ -53,11 +53,13 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Interests:
-    """What recall starts from. `queries` and `named` are best first."""
+    """What recall starts from. `queries` and `named` are best first; the first `latest` of the queries are the history's latest
+    things themselves, the others guess what comes next."""
 
     profile: Profile | None
     queries: list[str]
     named: list[Named]
+    latest: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """As kept in the profile cache."""
@@ -65,13 +67,14 @@ class Interests:
             "profile": self.profile.as_json() if self.profile else None,
             "queries": self.queries,
             "named": [{"title": n.title, "year": n.year} for n in self.named],
+            "latest": self.latest,
         }
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Interests:
         """What `as_json` wrote."""
         profile = Profile.from_json(row["profile"]) if row["profile"] else None
-        return cls(profile, row["queries"], [Named(**n) for n in row["named"]])
+        return cls(profile, row["queries"], [Named(**n) for n in row["named"]], row.get("latest", 0))
 
 
 NOTHING = Interests(None, [], [])

@@ -69,7 +69,7 @@ def topped_up(
         queries = good_queries(queries + queries_from_fields(history, schema), history, copied)[:wanted]
     if added := len(copied) + len(set(queries) - set(found.queries)):
         stage.notes.append(f"{added} queries built from the history's fields")
-    return Interests(profile, copied + queries, found.named)
+    return Interests(profile, copied + queries, found.named, len(copied))
 
 
 def interests_from_fields(history: Sequence[Item], schema: Mapping[str, Field]) -> list[Interest]:

@@ -138,9 +138,11 @@ def _retrieved(
     with progress("cases searched with the model's words") as advance:
         for row, (case, interests) in enumerate(zip(cases, found, strict=False), 1):
             started = time.perf_counter()
+            searched = interests.queries[: settings.n_queries]
             request = Request(
                 history=case.known,
-                queries=interests.queries[: settings.n_queries],
+                queries=searched[: interests.latest],
+                guesses=searched[interests.latest :],
                 named=interests.named,
                 exclude=() if bench.repeats else case.known,
                 k=k,

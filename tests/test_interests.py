@@ -65,8 +65,9 @@ def test_what_joins_a_models_queries_is_what_is_missing_or_asked_for() -> None:
     words = ["red bicycle bell", "green garden chair", "long walks at sea", "old maps of Rome", "cooking with fire"]
     assert topped_up(Interests(None, words, []), ITEMS[:3], SCHEMA, Stage("interests")).queries == words
     latest = ["Small Lights, Family, Bo Ek", "Night Shift, Crime, Ann Lee"]
-    found = topped_up(Interests(None, words[:3], []), ITEMS[:3], SCHEMA, Stage("interests"), Mix(latest=2)).queries
-    assert found == [*latest, *words[:3]]
+    found = topped_up(Interests(None, words[:3], []), ITEMS[:3], SCHEMA, Stage("interests"), Mix(latest=2))
+    assert found.queries == [*latest, *words[:3]] and found.latest == 2
+    assert Interests.from_json(found.as_json()) == found
     few = topped_up(Interests(None, words[:2], []), ITEMS[:3], SCHEMA, Stage("interests"), Mix(latest=2)).queries
     assert few[:4] == [*latest, *words[:2]] and len(few) == MIN_QUERIES
     joined = topped_up(Interests(None, words, []), ITEMS[:3], SCHEMA, Stage("interests"), Mix(built=2)).queries

@@ -22,6 +22,7 @@ import numpy as np
 
 from agent.answers import parse
 from agent.errors import BadAnswer
+from agent.recall import GUESS
 from agent.results import Interests, Stage
 from agent.topup import Mix, good_queries, topped_up
 from agent.written import MOST_QUERIES, TRAINED
@@ -35,7 +36,7 @@ NAMED_SHARE = 4
 """One in so many samples asks for titles; the rest ask for searches."""
 TRIED = 0.15
 """Share of the users that nothing is learned from by example: what is written for them is scored."""
-SCORED = 100
+SCORED = 40
 """How many histories are written for at most: drawing takes longer than learning."""
 DRAWS = 2
 TEMPERATURE = 1.0
@@ -109,20 +110,22 @@ def _recall(
     examples: Examples, pairs: Sequence[Pair], others: Sequence[Sequence[int]], repeats: bool
 ) -> dict[Mix, np.ndarray]:
     """By mix the recall@50 of what was chosen next in each pair, where the model writes what it is shown, in its order."""
-    lists: dict[Mix, list[list[str]]] = {mix: [] for mix in MIXES}
+    lists: dict[Mix, list[Interests]] = {mix: [] for mix in MIXES}
     for pair, shown in zip(pairs, others, strict=False):
         history, said = examples.history(pair), Interests(None, examples.searches(pair, shown), [])
         for mix, own in lists.items():
-            own.append(topped_up(said, history, examples.schema, Stage("interests"), mix).queries)
-    flat = sorted({query for own in lists.values() for queries in own for query in queries})
+            own.append(topped_up(said, history, examples.schema, Stage("interests"), mix))
+    flat = sorted({query for own in lists.values() for found in own for query in found.queries})
     at = {query: row for row, query in enumerate(flat)}
     encoded, vectors = examples.catalog.embedder.encode_queries(flat), np.asarray(examples.snapshot.vectors)
     shares = {mix: np.zeros(len(pairs)) for mix in MIXES}
     for row, pair in enumerate(pairs):
         chosen = [item for item in pair.chosen if repeats or item not in pair.history]
         for mix, own in lists.items():
-            if own[row] and chosen:
-                best = (encoded[[at[query] for query in own[row]]] @ vectors.T).max(axis=0)[None]
+            queries = own[row].queries
+            if queries and chosen:
+                weights = np.where(np.arange(len(queries)) < own[row].latest, 1.0, GUESS)[:, None]
+                best = (weights * (encoded[[at[query] for query in queries]] @ vectors.T)).max(axis=0)[None]
                 shares[mix][row] = (_ranks(best, [] if repeats else pair.history, chosen) < FOUND).mean()
     return shares
 
