@@ -34,9 +34,9 @@ from eval.tune import repeating, validation_cases
 from prompts import Prompts
 from store import Catalog
 
-SAMPLES: Mapping[str, int] = {"queries": 3000, "rank": 1200}
+SAMPLES: Mapping[str, int] = {"queries": 600, "rank": 600}
 """Steps from one item to the next to learn from: with these either takes half an hour or so on two cores, its judging included."""
-CASES: Mapping[str, int] = {"queries": 150, "rank": 100}
+CASES: Mapping[str, int] = {"queries": 100, "rank": 100}
 """Validation cases to judge on."""
 SHARE = 0.3
 """Share of the model's ranking in the score where it is judged; `evoke tune` finds the best one."""
