@@ -80,8 +80,10 @@ def serving_vllm(adapters: Sequence[Adapter] = ()) -> Iterator[VLLM]:
         "--enable-prompt-tokens-details", "--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}',
         *(vllm_options(adapters) if adapters else ()),
     ]  # fmt: skip
+    # Left to itself vLLM keeps one core free for its front end: of two, half the speed.
     env = os.environ | {
         "VLLM_CPU_KVCACHE_SPACE": "2", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": ",".join(str(core) for core in sorted(os.sched_getaffinity(0))),
     }  # fmt: skip
 
     def ready() -> bool:
