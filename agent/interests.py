@@ -73,7 +73,7 @@ async def interests(
         reply = await answered(llm, asking, deadline)
     except ModelError as error:
         stage.degraded = error.reason
-        return topped_up(NOTHING, history, schema, stage, _mix(adapter))
+        return topped_up(NOTHING, history, schema, stage, _mix(adapter), others)
     stage.tokens_in += reply.usage.tokens_in
     stage.tokens_out += reply.usage.tokens_out
     if reply.broken:
@@ -81,7 +81,7 @@ async def interests(
     if reply.partial:
         stage.notes.append("the answer was cut short; what was complete is used")
     passed = checked(reply.value, history, former, stage)
-    found = topped_up(passed, history, schema, stage, _mix(adapter))
+    found = topped_up(passed, history, schema, stage, _mix(adapter), others)
     if not stage.degraded:  # half an answer is not what the next request should go by
         cache.save_profile(user, ids, key, stage.prompt, found.as_json())
     return found

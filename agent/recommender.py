@@ -128,12 +128,12 @@ class AsyncRecommender:
                 found = NOTHING
         with trace.stage("recall") as stage:
             await warm
-            searched = found.queries[: settings.n_queries] if profiled else []
+            latest, guesses = found.searched(settings.n_queries) if profiled else ([], [])
             request = Request(
                 history=known.liked,
                 text=text,
-                queries=[*(said.queries if said else ()), *searched[: found.latest]],
-                guesses=searched[found.latest :],
+                queries=[*(said.queries if said else ()), *latest],
+                guesses=guesses,
                 named=found.named,
                 exclude=known.seen | set(exclude),
                 where=where,

@@ -1,4 +1,4 @@
-"""Checking a model's queries, and filling up what it left open from the catalog's own fields and text."""
+"""Checking a model's queries, and filling up what it left open: what others chose next, the catalog's own fields and text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from rapidfuzz import fuzz
 
-from agent.facts import descriptive, first_sentence, newest
+from agent.facts import described, descriptive, first_sentence, newest
 from agent.grounding import plain
 from agent.results import Interest, Interests, Profile, Stage
 from prompts.cleaning import harmless
@@ -53,9 +53,11 @@ def topped_up(
     schema: Mapping[str, Field],
     stage: Stage,
     mix: Mix = ALONE,
+    others: Sequence[Item] = (),
 ) -> Interests:
-    """Fill up what the model left open with queries and interests built from the fields and text of recent items. Queries for the
-    latest items themselves come first, and at least `mix.built` are built where there is material for them."""
+    """Fill up what the model left open with queries for what `others` chose next, and with queries and interests built from the
+    fields and text of recent items. Queries for the latest items themselves come first, and at least `mix.built` are built where
+    there is material for them."""
     profile = found.profile or Profile("", [], [])
     if not profile.interests:
         built = interests_from_fields(history, schema)
@@ -63,11 +65,15 @@ def topped_up(
         profile = replace(profile, summary=summary, interests=built)
         stage.notes.append("interests built from the history's fields")
     copied = queries_for_latest(history, schema, mix.latest)
-    queries = good_queries(found.queries, history, copied) if copied else list(found.queries)
+    queries = list(found.queries)
+    if copied or others:
+        queries = good_queries([*queries, *(described(item, schema) for item in others)], history, copied)
+    if shown := len(set(queries) - set(found.queries)):
+        stage.notes.append(f"{shown} queries for what others chose next")
     wanted = max(MIN_QUERIES - len(copied), len(queries) + mix.built)
     if len(queries) < wanted:
         queries = good_queries(queries + queries_from_fields(history, schema), history, copied)[:wanted]
-    if added := len(copied) + len(set(queries) - set(found.queries)):
+    if added := len(copied) + len(set(queries) - set(found.queries)) - shown:
         stage.notes.append(f"{added} queries built from the history's fields")
     return Interests(profile, copied + queries, found.named, len(copied))
 

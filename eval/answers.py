@@ -130,7 +130,10 @@ async def _answers(
             replies = await Asking(ask, keys, store, advance, most_ms).all(at_once)
     finally:
         await llm.close()
-    used = [_used(reply, history, schema, adapter) for reply, history in zip(replies, histories, strict=False)]
+    used = [
+        _used(reply, history, schema, adapter, own)
+        for reply, (history, own) in zip(replies, zip_longest(histories, others, fillvalue=()), strict=False)
+    ]
     return Answers(used, model_key, at_once)
 
 
@@ -238,14 +241,16 @@ class Kept:
         self._db.close()
 
 
-def _used(reply: Reply, history: Sequence[Item], schema: Mapping[str, Field], adapter: Adapter | None) -> Answer:
+def _used(
+    reply: Reply, history: Sequence[Item], schema: Mapping[str, Field], adapter: Adapter | None, others: Sequence[Item]
+) -> Answer:
     if not history:
         return Answer(NOTHING, reply)
     stage = Stage("interests")
     written = Written.model_validate(reply.written or {})
     passed = checked(written, history, None, stage)
     return Answer(
-        topped_up(passed, history, schema, stage, adapter.mix if adapter else ALONE),
+        topped_up(passed, history, schema, stage, adapter.mix if adapter else ALONE, others),
         reply,
         calls=1,
         queries=len(written.queries),

@@ -11,14 +11,15 @@ import numpy as np
 
 from agent import bridge
 from agent.recall import Request, Sources, chosen_by_others, recall
-from agent.results import Interests, Stage
+from agent.results import NOTHING, Interests, Stage
 from agent.settings import Settings
+from agent.topup import topped_up
 from agent.trained import Adapter
 from eval.answers import Answer, Progress, answers, quiet
 from eval.arms import Bench, Lists, Parts
 from eval.fitting import histories
 from eval.records import Case
-from store import Catalog
+from store import Catalog, Item
 from store.lexical import Lexical
 
 
@@ -49,7 +50,7 @@ class Heard:
         if "queries written" in said:
             told.append(
                 f"{said['queries written']:.1f} queries a case, {said['queries kept']:.0%} pass the checks; in "
-                f"{said['topped up']:.0%} of the cases they are topped up from fields ({said['queries from fields']:.1f} a case)"
+                f"{said['topped up']:.0%} of the cases they are topped up ({said['queries added']:.1f} a case)"
             )
         if "named written" in said:
             told.append(f"{said['named written']:.1f} titles a case, {said['named grounded']:.0%} are in the catalog")
@@ -75,9 +76,7 @@ def heard(
 
     Counts come from the bench's signals alone. With `seconds` it may be fewer cases than given: the first ones.
     """
-    others = _others(cases, bench) if adapter else []
-    items = catalog.get(sorted({id for ids in (*(case.known for case in cases), *others) for id in ids}))
-    known = [[items[id] for id in case.known if id in items] for case in cases]
+    known, others = _shown(cases, bench, catalog, adapter)
     given = answers(
         known,
         parts,
@@ -85,7 +84,7 @@ def heard(
         schema=catalog.schema(),
         kept=kept,
         adapter=adapter,
-        others=[[items[id] for id in own] for own in others],
+        others=others,
         progress=progress,
         seconds=seconds,
     )
@@ -103,6 +102,25 @@ def heard(
         given.model,
         given.at_once,
     )
+
+
+def unsaid(
+    cases: Sequence[Case],
+    bench: Bench,
+    catalog: Catalog,
+    k: int,
+    settings: Settings,
+    adapter: Adapter,
+    progress: Progress,
+) -> Lists:
+    """The lists of the channel queries had the model with this adapter written nothing: what it is shown is searched for, and what
+    the adapter's mix adds. So much needs no model."""
+    schema = catalog.schema()
+    found = [
+        topped_up(NOTHING, history, schema, Stage("interests"), adapter.mix, others) if history else NOTHING
+        for history, others in zip(*_shown(cases, bench, catalog, adapter), strict=True)
+    ]
+    return _retrieved(cases, found, ("queries",), bench, catalog, k, settings, progress)[0]["queries"]
 
 
 def retrieved_again(
@@ -138,11 +156,11 @@ def _retrieved(
     with progress("cases searched with the model's words") as advance:
         for row, (case, interests) in enumerate(zip(cases, found, strict=False), 1):
             started = time.perf_counter()
-            searched = interests.queries[: settings.n_queries]
+            latest, guesses = interests.searched(settings.n_queries)
             request = Request(
                 history=case.known,
-                queries=searched[: interests.latest],
-                guesses=searched[interests.latest :],
+                queries=latest,
+                guesses=guesses,
                 named=interests.named,
                 exclude=() if bench.repeats else case.known,
                 k=k,
@@ -156,13 +174,21 @@ def _retrieved(
     return lists, taken, grounded
 
 
-def _others(cases: Sequence[Case], bench: Bench) -> list[list[str]]:
-    """For each case the ids of what others chose next, as the recommender shows them to a trained model."""
-    snapshot = bench.snapshot
-    return [
-        [snapshot.ids[row] for row in chosen_by_others(bench.signals.counts, history, ~snapshot.hidden)]
+def _shown(
+    cases: Sequence[Case], bench: Bench, catalog: Catalog, adapter: Adapter | None
+) -> tuple[list[list[Item]], list[list[Item]]]:
+    """For each case its history, oldest first, and what others chose next, which a trained model alone is shown: as the
+    recommender shows them."""
+    snapshot, counts = bench.snapshot, bench.signals.counts
+    others = [
+        [snapshot.ids[row] for row in chosen_by_others(counts, history, ~snapshot.hidden)] if adapter else []
         for history in histories(cases, snapshot)
     ]
+    items = catalog.get(sorted({id for ids in (*(case.known for case in cases), *others) for id in ids}))
+    return (
+        [[items[id] for id in case.known if id in items] for case in cases],
+        [[items[id] for id in own] for own in others],
+    )
 
 
 def _said(asked: Sequence[Answer], parts: Parts, grounded: int) -> dict[str, float]:
@@ -175,7 +201,7 @@ def _said(asked: Sequence[Answer], parts: Parts, grounded: int) -> dict[str, flo
             "queries written": written / n,
             "queries kept": kept / max(written, 1),
             "topped up": sum(count > 0 for count in built) / n,
-            "queries from fields": sum(built) / n,
+            "queries added": sum(built) / n,
         }
     if "named" in parts:
         written = sum(answer.named for answer in asked)

@@ -81,6 +81,18 @@ def test_what_holds_for_most_items_describes_none() -> None:
     assert first_sentence(Item("i", "Heat", "Heat. A thief. A cop.")) == "A thief."
 
 
+def test_what_others_chose_next_is_searched_for_where_a_trained_model_leaves_it_out() -> None:
+    others = [Item("x", "Old Maps", "", {"genres": ["Travel"]}), Item("y", "Red Bell", "", {"genres": ["Crime"]})]
+    said = Interests(None, ["Red Bell, Crime", "green garden chair"], [])
+    stage = Stage("interests")
+    found = topped_up(said, ITEMS[:3], SCHEMA, stage, Mix(latest=1, built=1), others)
+    assert found.queries[:4] == ["Small Lights, Family, Bo Ek", *said.queries, "Old Maps, Travel"]
+    assert len(found.queries) == 5 and found.latest == 1
+    assert stage.notes[1:] == ["1 queries for what others chose next", "2 queries built from the history's fields"]
+    silent = topped_up(NOTHING, ITEMS[:3], SCHEMA, Stage("interests"), others=others)
+    assert silent.queries[:2] == ["Old Maps, Travel", "Red Bell, Crime"] and len(silent.queries) == MIN_QUERIES
+
+
 @given(st.integers(0, 500))
 def test_the_prompts_view_moves_in_steps_and_shows_enough(n: int) -> None:
     shown = lines([Item("i", "T")] * n)

@@ -112,9 +112,10 @@ def _recall(
     """By mix the recall@50 of what was chosen next in each pair, where the model writes what it is shown, in its order."""
     lists: dict[Mix, list[Interests]] = {mix: [] for mix in MIXES}
     for pair, shown in zip(pairs, others, strict=False):
-        history, said = examples.history(pair), Interests(None, examples.searches(pair, shown), [])
+        history, next_ = examples.history(pair), [examples.item(row) for row in shown]
+        said = Interests(None, examples.searches(pair, shown), [])
         for mix, own in lists.items():
-            own.append(topped_up(said, history, examples.schema, Stage("interests"), mix))
+            own.append(topped_up(said, history, examples.schema, Stage("interests"), mix, next_))
     flat = sorted({query for own in lists.values() for found in own for query in found.queries})
     at = {query: row for row, query in enumerate(flat)}
     encoded, vectors = examples.catalog.embedder.encode_queries(flat), np.asarray(examples.snapshot.vectors)

@@ -19,7 +19,7 @@ from eval.answers import Progress, quiet
 from eval.arms import BUDGET
 from eval.errors import EvalError
 from eval.fitting import fit
-from eval.heard import Heard, heard
+from eval.heard import Heard, heard, unsaid
 from eval.judged import Judge
 from eval.search import Say, ranked
 from eval.train import queries, rank
@@ -176,7 +176,7 @@ def _taken_in(adapter: Adapter, place: Path) -> Adapter:
 def _queries_judged(
     judge: Judge, adapter: Adapter, catalog: Catalog, settings: Settings, kept: Path, progress: Progress
 ) -> tuple[Verdict, list[Rewritten]]:
-    """The arm `queries` with the adapter and without, beside what it may join."""
+    """The arm `queries` with the adapter and without, and had that written nothing, beside what it may join."""
     after, before = (
         heard(
             judge.cases, ("queries",), judge.bench, catalog, BUDGET,
@@ -184,7 +184,11 @@ def _queries_judged(
         )
         for given in (adapter, None)
     )  # fmt: skip
-    said = {"queries": after.lists["queries"], "queries, untrained": before.lists["queries"]}
+    said = {
+        "queries": after.lists["queries"],
+        "queries, untrained": before.lists["queries"],
+        "queries, unsaid": unsaid(judge.cases, judge.bench, catalog, BUDGET, settings, adapter, progress),
+    }
     dense = ranked(judge.bench, ["dense"], judge.cases)["dense"]
     rows = judge.bench.snapshot.rows
     base = [[rows[candidate.id] for candidate in own] for own in judge.fused()]
