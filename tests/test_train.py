@@ -257,7 +257,8 @@ def test_the_commands_teach_judge_and_keep_an_adapter(films: Path) -> None:
     adapter = Trained.load(films).adapters["queries"]
     assert row["adapter"] == adapter.name
     assert row["on"] == adapter.on
-    assert {"queries", "queries, untrained", "queries, unsaid", "dense", "base"} <= row["evidence"]["verdict"]["arms"].keys()
+    arms = row["evidence"]["verdict"]["arms"]
+    assert {"queries", "queries, untrained", "queries, unsaid", "dense", "base"} <= arms.keys()
     assert adapter.on == row["evidence"]["verdict"]["paid"]
     rewritten = row["rewritten"][0]
     with Catalog.open(films) as catalog:
