@@ -26,12 +26,13 @@ from agent.trained import WEIGHTS, Trained
 from eval.answers import quiet
 from eval.cases import load_cases
 from eval.errors import EvalError
+from eval.records import Case
 from eval.train import lora as lora_module
 from eval.train import optimizing, queries, rank
 from eval.train.examples import SPELLED, Examples, chosen_next, near
 from eval.train.lora import Lora, Sample
 from eval.train.pairs import Pair, pairs
-from eval.train.verdict import spread
+from eval.train.verdict import Verdict, spread
 from eval.tune import validation_cases
 from prompts import Prompts
 from store import Catalog
@@ -242,6 +243,18 @@ def test_a_search_that_finds_what_was_chosen_is_what_is_learned(examples: Exampl
     assert won[0].weight == 2.0  # the history's own vector does not find it
     assert reward["mean"] == 2.0
     assert won[0].messages == examples.asked(pair, [5], "queries")
+
+
+def test_searches_pay_only_where_counting_alone_finds_less(examples: Examples) -> None:
+    cases = [Case(f"u{n}", (), (examples.snapshot.ids[n],)) for n in range(20)]
+    found, nothing = [[n] for n in range(20)], [[30] for _ in range(20)]
+    lists = {"queries": found, "untrained": nothing, "unsaid": nothing}
+
+    def paid(lists: dict[str, Any]) -> bool:
+        return Verdict.of(cases, lists, examples.snapshot.ids, "queries", ["untrained", "unsaid"], "recall@50").paid
+
+    assert paid(lists)
+    assert not paid(lists | {"unsaid": found})
 
 
 def test_too_little_to_learn_from_is_refused(examples: Examples, tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def _verdict(cases: Cases, snapshot: Snapshot, after: np.ndarray, decay: float) 
         "dense, trained": _ranked(cases, replace(snapshot, vectors=after), decay),
         "dense": _ranked(cases, snapshot, decay),
     }
-    return Verdict.of(cases.cases, lists, snapshot.ids, "dense, trained", "dense", "recall@50")
+    return Verdict.of(cases.cases, lists, snapshot.ids, "dense, trained", ["dense"], "recall@50")
 
 
 def _ranked(cases: Cases, snapshot: Snapshot, decay: float) -> Lists:

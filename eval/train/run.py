@@ -177,7 +177,7 @@ def _queries_judged(
     judge: Judge, adapter: Adapter, catalog: Catalog, settings: Settings, kept: Path, progress: Progress
 ) -> tuple[Verdict, list[Rewritten]]:
     """The arm `queries` with the adapter and without, and had that written nothing, beside what it may join."""
-    after, before = (
+    trained, plain = (
         heard(
             judge.cases, ("queries",), judge.bench, catalog, BUDGET,
             settings=settings, kept=kept, adapter=given, progress=progress,
@@ -185,8 +185,8 @@ def _queries_judged(
         for given in (adapter, None)
     )  # fmt: skip
     said = {
-        "queries": after.lists["queries"],
-        "queries, untrained": before.lists["queries"],
+        "queries": trained.lists["queries"],
+        "queries, untrained": plain.lists["queries"],
         "queries, unsaid": unsaid(judge.cases, judge.bench, catalog, BUDGET, settings, adapter, progress),
     }
     dense = ranked(judge.bench, ["dense"], judge.cases)["dense"]
@@ -195,8 +195,10 @@ def _queries_judged(
     fused = judge.bench.by_weight({"dense": dense, "queries": said["queries"]}, BUDGET)
     joined = judge.bench.by_weight({"base": base, "queries": said["queries"]}, BUDGET)
     lists = said | {"dense": dense, "dense+queries": fused, "base": base, "base+queries": joined}
-    verdict = Verdict.of(judge.cases, lists, judge.bench.snapshot.ids, "queries", "queries, untrained", "recall@50")
-    return verdict, _rewritten(judge, before, after)
+    # What others chose is searched for with an adapter alone: ahead of the untrained model that might be the counting's merit.
+    before = ["queries, untrained", "queries, unsaid"]
+    verdict = Verdict.of(judge.cases, lists, judge.bench.snapshot.ids, "queries", before, "recall@50")
+    return verdict, _rewritten(judge, plain, trained)
 
 
 def _rewritten(judge: Judge, before: Heard, after: Heard) -> list[Rewritten]:
@@ -226,4 +228,4 @@ def _rank_judged(
     orders = {"ranked": reranked.blended(fused, places, SHARE), "as fused": fused}
     rows = judge.bench.snapshot.rows
     lists = {name: [[rows[candidate.id] for candidate in own] for own in order] for name, order in orders.items()}
-    return Verdict.of(judge.cases, lists, judge.bench.snapshot.ids, "ranked", "as fused", "ndcg@10"), []
+    return Verdict.of(judge.cases, lists, judge.bench.snapshot.ids, "ranked", ["as fused"], "ndcg@10"), []

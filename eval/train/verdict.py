@@ -36,9 +36,16 @@ class Verdict:
 
     @classmethod
     def of(
-        cls, cases: Sequence[Case], lists: Mapping[str, Lists], ids: Sequence[str], after: str, before: str, first: str
+        cls,
+        cases: Sequence[Case],
+        lists: Mapping[str, Lists],
+        ids: Sequence[str],
+        after: str,
+        before: Sequence[str],
+        first: str,
     ) -> Verdict:
-        """Compare `after` with every other arm; it paid where it is ahead of `before` in the measure `first`, by more than luck."""
+        """Compare `after` with every other arm; it paid where it is ahead of each of `before` in the measure `first`, by more
+        than luck."""
         found = {
             arm: metrics.per_case(cases, [[ids[row] for row in rows] for rows in own], ks=(10, 50, 100))
             for arm, own in lists.items()
@@ -54,13 +61,13 @@ class Verdict:
                 pairs=[(after, other) for other in lists if other != after],
             )
         ]
-        decisive = next(test for test in tests if test.measure == first and test.b == before)
+        decisive = [test for test in tests if test.measure == first and test.b in before]
         return cls(
             len(cases),
             len(set(users)),
             {arm: {m: round(float(values[m].mean()), 5) for m in MEASURES} for arm, values in found.items()},
             [asdict(test) for test in tests],
-            decisive.difference > 0 and decisive.p < SURE,
+            all(test.difference > 0 and test.p < SURE for test in decisive),
         )
 
     def as_json(self) -> dict[str, Any]:
