@@ -55,8 +55,8 @@ MODEL ?= Qwen/Qwen3-4B-Instruct-2507
 bench-gpu: .venv/.installed
 	$(BIN)/python -m eval.bench.gpu $(if $(BASE_URL),--base-url $(BASE_URL),--model $(MODEL) --vllm-python $(VLLM_PYTHON)) $(ARGS)
 
-# What the README says of benchmark data and long runs. DATA holds the benchmark folders; the store is thrown away. Comparing arms that
-# call the model takes hours without a server of it (EVOKE_BASE_URL).
+# What the README and eval/RESULTS.md say of benchmark data and long runs. DATA holds the benchmark folders; the store is thrown
+# away. Comparing arms that call the model takes hours without a server of it (EVOKE_BASE_URL).
 DATA ?= ../shared/data
 reproduce: .venv/.installed bench-scale
 	rm -rf .cache/office .cache/films && mkdir -p .cache
@@ -76,7 +76,7 @@ reproduce: .venv/.installed bench-scale
 	$(BIN)/evoke tune $(DATA)/ml-latest-small --store .cache/films
 	$(BIN)/evoke compare $(DATA)/ml-latest-small --store .cache/films --out .cache/films-run
 	$(BIN)/evoke train retriever $(DATA)/ml-latest-small --store .cache/films
-	$(BIN)/evoke train queries $(DATA)/ml-latest-small --store .cache/films --samples 3200
+	$(BIN)/evoke train queries $(DATA)/ml-latest-small --store .cache/films --samples 600 --cases 90 --anyway
 	$(BIN)/evoke tune $(DATA)/ml-latest-small --store .cache/films
 	$(BIN)/evoke compare $(DATA)/ml-latest-small --store .cache/films \
 		--arms queries,queries-adapter,dense,dense-retriever,dense+queries

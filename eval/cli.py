@@ -198,11 +198,10 @@ def _trained(task: str, **given: Any) -> None:
     from rich.console import Console
 
     Console().print(done)
-    paid = (
-        "it pays and is on; `evoke tune` says how much it weighs"
-        if done.adapter.on
-        else "it stays off: no gain is shown"
-    )
+    if done.verdict.paid:
+        paid = "it pays and is on; `evoke tune` says how much it weighs"
+    else:
+        paid = "no gain is shown, but it is on as you asked" if done.adapter.on else "it stays off: no gain is shown"
     click.echo(f"{done.adapter.name}: {paid}")
 
 
@@ -214,7 +213,8 @@ DATASET = click.argument("dataset", metavar="DIR", type=click.Path(path_type=Pat
 def _adapter_options(command: Callable[..., None]) -> Callable[..., None]:
     """What the commands that train an adapter take."""
     cases = click.option("--cases", type=click.IntRange(min=1), help="Validation cases to judge on; default by task.")
-    for option in reversed((DATASET, SEED, SAMPLES, cases, STORE, AS_JSON)):
+    anyway = click.option("--anyway", is_flag=True, help="Switch it on even where no gain is shown, to measure it.")
+    for option in reversed((DATASET, SEED, SAMPLES, cases, anyway, STORE, AS_JSON)):
         command = option(command)
     return command
 

@@ -84,5 +84,13 @@ def test_every_setting_make_target_and_file_it_names_exists() -> None:
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     for name in re.findall(r"`?make ([a-z-]+)", README):
         assert name in targets, name
-    for link in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (ROOT / link).exists(), link
+
+
+@pytest.mark.parametrize("page", ["README.md", "eval/RESULTS.md", "eval/films/README.md"])
+def test_every_link_leads_somewhere(page: str) -> None:
+    at = ROOT / page
+    for file, part in re.findall(r"\]\(([^)#:]*)(?:#([^)]+))?\)", at.read_text(encoding="utf-8")):
+        there = at.parent / file if file else at
+        assert there.exists(), file
+        headings = re.findall(r"^#+ (.+)$", there.read_text(encoding="utf-8"), re.MULTILINE) if part else []
+        assert not part or part in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -266,24 +266,25 @@ def test_too_little_to_learn_from_is_refused(examples: Examples, tmp_path: Path)
 
 @pytest.mark.slow
 def test_the_commands_teach_judge_and_keep_an_adapter(films: Path) -> None:
-    row = printed(evoke("train", "queries", FILMS, "--store", films, "--samples", "16", "--cases", "1", "--json"))
+    few = ("--store", films, "--samples", "16", "--cases", "1")
+    row = printed(evoke("train", "queries", FILMS, *few, "--anyway", "--json"))
     adapter = Trained.load(films).adapters["queries"]
     assert row["adapter"] == adapter.name
-    assert row["on"] == adapter.on
+    assert row["on"] and adapter.on  # as was asked for: one case shows no gain
+    assert not row["evidence"]["verdict"]["paid"]
     arms = row["evidence"]["verdict"]["arms"]
     assert {"queries", "queries, untrained", "queries, unsaid", "dense", "base"} <= arms.keys()
-    assert adapter.on == row["evidence"]["verdict"]["paid"]
     rewritten = row["rewritten"][0]
     with Catalog.open(films) as catalog:
         assert set(rewritten["history"]) <= set(catalog.snapshot().titles)
     assert not (films / "trained" / "queries.unfinished").exists()
     table = evoke("train", "rank", FILMS, "--store", films, "--samples", "4", "--cases", "1")
     assert "as fused" in table.stdout
-    assert "evoke-rank-" in table.stdout
+    assert re.search(r"evoke-rank-\w+: it stays off", table.stdout)
+    assert not Trained.load(films).adapters["rank"].on
     told = printed(evoke("forget", "--store", films, "--user", "mara", "--json"))["trained"]
     assert {"queries adapter", "rank adapter"} <= set(told)
     # One that is on is used: what its searches found says so in the trace.
-    Trained.save(type(adapter)(**{name: getattr(adapter, name) for name in adapter.__slots__} | {"on": True}))
     found = printed(evoke("recommend", "--store", films, "--user", "tomasz", "--json"))
     stage = next(stage for stage in found["trace"]["stages"] if stage["name"] == "interests")
     assert stage["degraded"] is None

@@ -84,11 +84,13 @@ def train(
     seed: int = 0,
     samples: int | None = None,
     cases: int | None = None,
+    anyway: bool = False,
     say: Say = lambda _: None,
     progress: Progress = quiet,
     **settings: Any,
 ) -> Training:
-    """Train an adapter for `task` ("queries" or "rank") and keep it in the store, on only where validation shows that it pays.
+    """Train an adapter for `task` ("queries" or "rank") and keep it in the store, on only where validation shows that it pays, or
+    `anyway`.
 
     Learns from at most `samples` steps before the cut and is judged on at most `cases` validation cases. Run again after a kill it
     goes on where it stopped. Deterministic by seed on one machine's CPU; uses a GPU where there is one. Further keywords
@@ -157,10 +159,11 @@ def train(
             )
             judged = _queries_judged if task == "queries" else _rank_judged
             verdict, rewritten = judged(judge, adapter, catalog, in_force, folder / "measured" / "answers.db", progress)
-        adapter = replace(adapter, on=verdict.paid, evidence=adapter.evidence | {"verdict": verdict.as_json()})
+        evidence = adapter.evidence | {"verdict": verdict.as_json()}
+        adapter = replace(adapter, on=verdict.paid or anyway, evidence=evidence)
         Trained.save(adapter)
         # One that pays is not given up for one that does not.
-        if verdict.paid or not Trained.load(folder).adapter(task):
+        if adapter.on or not Trained.load(folder).adapter(task):
             adapter = _taken_in(adapter, folder / "trained" / task)
         shutil.rmtree(kept)
         return Training(adapter, verdict, rewritten)
