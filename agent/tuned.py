@@ -16,6 +16,8 @@ from store.place import write_atomically
 FILE = "tuned.json"
 JOINED = "joined"
 """The folder of learned joining, beside the file."""
+JUDGED = "judged"
+"""That of learned fusion as it was judged: it has learned from nothing of the validation period, and ranks validation cases."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,10 @@ class Tuned:
     def fusion(self, store: Path | None) -> Learned | None:
         """Learned fusion, where it is switched on. Raises MissingExtra without LightGBM."""
         return Learned.load(store / "tuned") if self.learned and store else None
+
+    def judged_fusion(self, store: Path) -> Learned | None:
+        """Learned fusion as it was judged, where it is switched on. Raises MissingExtra without LightGBM."""
+        return Learned.load(store / "tuned" / JUDGED) if self.learned else None
 
     def joining(self, store: Path | None) -> Joined | None:
         """Learned joining, where it and learned fusion are switched on. Raises MissingExtra without LightGBM."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,12 +16,27 @@ from store.history import interactions_of
 from store.snapshot import Snapshot
 
 BATCH = 64
+TURNS = "turns.npy"
+"""Beside a trained encoder: see `turned`."""
 
 
-def fit(cases: Cases, catalog: Catalog) -> Signals:
-    """The signals that these cases may be answered with: of `cases.events`, and of nothing the store's history holds."""
+def fit(cases: Cases, catalog: Catalog, turn: np.ndarray | None = None) -> Signals:
+    """The signals that these cases may be answered with: of `cases.events`, and of nothing the store's history holds. With `turn`,
+    (dim, dim), of the catalog's vectors turned by it."""
     snapshot = catalog.snapshot()
-    return Signals.fit(interactions_of(cases.events), snapshot, Content.of(catalog, snapshot))
+    content = Content.of(catalog, snapshot)
+    if turn is not None:
+        vectors = np.asarray(snapshot.vectors) @ turn.T
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+        snapshot, content = replace(snapshot, vectors=vectors), content.by(vectors)
+    return Signals.fit(interactions_of(cases.events), snapshot, content)
+
+
+def turned(catalog: Catalog) -> np.ndarray | None:
+    """(FOLDS, dim, dim): for each part of the people what turns a trained encoder's vectors into those of one that has not learned
+    from their steps. None where the encoder was not trained here."""
+    file = None if catalog.embedder.remote else catalog.embedder.folder / TURNS
+    return np.load(file) if file and file.is_file() else None
 
 
 def histories(cases: Sequence[Case], snapshot: Snapshot) -> list[np.ndarray]:

@@ -1,6 +1,7 @@
 """Whether learned joining pays: the ranks in the model's channels beside the odds of learned fusion, cross-validated over users.
 
-All of it on the few cases that a model was asked about. Both stages rank a case without having seen its user.
+All of it on the few cases that a model was asked about. The first stage has not seen them, the second ranks each without having
+seen its user.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from agent.learned import Learned, best_of
 from eval.arms import BUDGET, Bench, Lists
 from eval.fitting import table_of
 from eval.records import Case
-from eval.search import Unseen, goal, measures, values
+from eval.search import goal, measures, values
 
 if TYPE_CHECKING:
     from eval.judged import Judge
@@ -29,6 +30,7 @@ KINDS: Sequence[dict[str, Any]] = tuple(
 SETS: Sequence[tuple[str, ...]] = (("queries",), ("named",), MODEL_CHANNELS)
 LEAST_USERS = 10
 """Users something was found for: fewer teach nothing."""
+FOLDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,37 @@ class Way:
 
 
 @dataclass(frozen=True, slots=True)
+class Unseen:
+    """Trees fitted for folds of users: what they say of a case comes from those that have not seen its user."""
+
+    fold_of: Mapping[str, int]
+    models: Sequence[Learned]
+
+    @classmethod
+    def fit(
+        cls, table: Candidates, chosen: np.ndarray, cases: Sequence[Case], start: np.ndarray, **trees: Any
+    ) -> Unseen:
+        """Fitted to the candidates of these cases; see `Learned.fit`."""
+        users = sorted({case.user for case in cases})
+        fold_of = dict(zip(users, np.random.default_rng(0).permutation(len(users)) % FOLDS, strict=True))
+        folds = np.array([fold_of[case.user] for case in cases])[table.case]
+        models = []
+        for fold in range(FOLDS):
+            inside = folds != fold
+            models.append(Learned.fit(_some(table, inside), chosen[inside], seeds=(0,), start=start[inside], **trees))
+        return cls(fold_of, models)
+
+    def scores(self, table: Candidates, cases: Sequence[Case], start: np.ndarray) -> np.ndarray:
+        """(r,) the score of each candidate of these cases, whose users are among those it was fitted for."""
+        folds = np.array([self.fold_of[case.user] for case in cases])[table.case]
+        scores = np.zeros(len(table.case))
+        for fold, model in enumerate(self.models):
+            own = folds == fold
+            scores[own] = model.scores(_some(table, own), start[own])
+        return scores
+
+
+@dataclass(frozen=True, slots=True)
 class Stack:
     """The candidates of some cases as the second stage reads them, with the log-odds that it starts from."""
 
@@ -57,10 +90,10 @@ class Stack:
     chosen: np.ndarray
 
     @classmethod
-    def of(cls, cases: Sequence[Case], lists: Brought, bench: Bench, first: Unseen) -> Stack:
-        """With these channels' lists, and odds from a first stage that has not seen the cases' users."""
+    def of(cls, cases: Sequence[Case], lists: Brought, bench: Bench, first: Learned) -> Stack:
+        """With these channels' lists, and odds from a first stage that has not seen the cases."""
         whole, chosen = table_of(cases, bench.signals, repeats=bench.repeats, beside=beside(lists))
-        start = log_odds(first.scores(whole, cases))
+        start = log_odds(first.scores(whole))
         return cls(cases, tuple(lists), stacked(whole, start, lists), start, chosen)
 
     @property
@@ -85,7 +118,7 @@ class Stack:
 
 
 def learned_joining(
-    judge: Judge, lists: Mapping[str, Lists], first: Unseen, weighted: np.ndarray
+    judge: Judge, lists: Mapping[str, Lists], first: Learned, weighted: np.ndarray
 ) -> tuple[Joined | None, Judge, dict[str, Any]]:
     """The second stage where it pays beside base alone and is better than the best weights, whose goal is `weighted` for each case;
     the judge with what it ranks in the place of base, else as given; and the evidence.
@@ -116,3 +149,7 @@ def learned_joining(
         return None, judge, evidence
     evidence |= {"channels": list(best.channels), "trees": best.trees, "with": measures(best.quality)}
     return stacks[best.channels].fitted(best.trees), judge.ranked(best.lists), evidence
+
+
+def _some(table: Candidates, rows: np.ndarray) -> Candidates:
+    return Candidates(table.case[rows], table.item[rows], table.features[rows], table.names)

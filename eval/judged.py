@@ -1,5 +1,5 @@
 """Whether the stages that join `base` pay: the model's channels, diversity, ranking. Judged on some validation cases, whose `base`
-lists come from a fusion that has not seen their users.
+lists come from a fusion that has not seen them.
 
 What costs a call of a model is switched on only where it gains more than luck gives to one useless stage in twenty: the best of
 many tries is better than none by chance alone.
@@ -8,7 +8,7 @@ many tries is better than none by chance alone.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,16 @@ import numpy as np
 
 from agent.fusion import Candidate, fuse, spread
 from agent.joined import Joined
+from agent.learned import Learned
 from agent.settings import Settings
 from agent.trained import Adapter
-from agent.tuned import Tuned
 from eval import metrics
 from eval.answers import Progress
 from eval.arms import BUDGET, DEPTH, MODEL, Bench, Lists
-from eval.fitting import table
 from eval.heard import Heard, heard, retrieved_again
 from eval.joining import LEAST_USERS, learned_joining
-from eval.records import Case, Cases
-from eval.search import Say, Unseen, cross_validated, goal, measures, ranked, values
+from eval.records import Case
+from eval.search import Say, goal, measures, ranked, values
 from store import Catalog, Hit
 
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
@@ -111,15 +110,6 @@ class Channels:
     joined: Joined | None
 
 
-def base_unseen(cases: Cases, rows: Sequence[int], bench: Bench, tuned: Tuned, measure: str, say: Say) -> Lists:
-    """What `base` ranks for the cases `rows`, where fusion is learned by one that has not seen their users."""
-    if not tuned.learned:
-        return ranked(bench, ["base"], [cases.cases[row] for row in rows])["base"]
-    say(f"fusion of {len(cases)} validation cases, each ranked by one that has not seen its user")
-    candidates, chosen = table(cases, bench.signals, repeats=bench.repeats)
-    return cross_validated(candidates, chosen, cases, rows, measure, say, [tuned.evidence["trees"]])[-1]
-
-
 def model_channels(
     judge: Judge,
     catalog: Catalog,
@@ -128,12 +118,11 @@ def model_channels(
     kept: Path,
     progress: Progress,
     seconds: float,
-    first: Callable[[], Unseen] | None = None,
+    first: Learned | None = None,
 ) -> Channels:
     """Whether and how the model's channels join. Raises ModelError without a model.
 
-    The cases are asked about in their order until the time is up. Where fusion is learned, `first` gives its odds for cases whose
-    users it has not seen.
+    The cases are asked about in their order until the time is up. `first` is learned fusion, where it is on; it has not seen them.
     """
     said = heard(
         judge.cases, MODEL, judge.bench, catalog, BUDGET,
@@ -153,7 +142,7 @@ def model_channels(
     judge.say(f"model channels on {len(said)} validation cases: weights {told}; {said.note()}")
     joined = None
     if first:
-        joined, learned, evidence["learned joining"] = learned_joining(judge, said.lists, first(), by_weight.goal())
+        joined, learned, evidence["learned joining"] = learned_joining(judge, said.lists, first, by_weight.goal())
     if joined:
         judge.say(f"learned joining of {' and '.join(joined.channels)} is better than weights, and on")
         # A weight above 0 has the model asked; it counts where learned joining cannot serve, a model that is down among it.

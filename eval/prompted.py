@@ -24,11 +24,11 @@ from eval.answers import Progress, quiet
 from eval.arms import JOINING, Bench
 from eval.errors import EvalError
 from eval.fitting import fit
-from eval.judged import LEAST_USERS, base_unseen
+from eval.judged import LEAST_USERS
 from eval.race import FIRST, Race, Scorer
 from eval.records import Cases
 from eval.reduced import MOST_CASES
-from eval.search import Say
+from eval.search import Say, ranked
 from eval.steps import Steps
 from eval.trust import measured_catalog, seen_hash
 from eval.tune import MINUTES, MODEL_CASES, repeating, validation_cases
@@ -123,9 +123,10 @@ def tune_prompts(
     )
     with measured_catalog(folder, cases.on) as catalog:
         say(f"fitting on {len(cases.events)} events before the cut")
-        bench = Bench(fit(cases, catalog), None, told.weights, tuned.baselines, repeating(cases))
-        base = base_unseen(cases, rows, bench, tuned, "recall@100", say)
+        fusion = tuned.judged_fusion(folder)
+        bench = Bench(fit(cases, catalog), fusion, told.weights, tuned.baselines, repeating(cases))
         judged = [cases.cases[row] for row in rows]
+        base = ranked(bench, ["base"], judged)["base"]
         scorer = Scorer(judged, base, bench, catalog, told, folder / "measured" / "answers.db", progress)
         race = Race(scorer, racing, steps, say)
         leader, refused = _raced(race, scorer, proposer, rounds, RACING * 60 * minutes, seed, say)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,13 +16,13 @@ from agent.features import Candidates
 from agent.learned import Learned
 from agent.signals import CHANNEL_OF, Signals
 from agent.tuned import Tuned
-from eval.cases import load_cases
-from eval.fitting import fit, table
+from eval.cases import known_in_use
+from eval.crossfit import lessons
 from eval.trust import measured_catalog
 from store import Catalog
 
 MOST_CASES = 6000
-"""Cases that learned fusion is trained on: memory grows with them, and more teach little."""
+"""Validation cases that are looked at: memory grows with them, and more tell little."""
 
 OF_CHANNEL = {
     "dense": ("cosine",),
@@ -51,19 +52,24 @@ class _Without:
 
 
 def refitted(dataset: Path, tuned: Tuned, folder: Path, channel: str, former: Catalog | None = None) -> Learned:
-    """Learned fusion trained as tuning did, on the same validation cases, but without this channel and what training taught
-    where the catalog `former` of before it is given; kept beside it."""
+    """Learned fusion trained as tuning did, on the same steps, but without this channel and what training taught where the catalog
+    `former` of before it is given; kept beside it."""
     kept = (
         folder
         / "tuned"
         / "-".join(["without", *(["retriever"] if former is not None else []), *([channel] if channel else [])])
     )
     if not kept.is_dir():
-        cases = load_cases(dataset, "valid").sample(MOST_CASES, tuned.evidence["seed"])
-        with nullcontext(former) if former is not None else measured_catalog(folder, cases.on) as catalog:
-            signals = without(fit(cases, catalog), channel)
-            candidates, chosen = table(cases, signals, repeats=tuned.evidence["repeats"])
-        Learned.fit(blinded(candidates, channel), chosen, **tuned.evidence["trees"]).save(kept)
+        known, evidence = known_in_use(dataset), tuned.evidence
+        with nullcontext(former) if former is not None else measured_catalog(folder, known.on) as catalog:
+            taught, chosen = lessons(
+                known,
+                catalog,
+                repeats=evidence["repeats"],
+                seed=evidence["seed"],
+                silenced=partial(without, channel=channel),
+            )
+        Learned.fit(blinded(taught, channel), chosen, **evidence["trees"]).save(kept)
     return Learned.load(kept)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,9 @@ from eval.fitting import batches, histories
 from eval.records import Case, Cases
 from eval.singles import PARAMETERS
 
-FOLDS = 3
 TREES: Sequence[dict[str, Any]] = (
     {"num_leaves": 15, "rounds": 200},
-    {"num_leaves": 31, "rounds": 120},
-    {"num_leaves": 7, "rounds": 300},
+    {"num_leaves": 31, "rounds": 300},
 )
 WEIGHTS = (0.0, 0.1, 0.3, 0.6, 1.0)
 SIZES = (100, 200, 400)
@@ -106,67 +103,22 @@ def list_size(bench: Bench, cases: Cases, weights: Mapping[str, float], say: Say
     return size, {str(size): round(value, 5) for size, value in found.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class Unseen:
-    """Trees fitted for folds of users: what they say of a case comes from those that have not seen its user."""
-
-    fold_of: Mapping[str, int]
-    models: Sequence[Learned]
-
-    @classmethod
-    def fit(
-        cls, table: Candidates, chosen: np.ndarray, cases: Sequence[Case], start: np.ndarray | None = None, **trees: Any
-    ) -> Unseen:
-        """Fitted to the candidates of these cases; see `Learned.fit`."""
-        users = sorted({case.user for case in cases})
-        fold_of = dict(zip(users, np.random.default_rng(0).permutation(len(users)) % FOLDS, strict=True))
-        folds = np.array([fold_of[case.user] for case in cases])[table.case]
-        models = []
-        for fold in range(FOLDS):
-            inside = folds != fold
-            own = None if start is None else start[inside]
-            models.append(Learned.fit(_some(table, inside), chosen[inside], seeds=(0,), start=own, **trees))
-        return cls(fold_of, models)
-
-    def scores(self, table: Candidates, cases: Sequence[Case], start: np.ndarray | None = None) -> np.ndarray:
-        """(r,) the score of each candidate of these cases, whose users are among those it was fitted for."""
-        folds = np.array([self.fold_of[case.user] for case in cases])[table.case]
-        scores = np.zeros(len(table.case))
-        for fold, model in enumerate(self.models):
-            own = folds == fold
-            scores[own] = model.scores(_some(table, own), None if start is None else start[own])
-        return scores
-
-
-def cross_validated(
+def best_trees(
+    taught: tuple[Candidates, np.ndarray],
     candidates: Candidates,
     chosen: np.ndarray,
     cases: Cases,
-    rows: Sequence[int],
     measure: str,
     say: Say,
-    kinds: Sequence[dict[str, Any]] | None = None,
-) -> tuple[dict[str, Any], dict[str, float], Lists]:
-    """The trees (of `kinds`, else TREES) that are best by the measure over folds of users, their quality, and what they rank for
-    the cases `rows` when their users were left out."""
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """The trees (of TREES) that, taught these lessons, rank the cases' candidates best by the measure, and their quality."""
     tried = []
-    for trees in kinds or TREES:
-        scores = Unseen.fit(candidates, chosen, cases.cases, **trees).scores(candidates, cases.cases)
-        quality = _of_scores(candidates, chosen, scores, cases)
+    for trees in TREES:
+        quality = _of_scores(candidates, chosen, Learned.fit(*taught, seeds=(0,), **trees).scores(candidates), cases)
         say(f"learned fusion {trees}: recall@100 {quality['recall@100']:.4f}, nDCG@10 {quality['ndcg@10']:.4f}")
-        tried.append((quality[measure], dict(trees), quality, scores))
-    _, trees, quality, scores = max(tried, key=lambda entry: entry[0])
-    return dict(trees), quality, [_first(candidates, scores, row) for row in rows]
-
-
-def _first(table: Candidates, scores: np.ndarray, case: int) -> list[int]:
-    start, end = np.searchsorted(table.case, [case, case + 1])
-    order = np.lexsort((table.item[start:end], -scores[start:end]))[:BUDGET]
-    return [int(item) for item in table.item[start:end][order]]
-
-
-def _some(table: Candidates, rows: np.ndarray) -> Candidates:
-    return Candidates(table.case[rows], table.item[rows], table.features[rows], table.names)
+        tried.append((quality[measure], dict(trees), quality))
+    _, trees, quality = max(tried, key=lambda entry: entry[0])
+    return trees, quality
 
 
 def _of_scores(table: Candidates, chosen: np.ndarray, scores: np.ndarray, cases: Cases) -> dict[str, float]:

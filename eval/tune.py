@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,18 @@ from agent.learned import Learned
 from agent.settings import Settings
 from agent.signals import Signals
 from agent.trained import Trained
-from agent.tuned import JOINED, Tuned
+from agent.tuned import JOINED, JUDGED, Tuned
 from eval.answers import Progress, quiet
 from eval.arms import FUSED, Bench
-from eval.cases import case_file, load_cases
+from eval.cases import case_file, known_in_use, load_cases
+from eval.crossfit import lessons
 from eval.errors import EvalError
 from eval.fitting import fit, table
 from eval.judged import Judge, diversity, model_channels
 from eval.records import Cases
 from eval.reduced import MOST_CASES
 from eval.reranked import ranking
-from eval.search import Say, Unseen, channel_weights, cross_validated, list_size, parameters, ranked
+from eval.search import Say, best_trees, channel_weights, list_size, parameters, ranked
 from eval.singles import PARAMETERS
 from eval.steps import Steps
 from eval.trust import measured_catalog, seen_hash
@@ -87,22 +89,25 @@ def tune(
         bench = Bench(signals, baselines=baselines, repeats=repeats)
         weights, by_rank = steps.step("weights", lambda: channel_weights(bench, few, say))
         size, sizes = steps.step("list size", lambda: list_size(bench, few, weights, say))
-        say(f"features of {len(cases)} cases")
-        candidates, chosen = table(cases, signals, repeats=repeats)
         drawn = _drawn(cases, seed)
-        trees, learned, unseen = steps.step(
-            "fusion", lambda: cross_validated(candidates, chosen, cases, drawn, measure, say)
-        )
-        pays = learned[measure] >= by_rank[measure]
+        taught = lessons(cases, catalog, repeats=repeats, seed=seed, progress=progress)
+        pays = bool(taught[1].any())
+        trees: dict[str, Any] = {}
+        learned: dict[str, float] = {}
+        judged_fusion = None
         if pays:
-            say("training learned fusion on all validation cases")
-            fusion = Learned.fit(candidates, chosen, **trees)
+            say(f"features of {len(cases)} cases")
+            candidates, chosen = table(cases, signals, repeats=repeats)
+            trees, learned = steps.step("fusion", lambda: best_trees(taught, candidates, chosen, cases, measure, say))
+            pays = learned[measure] >= by_rank[measure]
+        if pays:
+            say("training learned fusion")
+            judged_fusion = Learned.fit(*taught, **trees)
         judged = tuple(cases.cases[row] for row in drawn)
-        lists = {"base": unseen} if pays else ranked(bench, FUSED, judged)
+        lists = ranked(replace(bench, learned=judged_fusion), ["base"] if pays else FUSED, judged)
         judge = Judge(judged, lists, {"base": 1.0} if pays else weights, bench, say)
-        first = partial(Unseen.fit, candidates, chosen, cases.cases, **trees) if pays else None
         found, arms, evidence, joined = _joining(
-            judge, catalog, in_force, folder, steps, model_cases, minutes, progress, first
+            judge, catalog, in_force, folder, steps, model_cases, minutes, progress, judged_fusion
         )
         defaults = Settings.model_fields["weights"].get_default(call_default_factory=True)
         # With learned fusion the four channels serve requests in words, which no validation case holds: they keep their defaults.
@@ -121,19 +126,30 @@ def tune(
         )  # fmt: skip
         for stale in (folder / "tuned").glob("without-*"):
             shutil.rmtree(stale)
-        if pays:
-            fusion.save(folder / "tuned")
+        if judged_fusion:
+            judged_fusion.save(folder / "tuned" / JUDGED)
+            say("learning fusion once more, for use")
+            _learned_for_use(dataset, folder, trees, repeats, seed, progress).save(folder / "tuned")
         if joined:
             joined.second.save(folder / "tuned" / JOINED)
         tuned.save(folder)
         if not joined:
             shutil.rmtree(folder / "tuned" / JOINED, ignore_errors=True)
-    if pays:
+    if judged_fusion:
         with Catalog.open(folder, create=False) as catalog, History.open(folder) as history:
             counts = Cooccurrence.of(history, catalog.snapshot(), catalog.folder)
             Signals.of(catalog, history, counts, refit=True)
     steps.finish()
     return tuned
+
+
+def _learned_for_use(
+    dataset: Path, folder: Path, trees: Mapping[str, Any], repeats: bool, seed: int, progress: Progress
+) -> Learned:
+    """Fusion taught by all steps that may be known in use, those of the validation period among them."""
+    known = known_in_use(dataset)
+    with measured_catalog(folder, known.on) as catalog:
+        return Learned.fit(*lessons(known, catalog, repeats=repeats, seed=seed, progress=progress), **trees)
 
 
 def validation_cases(dataset: Path) -> Cases:
@@ -155,12 +171,12 @@ def _joining(
     model_cases: int,
     minutes: float,
     progress: Progress,
-    first: Callable[[], Unseen] | None,
+    first: Learned | None,
 ) -> tuple[dict[str, Any], dict[str, dict[str, float]], dict[str, Any], Joined | None]:
     """Settings of what joins base (model channels, diversity, ranking), parameters of arms with the model's channels, the evidence
     for each, and learned joining where it is on.
 
-    `first` gives the odds of learned fusion for cases whose users it has not seen.
+    `first` is learned fusion, where it is on; it has not seen the cases.
     """
     found: dict[str, Any] = {}
     arms: dict[str, dict[str, float]] = {}

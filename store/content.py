@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,10 @@ class Content:
         """The content of this version of the catalog, loaded where it is kept."""
         folder = catalog.folder if catalog.settled else None
         return kept(folder, "content", snapshot.version, lambda: _built(catalog, snapshot), _save, _load)
+
+    def by(self, vectors: np.ndarray) -> Content:
+        """The same, with the neighbours that other vectors of the same items give, (n, dim) with rows of length 1."""
+        return replace(self, near=_near(vectors))
 
 
 def _built(catalog: Catalog, snapshot: Snapshot) -> Content:

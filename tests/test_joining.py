@@ -17,7 +17,7 @@ from agent.features import FAR, Candidates
 from agent.joined import Joined, beside, falling, log_odds, stacked
 from agent.learned import Learned
 from agent.tuned import Tuned
-from eval import compare, search
+from eval import compare, crossfit, search
 from eval.cases import load_cases
 from eval.tune import tune
 from tests.faults import Labels, Text
@@ -32,6 +32,7 @@ def learned(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("EVOKE_BASE_URL", "OPENAI_BASE_URL", "EVOKE_STORE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(search, "TREES", TINY)
+    monkeypatch.setattr(crossfit, "LESSONS", 200)
     first = {arm: {name: values[:1] for name, values in own.items()} for arm, own in search.PARAMETERS.items()}
     monkeypatch.setattr(search, "PARAMETERS", first)
     monkeypatch.setattr(search, "START", dict.fromkeys(search.START, 0.0) | {"popular": 1.0})

@@ -14,7 +14,7 @@ from agent import Recommender
 from agent.settings import Settings
 from agent.trained import Adapter, Trained
 from agent.tuned import Tuned
-from eval import cli, prompted, search
+from eval import cli, crossfit, prompted, search
 from eval.cases import load_cases
 from eval.errors import EvalError
 from eval.prompted import tune_prompts
@@ -192,6 +192,7 @@ def test_too_few_cases_are_refused(films: Path, tmp_path: Path) -> None:
 def test_over_learned_fusion_and_kept_by_the_next_tuning(
     films: Path, model_server: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(crossfit, "LESSONS", 200)
     monkeypatch.setattr(search, "TREES", ({"num_leaves": 4, "rounds": 5, "min_data_in_leaf": 5},))
     monkeypatch.setattr(search, "START", dict.fromkeys(search.START, 0.0) | {"popular": 1.0})
     monkeypatch.setattr(search, "WEIGHTS", (0.0,))

@@ -15,10 +15,11 @@ import pytest
 
 from agent import Recommender
 from agent.tuned import Tuned
-from eval import compare, search
+from eval import compare, crossfit, search
 from eval.cases import Cases, load_cases
 from eval.data import read_data
 from eval.fitting import fit
+from eval.pairs import FOLDS
 from eval.reduced import refitted
 from eval.splits import _by_time
 from eval.train import optimizing, retriever
@@ -121,23 +122,28 @@ def test_whatever_is_fitted_on_validation_cases_reads_the_judged_vectors(
     assert in_force is not None
     read: list[tuple[str, str]] = []
 
-    def noted(cases: Cases, catalog: Catalog) -> Any:
+    def noted(cases: Cases, catalog: Catalog, *turn: Any) -> Any:
         read.append((cases.on, catalog.embedder.name))
-        return fit(cases, catalog)
+        return fit(cases, catalog, *turn)
 
-    for module in ("runner", "tune", "reduced"):
+    for module in ("runner", "tune", "crossfit"):
         monkeypatch.setattr(f"eval.{module}.fit", noted)
     monkeypatch.setattr(search, "TREES", TINY)
     first = {arm: {name: values[:1] for name, values in own.items()} for arm, own in search.PARAMETERS.items()}
     monkeypatch.setattr(search, "PARAMETERS", first)
+    monkeypatch.setattr(crossfit, "LESSONS", 100)
+    monkeypatch.setattr("eval.tune.channel_weights", lambda *_: ({}, {"ndcg@10": 0.0}))  # so that fusion pays
     tune(FILMS, store=trained, minutes=0)
+    # Fusion is judged by what saw nothing of the validation period, and learns once more, for use, by what is in force.
+    assert read == [("valid", before.name)] * (1 + FOLDS) + [("test", in_force.name)] * FOLDS
     refitted(FILMS, Tuned.load(trained), trained, "dense")
+    assert read[1 + 2 * FOLDS :] == [("test", in_force.name)] * FOLDS
     run = compare(FILMS, ["dense"], store=trained, on="valid", cases=5)
     assert any("as it was judged" in line for line in run.warnings)
-    assert read == [("valid", before.name)] * 3
+    assert read[-1] == ("valid", before.name)
     run = compare(FILMS, ["dense"], store=trained, on="test", cases=5)
     assert not any("retriever" in line for line in run.warnings)
-    assert read[3:] == [("test", in_force.name)]
+    assert read[-1] == ("test", in_force.name)
     assert not list(
         (before / "derived").glob("linear-*")
     )  # what is worked out of people's histories is the store's alone

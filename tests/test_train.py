@@ -26,12 +26,12 @@ from agent.trained import WEIGHTS, Trained
 from eval.answers import quiet
 from eval.cases import load_cases
 from eval.errors import EvalError
+from eval.pairs import Pair, pairs
 from eval.records import Case
 from eval.train import lora as lora_module
 from eval.train import optimizing, queries, rank
 from eval.train.examples import SPELLED, Examples, chosen_next, near
 from eval.train.lora import Lora, Sample
-from eval.train.pairs import Pair, pairs
 from eval.train.verdict import Verdict, spread
 from eval.tune import validation_cases
 from prompts import Prompts
@@ -176,13 +176,13 @@ def test_what_this_person_chose_comes_first_of_what_others_chose(examples: Examp
 def test_what_is_brought_for_a_pair_was_fitted_on_other_people(examples: Examples, brings: Any) -> None:
     cases = load_cases(FILMS, "valid")
     drawn = pairs(cases, examples.snapshot, 40, seed=0)
-    brought = brings(cases, examples.catalog, drawn, 0)
+    brought = brings(cases, examples.catalog, drawn)
     own = drawn[0].user
     others = [event for event in cases.events if event.user != own]
     changed = [
         replace(event, item=others[at % len(others)].item) for at, event in enumerate(cases.events) if event.user == own
     ]
-    again = brings(replace(cases, events=(*others, *changed)), examples.catalog, drawn, 0)
+    again = brings(replace(cases, events=(*others, *changed)), examples.catalog, drawn)
     assert [own for own, pair in zip(brought, drawn, strict=True) if pair.user == own] == [
         own for own, pair in zip(again, drawn, strict=True) if pair.user == own
     ]

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ from agent.tuned import Tuned
 from eval import compare
 from eval.answers import quiet
 from eval.errors import EvalError
+from eval.fitting import fit, turned
+from eval.pairs import FOLDS, fold_of, pairs, sequences
 from eval.train import encoder, optimizing, retriever
 from eval.train.encoder import Encoder, Material
-from eval.train.pairs import pairs, sequences
 from eval.train.verdict import Verdict
-from eval.trust import seen_hash
+from eval.trust import measured_catalog, seen_hash
 from eval.tune import validation_cases
 from store import Catalog, History
 from store import place as places
@@ -142,8 +144,32 @@ def test_the_same_seed_gives_the_same_weights_and_a_killed_training_goes_on(
     assert all(np.array_equal(whole[name], again[name]) for name in whole)
 
 
+def test_a_person_s_steps_are_read_by_vectors_that_learned_without_them(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paid = Verdict(10, 5, {"dense": {"recall@50": 0.1}}, [], paid=True)
+    monkeypatch.setattr(Verdict, "of", lambda *_: paid)
+    monkeypatch.setattr(retriever, "_searched", lambda *_: ({"present": 0.8, "trained": 0.8}, False))
+    cases = validation_cases(FILMS)
+    with Catalog.open(films, create=False) as catalog:
+        snapshot = catalog.snapshot()
+        drawn = [pair for pair in pairs(cases, snapshot, 300, 0) if pair.chosen[0] not in pair.history]
+        given = Material(drawn, sequences(cases, snapshot), np.asarray(snapshot.vectors))
+    apart = Encoder(Embedder(), seed=0)
+    others = replace(given, pairs=[pair for pair in drawn if fold_of(pair.user) != 1])
+    apart.learn(others, tmp_path / "apart.pt", quiet, share=retriever.APART)
+    retriever.train(FILMS, store=films, samples=300)
+    with measured_catalog(films, "valid") as judged:
+        turns = turned(judged)
+        assert turns is not None and len(turns) == FOLDS
+        turned_back = fit(cases, judged, turns[1]).snapshot.vectors
+        own = judged.snapshot().vectors
+    np.testing.assert_allclose(turned_back, apart.through(given.vectors), atol=1e-4)
+    assert not np.allclose(turned_back, own, atol=1e-3)
+
+
 def test_too_little_is_refused_before_anything_is_learned(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eval.train.pairs.LEAST", 1_000_000)
+    monkeypatch.setattr("eval.pairs.LEAST", 1_000_000)
     with pytest.raises(EvalError, match=r"training needs 1000000; add events"):
         retriever.train(FILMS, store=films)
     assert not (films / "trained").exists()

@@ -12,16 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from agent import Recommender
 from agent.learned import Learned
 from agent.settings import Settings
 from agent.tuned import Tuned
-from eval import compare, search
+from eval import compare, crossfit, search
 from eval.cases import load_cases
 from eval.errors import EvalError
-from eval.tune import tune
+from eval.fitting import fit, table_of
+from eval.pairs import FOLDS
+from eval.tune import tune, validation_cases
 from store import Catalog, History
 from tests.faults import Labels, Text
 from tests.recommending import FILMS, modelled
@@ -36,6 +39,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("EVOKE_BASE_URL", "OPENAI_BASE_URL", "EVOKE_STORE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(search, "TREES", TINY)
+    monkeypatch.setattr(crossfit, "LESSONS", 200)
     first = {arm: {name: values[:1] for name, values in own.items()} for arm, own in search.PARAMETERS.items()}
     monkeypatch.setattr(search, "PARAMETERS", first)
 
@@ -136,6 +140,33 @@ def test_no_model_to_be_had_is_said_and_the_rest_tuned(films: Path) -> None:
     assert "not judged" in tuned.evidence["model channels"]
     assert "rank_weight" not in tuned.settings
     assert any("no model answers" in line for line in said)
+
+
+def test_each_person_s_steps_are_read_by_what_others_did(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted: list[set[str]] = []
+
+    def noted(others: Any, catalog: Catalog, turn: Any) -> Any:
+        fitted.append({event.user for event in others.events})
+        return fit(others, catalog, turn)
+
+    read: list[set[str]] = []
+
+    def tabled(cases: Any, *given: Any, **more: Any) -> Any:
+        read.append({case.user for case in cases})
+        return table_of(cases, *given, **more)
+
+    monkeypatch.setattr(crossfit, "fit", noted)
+    monkeypatch.setattr(crossfit, "table_of", tabled)
+    known = validation_cases(FILMS)
+    with Catalog.open(films) as catalog:
+        taught, chosen = crossfit.lessons(known, catalog, repeats=False, seed=0)
+        again, _ = crossfit.lessons(known, catalog, repeats=False, seed=0)
+    assert len(fitted) == len(read) == 2 * FOLDS
+    assert all(own and not own & others for own, others in zip(read, fitted, strict=True))
+    assert set.union(*read) == {event.user for event in known.events}
+    assert 0 < chosen.sum() <= 200
+    assert (np.bincount(taught.case, weights=chosen)[np.unique(taught.case)] == 1).all()
+    np.testing.assert_array_equal(taught.features, again.features)
 
 
 def test_learned_fusion_is_refitted_without_a_channel(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,8 @@ import numpy as np
 
 from agent.signals import SHORT
 from eval.answers import Progress
+from eval.pairs import Pair
 from eval.train.optimizing import Checkpoint, schedule
-from eval.train.pairs import Pair
 from store.embedder import Embedder
 
 DECAY, RECENT = SHORT
@@ -84,7 +84,7 @@ class Encoder:
         logging.disable_progress_bar()
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = SentenceTransformer(str(embedder.folder), device=device, model_kwargs={"dtype": torch.float32})
-        self.fingerprint, self.seed = embedder.fingerprint, seed
+        self.fingerprint, self.dim, self.seed = embedder.fingerprint, embedder.dim, seed
         self.layer = Dense(
             embedder.dim,
             embedder.dim,
@@ -96,19 +96,23 @@ class Encoder:
         for module in (Normalize(), self.layer, Normalize()):
             self.model.append(module)
 
-    def learn(self, material: Material, kept: Path, progress: Progress) -> float:
+    def learn(
+        self, material: Material, kept: Path, progress: Progress, what: str = "steps learned", share: float = 1.0
+    ) -> float:
         """Returns the mean loss of the last tenth of the steps. Ended early it goes on from the last checkpoint (`kept`), which is
-        of no use to other material. The same seed gives the same weights on one machine."""
+        of no use to other material. With `share` it takes that share of the steps. The same seed gives the same weights on one
+        machine."""
         import torch
 
         before = torch.tensor(material.vectors[material.rows]).to(self.model.device)
         optimizer = torch.optim.AdamW(self.layer.parameters(), lr=RATE, weight_decay=0.0)
-        checkpoint = Checkpoint(kept, self._key(material))
+        steps = max(round(share * STEPS), 1)
+        checkpoint = Checkpoint(kept, self._key(material, steps))
         at, losses = self._resumed(checkpoint, optimizer)
-        with progress("steps learned") as advance:
-            for step in range(at, STEPS):
+        with progress(what) as advance:
+            for step in range(at, steps):
                 for group in optimizer.param_groups:
-                    group["lr"] = RATE * schedule(step, STEPS, WARM)
+                    group["lr"] = RATE * schedule(step, steps, WARM)
                 rng = np.random.default_rng([self.seed, step])
                 n = len(material.pairs)
                 loss = self._loss(material.batch(rng.choice(n, min(BATCH, n), replace=False)), before)
@@ -116,11 +120,11 @@ class Encoder:
                 loss.backward()
                 optimizer.step()
                 losses.append(float(loss.detach()))
-                if checkpoint.due or step + 1 == STEPS:
+                if checkpoint.due or step + 1 == steps:
                     checkpoint.save(
                         step=step + 1, losses=losses, weights=self.layer.state_dict(), optimizer=optimizer.state_dict()
                     )
-                advance(step + 1, STEPS)
+                advance(step + 1, steps)
         return float(np.mean(losses[-max(len(losses) // 10, 1) :]))
 
     def through(self, vectors: np.ndarray) -> np.ndarray:
@@ -131,6 +135,15 @@ class Encoder:
         with torch.no_grad():
             whole = torch.tensor(vectors, dtype=torch.float32, device=self.model.device)
             turned: np.ndarray = F.normalize(self._turned(whole), dim=1).cpu().numpy()
+        return turned
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """(dim, dim): the layer turns a vector v into this times v, before it is scaled to length 1."""
+        import torch
+
+        with torch.no_grad():
+            turned: np.ndarray = self._turned(torch.eye(self.dim, device=self.model.device)).T.cpu().numpy()
         return turned
 
     def save(self, folder: Path) -> None:
@@ -151,8 +164,8 @@ class Encoder:
     def _turned(self, vectors: Any) -> Any:
         return self.layer({"sentence_embedding": vectors})["sentence_embedding"]
 
-    def _key(self, material: Material) -> str:
-        settings = (self.fingerprint, self.seed, RECENT, BATCH, STEPS, TEMPERATURE, KEPT, RATE)
+    def _key(self, material: Material, steps: int) -> str:
+        settings = (self.fingerprint, self.seed, RECENT, BATCH, steps, TEMPERATURE, KEPT, RATE)
         whole = hashlib.blake2b(
             repr((settings, [(p.history, p.chosen) for p in material.pairs])).encode(), digest_size=16
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
@@ -16,9 +16,9 @@ from agent.topup import good_queries
 from agent.written import MOST_QUERIES
 from eval.arms import Bench
 from eval.fitting import fit
+from eval.pairs import AHEAD, Pair, by_other_people
 from eval.records import Cases
 from eval.train.lora import Sample
-from eval.train.pairs import AHEAD, Pair
 from prompts import Prompts
 from prompts.cleaning import harmless
 from store import Catalog, Item
@@ -31,14 +31,13 @@ SPELLED = 330
 """Characters of all searches of a list: what is longer takes too long to write."""
 NEAR = 40
 """What `base` brings for a history that is learned from."""
-FOLDS = 3
 _BATCH = 256
 
 Brings = Callable[[Cases, Sequence[Pair]], list[list[int]]]
 """What is brought for these pairs' histories by the events of some cases."""
 
 
-def near(cases: Cases, catalog: Catalog, pairs: Sequence[Pair], seed: int, repeats: bool = False) -> list[list[int]]:
+def near(cases: Cases, catalog: Catalog, pairs: Sequence[Pair], repeats: bool = False) -> list[list[int]]:
     """The NEAR rows that `base` brings for each pair's history by the events of other people before the cut. What the history holds
     is among them with `repeats` alone."""
 
@@ -50,10 +49,10 @@ def near(cases: Cases, catalog: Catalog, pairs: Sequence[Pair], seed: int, repea
             found += bench.rank(["base"], read, NEAR)["base"]
         return found
 
-    return _by_other_people(cases, pairs, seed, brings)
+    return _by_other_people(cases, pairs, brings)
 
 
-def chosen_next(cases: Cases, catalog: Catalog, pairs: Sequence[Pair], seed: int) -> list[list[int]]:
+def chosen_next(cases: Cases, catalog: Catalog, pairs: Sequence[Pair]) -> list[list[int]]:
     """What other people chose after each pair's history, as the recommender shows it to a trained model."""
     snapshot = catalog.snapshot()
 
@@ -61,20 +60,15 @@ def chosen_next(cases: Cases, catalog: Catalog, pairs: Sequence[Pair], seed: int
         counts = Cooccurrence.fit(interactions_of(others.events), snapshot)
         return [chosen_by_others(counts, np.array(pair.history), ~snapshot.hidden) for pair in some]
 
-    return _by_other_people(cases, pairs, seed, brings)
+    return _by_other_people(cases, pairs, brings)
 
 
-def _by_other_people(cases: Cases, pairs: Sequence[Pair], seed: int, brings: Brings) -> list[list[int]]:
-    """What is brought for each pair by the events of other people before the cut: had it seen what this person chose next, it would
-    bring that."""
-    users = sorted({event.user for event in cases.events})
-    fold = dict(zip(users, np.random.default_rng(seed).permutation(len(users)) % FOLDS, strict=True))
+def _by_other_people(cases: Cases, pairs: Sequence[Pair], brings: Brings) -> list[list[int]]:
+    """What is brought for each pair by the events of other people: had it seen what this person chose next, it would bring that."""
     found: list[list[int]] = [[] for _ in pairs]
-    for own in range(FOLDS):
-        rows = [row for row, pair in enumerate(pairs) if fold[pair.user] == own]
-        others = replace(cases, events=tuple(event for event in cases.events if fold[event.user] != own))
-        for row, brought in zip(rows, brings(others, [pairs[row] for row in rows]), strict=True):
-            found[row] = brought
+    for others, places in by_other_people(cases, pairs):
+        for at, brought in zip(places, brings(others, [pairs[at] for at in places]), strict=True):
+            found[at] = brought
     return found
 
 

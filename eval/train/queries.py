@@ -27,9 +27,9 @@ from agent.results import Interests, Stage
 from agent.topup import Mix, good_queries, topped_up
 from agent.written import MOST_QUERIES, TRAINED
 from eval.answers import Progress
+from eval.pairs import Pair
 from eval.train.examples import Examples
 from eval.train.lora import Lora, Messages, Sample
-from eval.train.pairs import Pair
 from store import Item
 
 NAMED_SHARE = 4

@@ -14,9 +14,9 @@ import numpy as np
 
 from agent.facts import line, lines
 from agent.rank import WINDOW
+from eval.pairs import Pair
 from eval.train.examples import Examples
 from eval.train.lora import Sample
-from eval.train.pairs import Pair
 
 HARD = 30
 """Negatives come from so many first places of the fused list."""

@@ -22,14 +22,14 @@ from eval.answers import Progress, quiet
 from eval.arms import BUDGET, Lists
 from eval.cases import data_hash, known_in_use
 from eval.errors import EvalError
-from eval.fitting import batches, histories
+from eval.fitting import TURNS, batches, histories
 from eval.metrics import per_case
+from eval.pairs import FOLDS, fold_of, pairs, sequences
 from eval.records import Cases
 from eval.reduced import MOST_CASES
 from eval.search import Say
 from eval.singles import dense
 from eval.train.encoder import Encoder, Material
-from eval.train.pairs import pairs, sequences
 from eval.train.verdict import Verdict
 from eval.trust import EVIDENCE, measured_catalog, seen_hash, untrained
 from eval.tune import validation_cases
@@ -48,6 +48,8 @@ SEARCHES = 500
 SURE = 1.645
 """Standard errors by which title search may not be worse (one-sided p < .05)."""
 UNFINISHED = "retriever.unfinished"
+APART = 0.5
+"""Share of the steps that the encoders take which learn without some of the people: they take as long all together otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +169,26 @@ def _taught(
     loss = encoder.learn(material, checkpoint, progress)
     ids = catalog.snapshot().ids
     documents = (item.document for item in catalog.get(ids).values())
-    return (
-        _saved(encoder, checkpoint.parent),
-        loss,
-        dict(zip(documents, encoder.through(material.vectors), strict=True)),
-    )
+    made = _saved(encoder, checkpoint.parent)
+    np.save(made / TURNS, _turns(encoder, catalog, material, seed, checkpoint, progress))
+    return made, loss, dict(zip(documents, encoder.through(material.vectors), strict=True))
+
+
+def _turns(
+    encoder: Encoder, catalog: Catalog, material: Material, seed: int, checkpoint: Path, progress: Progress
+) -> np.ndarray:
+    """What `eval.fitting.turned` returns: for each part of the people an encoder learns from the others alone."""
+    back = np.linalg.inv(encoder.matrix.astype(np.float64))
+    turns = []
+    for fold in range(FOLDS):
+        others = [pair for pair in material.pairs if fold_of(pair.user) != fold]
+        apart = Encoder(catalog.embedder, seed)
+        if others:
+            kept = checkpoint.with_name(f"{checkpoint.stem}, part {fold}.pt")
+            what = f"steps learned without part {fold + 1} of {FOLDS} of the people"
+            apart.learn(replace(material, pairs=others), kept, progress, what, APART)
+        turns.append(apart.matrix @ back)
+    return np.stack(turns).astype(np.float32)
 
 
 def _indexed(folder: Path, made: Path, vectors: dict[str, np.ndarray], say: Say, progress: Progress) -> dict[str, Any]:

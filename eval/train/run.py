@@ -16,18 +16,18 @@ from agent.trained import GGUF, PROMPTS, WEIGHTS, Adapter, Trained
 from agent.tuned import Tuned
 from eval import reranked
 from eval.answers import Progress, quiet
-from eval.arms import BUDGET
+from eval.arms import BUDGET, Bench
 from eval.errors import EvalError
 from eval.fitting import fit
 from eval.heard import Heard, heard, unsaid
 from eval.judged import Judge
+from eval.pairs import pairs
 from eval.search import Say, ranked
 from eval.train import queries, rank
 from eval.train.examples import Examples, chosen_next, near
 from eval.train.export import check_architecture, export
 from eval.train.lora import Lora
 from eval.train.optimizing import settle
-from eval.train.pairs import pairs
 from eval.train.verdict import Verdict, judging
 from eval.trust import measured_catalog, seen_hash
 from eval.tune import repeating, validation_cases
@@ -121,11 +121,7 @@ def train(
             signals = fit(known, catalog)
             examples = Examples.of(catalog, prompts)
             # Searches are for what is new; ranked is whatever is recommended.
-            brought = (
-                near(known, catalog, drawn, seed, repeats)
-                if task == "rank"
-                else chosen_next(known, catalog, drawn, seed)
-            )
+            brought = near(known, catalog, drawn, repeats) if task == "rank" else chosen_next(known, catalog, drawn)
             say(f"{len(drawn)} steps to learn from; loading {weights.stem}")
             lora = Lora(weights, seed)
             if task == "queries":
@@ -154,9 +150,9 @@ def train(
             )
             Trained.save(adapter)
             del lora  # its memory is wanted by the engine that judges
-            judge = judging(
-                known, cases or CASES[task], signals, Tuned.load(folder), in_force.weights, repeats, seed, say
-            )
+            tuned = Tuned.load(folder)
+            bench = Bench(signals, tuned.judged_fusion(folder), in_force.weights, tuned.baselines, repeats)
+            judge = judging(known, cases or CASES[task], bench, seed, say)
             judged = _queries_judged if task == "queries" else _rank_judged
             verdict, rewritten = judged(judge, adapter, catalog, in_force, folder / "measured" / "answers.db", progress)
         evidence = adapter.evidence | {"verdict": verdict.as_json()}

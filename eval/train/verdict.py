@@ -9,17 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from agent.signals import Signals
-from agent.tuned import Tuned
 from eval import metrics, significance
 from eval.arms import Bench, Lists
-from eval.judged import Judge, base_unseen
+from eval.judged import Judge
 from eval.records import Case, Cases
-from eval.search import Say
+from eval.search import Say, ranked
 
 MEASURES = ("recall@50", "recall@100", "ndcg@10")
-FUSION_CASES = 2000
-"""Validation cases that learned fusion is fitted on anew, in folds, so that it has not seen those it ranks here."""
 SURE = 0.05
 """The training paid where its first measure grew with a smaller p than this, whatever else was compared."""
 
@@ -92,22 +88,10 @@ class Verdict:
         return shown
 
 
-def judging(
-    cases: Cases,
-    n: int,
-    signals: Signals,
-    tuned: Tuned,
-    weights: Mapping[str, float],
-    repeats: bool,
-    seed: int,
-    say: Say,
-) -> Judge:
-    """At most `n` cases, of as many users as can be, with lists of `base` from a fusion that has not seen their users."""
-    some = cases.sample(FUSION_CASES, seed)
-    rows = spread(some, n, seed)
-    bench = Bench(signals, weights=weights, baselines=tuned.baselines, repeats=repeats)
-    few = [some.cases[row] for row in rows]
-    return Judge(few, {"base": base_unseen(some, rows, bench, tuned, "ndcg@10", say)}, {"base": 1.0}, bench, say)
+def judging(cases: Cases, n: int, bench: Bench, seed: int, say: Say) -> Judge:
+    """At most `n` cases, of as many users as can be, with the lists of `base`, whose fusion has not seen them."""
+    few = [cases.cases[row] for row in spread(cases, n, seed)]
+    return Judge(few, ranked(bench, ["base"], few), {"base": 1.0}, bench, say)
 
 
 def spread(cases: Cases, n: int, seed: int) -> list[int]:

@@ -1,8 +1,10 @@
-"""What people chose after what, from the events before the cut: the material of every training."""
+"""What people chose after what, from the events before the cut: the material of learned fusion and of every training."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,7 +17,9 @@ from store.snapshot import Snapshot
 AHEAD = 6
 """How many of the items chosen next a pair holds."""
 LEAST = 200
-"""Pairs below which there is nothing to learn from."""
+"""Pairs below which there is nothing to train on."""
+FOLDS = 4
+"""Parts of the people, of whom each is read by what the others did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,22 +36,40 @@ def pairs(cases: Cases, snapshot: Snapshot, n: int, seed: int) -> list[Pair]:
 
     Raises EvalError where there are fewer than LEAST.
     """
-    found = _pairs_of_users(cases, snapshot)
-    total = sum(len(own) for own in found)
+    total = sum(len(own) for own in _pairs_of_users(cases, snapshot))
     if total < LEAST:
         raise EvalError(
             f"{cases.dataset}: {total} steps from one item to the next before the cut, and training needs {LEAST}; add events"
         )
+    return drawn(cases, snapshot, n, seed)
+
+
+def drawn(cases: Cases, snapshot: Snapshot, n: int, seed: int) -> list[Pair]:
+    """`pairs`, however few there are."""
+    found = _pairs_of_users(cases, snapshot)
     rng = np.random.default_rng(seed)
     for own in found:
         rng.shuffle(own)
-    drawn: list[Pair] = []
-    for turn in range(max(len(own) for own in found)):
+    turns: list[Pair] = []
+    for turn in range(max((len(own) for own in found), default=0)):
         have = [own[turn] for own in found if len(own) > turn]
-        drawn += [have[at] for at in rng.permutation(len(have))]
-        if len(drawn) >= n:
+        turns += [have[at] for at in rng.permutation(len(have))]
+        if len(turns) >= n:
             break
-    return drawn[:n]
+    return turns[:n]
+
+
+def fold_of(user: str) -> int:
+    """Which of FOLDS parts of the people this one belongs to, the same in everything that is fitted on the others."""
+    return hashlib.blake2b(user.encode(), digest_size=4).digest()[0] % FOLDS
+
+
+def by_other_people(cases: Cases, pairs: Sequence[Pair]) -> Iterator[tuple[Cases, list[int]]]:
+    """For each fold the cases whose events are the other people's alone, and the places of its own people's pairs: what is fitted
+    on those events has not seen what these people chose next."""
+    for own in range(FOLDS):
+        others = replace(cases, events=tuple(event for event in cases.events if fold_of(event.user) != own))
+        yield others, [at for at, pair in enumerate(pairs) if fold_of(pair.user) == own]
 
 
 def _pairs_of_users(cases: Cases, snapshot: Snapshot) -> list[list[Pair]]:
