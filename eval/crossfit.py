@@ -21,8 +21,8 @@ from eval.records import Case, Cases
 from store import Catalog
 from store.snapshot import Snapshot
 
-LESSONS = 10_000
-"""Steps that are learned from at most: memory grows with them, and more teach little."""
+LESSONS = 15_000
+"""Steps that are learned from at most: memory and time grow with them."""
 
 
 def lessons(

@@ -41,7 +41,7 @@ from store.retrained import embed_anew, put_in_force
 from store.snapshot import Snapshot
 from store.sparse import highest
 
-PAIRS = 10_000
+PAIRS = 20_000
 """Steps from one item to the next to learn from."""
 SEARCHES = 500
 """Titles that are searched for, to see that requests in words find as much as before."""
@@ -49,7 +49,7 @@ SURE = 1.645
 """Standard errors by which title search may not be worse (one-sided p < .05)."""
 UNFINISHED = "retriever.unfinished"
 APART = 0.5
-"""Share of the steps that the encoders take which learn without some of the people: they take as long all together otherwise."""
+"""Share of the steps that each of those encoders takes which learn without some of the people: there are FOLDS of them."""
 
 
 @dataclass(frozen=True, slots=True)
