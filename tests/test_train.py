@@ -85,7 +85,7 @@ def brought_to(examples: Examples, n: int, seed: int) -> list[tuple[Pair, list[i
     """Pairs, each with what others chose next."""
     cases = load_cases(FILMS, "valid")
     drawn = pairs(cases, examples.snapshot, n, seed)
-    return list(zip(drawn, chosen_next(cases, examples.catalog, drawn, seed), strict=True))
+    return list(zip(drawn, chosen_next(cases, examples.catalog, drawn), strict=True))
 
 
 def test_the_loss_a_few_rows_at_a_time_is_the_loss_of_all() -> None:
