@@ -63,7 +63,7 @@ reproduce: .venv/.installed bench-scale
 	$(BIN)/evoke index $(DATA)/amazon-office --store .cache/office
 	$(BIN)/evoke index $(DATA)/amazon-office --store .cache/office
 	$(BIN)/evoke recommend --store .cache/office --user A994 -n 10
-	$(BIN)/evoke tune $(DATA)/amazon-office --store .cache/office
+	$(BIN)/evoke tune $(DATA)/amazon-office --store .cache/office --no-model
 	$(BIN)/evoke compare $(DATA)/amazon-office --store .cache/office --allow-repeats --out .cache/office-run
 	$(BIN)/evoke compare $(DATA)/amazon-office --store .cache/office --allow-repeats \
 		--arms base,base+queries,queries,dense,collaborative,lexical,popular
@@ -72,8 +72,8 @@ reproduce: .venv/.installed bench-scale
 	for part in retriever queries rank; do $(BIN)/evoke train $$part $(DATA)/amazon-office --store .cache/office || exit 1; done
 	$(BIN)/evoke tune $(DATA)/amazon-office --store .cache/office
 	$(BIN)/evoke compare $(DATA)/amazon-office --store .cache/office --allow-repeats \
-		--arms full,full-retriever,full-collaborative,full-dense,full-lexical,full-popular,dense,dense-retriever
-	$(BIN)/evoke tune $(DATA)/ml-latest-small --store .cache/films
+		--arms base,base-retriever,full-collaborative,full-dense,full-lexical,full-popular,dense,dense-retriever
+	$(BIN)/evoke tune $(DATA)/ml-latest-small --store .cache/films --no-model
 	$(BIN)/evoke compare $(DATA)/ml-latest-small --store .cache/films --out .cache/films-run
 	$(BIN)/evoke train retriever $(DATA)/ml-latest-small --store .cache/films
 	$(BIN)/evoke train queries $(DATA)/ml-latest-small --store .cache/films --samples 600 --cases 90 --anyway

@@ -36,7 +36,7 @@ from store import Catalog
 
 SAMPLES: Mapping[str, int] = {"queries": 400, "rank": 400}
 """Steps from one item to the next to learn from."""
-CASES: Mapping[str, int] = {"queries": 60, "rank": 50}
+CASES: Mapping[str, int] = {"queries": 50, "rank": 40}
 """Validation cases to judge on. With so many steps and cases all three trainings should take less than an hour on two cores."""
 SHARE = 0.3
 """Share of the model's ranking in the score where it is judged; `evoke tune` finds the best one."""
