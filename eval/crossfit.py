@@ -46,7 +46,7 @@ def lessons(
     with progress("steps read by what others did") as advance:
         for fold, (others, places) in enumerate(by_other_people(known, steps)):
             cases = [_case(steps[at], snapshot) for at in places]
-            if cases:
+            if cases and others.events:
                 signals = fit(others, catalog, None if turns is None else turns[fold])
                 table, chosen = table_of(cases, silenced(signals), repeats=repeats)
                 rows = rows_drawn(table.case, chosen, seed)
