@@ -59,7 +59,7 @@ class Learned:
         rounds = trees.pop("rounds", ROUNDS)
         models = []
         for seed in seeds:
-            rows = drawn(table.case, chosen, seed)
+            rows = rows_taught(table.case, chosen, seed)
             data = lgb.Dataset(
                 table.features[rows],
                 chosen[rows].astype(np.int8),
@@ -118,7 +118,7 @@ def best_of(table: Candidates, scores: np.ndarray, n: int, k: int) -> list[list[
     ]
 
 
-def drawn(case: np.ndarray, chosen: np.ndarray, seed: int) -> np.ndarray:
+def rows_taught(case: np.ndarray, chosen: np.ndarray, seed: int) -> np.ndarray:
     """All that was chosen and about NEGATIVES others of each case in which anything was."""
     sizes = np.bincount(case)
     found = np.bincount(case, weights=chosen)

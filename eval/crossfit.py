@@ -12,10 +12,10 @@ from collections.abc import Callable
 import numpy as np
 
 from agent.features import Candidates
-from agent.learned import drawn as rows_drawn
+from agent.learned import rows_taught
 from agent.signals import Signals
 from eval.answers import Progress, quiet
-from eval.fitting import fit, table_of, turned
+from eval.fitting import fit, table_of, turns_of
 from eval.pairs import Pair, by_other_people, drawn
 from eval.records import Case, Cases
 from store import Catalog
@@ -39,7 +39,7 @@ def lessons(
     Of each step's candidates those that `Learned.fit` would draw. `silenced` is done to the signals first. Without a step that can
     be learned from, nothing is returned.
     """
-    snapshot, turns = catalog.snapshot(), turned(catalog)
+    snapshot, turns = catalog.snapshot(), turns_of(catalog)
     steps = drawn(known, snapshot, LESSONS, seed)
     parts: list[tuple[Candidates, np.ndarray]] = []
     done = 0
@@ -49,7 +49,7 @@ def lessons(
             if cases and others.events:
                 signals = fit(others, catalog, None if turns is None else turns[fold])
                 table, chosen = table_of(cases, silenced(signals), repeats=repeats)
-                rows = rows_drawn(table.case, chosen, seed)
+                rows = rows_taught(table.case, chosen, seed)
                 case = np.asarray(places)[table.case[rows]]
                 parts.append((Candidates(case, table.item[rows], table.features[rows], table.names), chosen[rows]))
             done += len(places)

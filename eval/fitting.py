@@ -17,7 +17,7 @@ from store.snapshot import Snapshot
 
 BATCH = 64
 TURNS = "turns.npy"
-"""Beside a trained encoder: see `turned`."""
+"""Beside a trained encoder: see `turns_of`."""
 
 
 def fit(cases: Cases, catalog: Catalog, turn: np.ndarray | None = None) -> Signals:
@@ -26,13 +26,18 @@ def fit(cases: Cases, catalog: Catalog, turn: np.ndarray | None = None) -> Signa
     snapshot = catalog.snapshot()
     content = Content.of(catalog, snapshot)
     if turn is not None:
-        vectors = np.asarray(snapshot.vectors) @ turn.T
-        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+        vectors = turned(snapshot.vectors, turn)
         snapshot, content = replace(snapshot, vectors=vectors), content.by(vectors)
     return Signals.fit(interactions_of(cases.events), snapshot, content)
 
 
-def turned(catalog: Catalog) -> np.ndarray | None:
+def turned(vectors: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """(n, dim) unit vectors turned by (dim, dim), of length 1 again."""
+    found: np.ndarray = np.asarray(vectors) @ turn.T
+    return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)
+
+
+def turns_of(catalog: Catalog) -> np.ndarray | None:
     """(FOLDS, dim, dim): for each part of the people what turns a trained encoder's vectors into those of one that has not learned
     from their steps. None where the encoder was not trained here."""
     file = None if catalog.embedder.remote else catalog.embedder.folder / TURNS

@@ -23,7 +23,7 @@ from agent.tuned import Tuned
 from eval import compare
 from eval.answers import quiet
 from eval.errors import EvalError
-from eval.fitting import fit, turned
+from eval.fitting import fit, turns_of
 from eval.pairs import FOLDS, fold_of, pairs, sequences
 from eval.train import encoder, optimizing, retriever
 from eval.train.encoder import Encoder, Material
@@ -160,12 +160,21 @@ def test_a_person_s_steps_are_read_by_vectors_that_learned_without_them(
     apart.learn(others, tmp_path / "apart.pt", quiet, share=retriever.APART)
     retriever.train(FILMS, store=films, samples=300)
     with measured_catalog(films, "valid") as judged:
-        turns = turned(judged)
+        turns = turns_of(judged)
         assert turns is not None and len(turns) == FOLDS
         turned_back = fit(cases, judged, turns[1]).snapshot.vectors
         own = judged.snapshot().vectors
+        again = Encoder(judged.embedder, seed=0)
     np.testing.assert_allclose(turned_back, apart.through(given.vectors), atol=1e-4)
     assert not np.allclose(turned_back, own, atol=1e-3)
+    # Trained once more, that one goes on from what had learned without them.
+    again.learn(replace(others, vectors=turned_back), tmp_path / "again.pt", quiet, share=retriever.APART)
+    retriever.train(FILMS, store=films, samples=300)
+    with measured_catalog(films, "valid") as judged:
+        turns = turns_of(judged)
+        assert turns is not None
+        turned_twice = fit(cases, judged, turns[1]).snapshot.vectors
+    np.testing.assert_allclose(turned_twice, again.through(turned_back), atol=1e-4)
 
 
 def test_too_little_is_refused_before_anything_is_learned(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from eval.answers import Progress, quiet
 from eval.arms import BUDGET, Lists
 from eval.cases import data_hash, known_in_use
 from eval.errors import EvalError
-from eval.fitting import TURNS, batches, histories
+from eval.fitting import TURNS, batches, histories, turned, turns_of
 from eval.metrics import per_case
 from eval.pairs import FOLDS, fold_of, pairs, sequences
 from eval.records import Cases
@@ -177,8 +177,10 @@ def _taught(
 def _turns(
     encoder: Encoder, catalog: Catalog, material: Material, seed: int, checkpoint: Path, progress: Progress
 ) -> np.ndarray:
-    """What `eval.fitting.turned` returns: for each part of the people an encoder learns from the others alone."""
+    """What `eval.fitting.turns_of` returns: for each part of the people an encoder learns from the others alone, and goes on, where
+    the one before was trained, too, from what had learned from these alone."""
     back = np.linalg.inv(encoder.matrix.astype(np.float64))
+    former = turns_of(catalog)
     turns = []
     for fold in range(FOLDS):
         others = [pair for pair in material.pairs if fold_of(pair.user) != fold]
@@ -186,8 +188,9 @@ def _turns(
         if others:
             kept = checkpoint.with_name(f"{checkpoint.stem}, part {fold}.pt")
             what = f"steps learned without part {fold + 1} of {FOLDS} of the people"
-            apart.learn(replace(material, pairs=others), kept, progress, what, APART)
-        turns.append(apart.matrix @ back)
+            vectors = material.vectors if former is None else turned(material.vectors, former[fold])
+            apart.learn(replace(material, pairs=others, vectors=vectors), kept, progress, what, APART)
+        turns.append((apart.matrix if former is None else apart.matrix @ former[fold]) @ back)
     return np.stack(turns).astype(np.float32)
 
 
