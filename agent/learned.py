@@ -31,7 +31,8 @@ TREES = {
 ROUNDS = 200
 NEGATIVES = 80
 """Candidates that were not chosen, drawn for each case to learn from."""
-SEEDS = (0, 1, 2)
+SEEDS = tuple(range(9))
+"""One model each: three find .001 less of nDCG@10, and answer in a third of the time (eval/LOG.md)."""
 
 
 @dataclass(frozen=True, slots=True)
