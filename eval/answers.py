@@ -1,7 +1,7 @@
 """What a model writes of histories, for measuring: only the parts that are used, many at once, and kept.
 
 An answer is kept by what was asked of which model, to the letter, so that a run that was killed goes on where it stopped and
-the same run costs nothing again. Nothing is ever read from the store's own profiles: those may know more than a case does.
+what was asked once costs nothing again. Nothing is ever read from the store's own profiles: those may know more than a case does.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,8 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One case's answer as the recommender would use it: `found`, topped up. Of the `queries` and `named` that the model
-    wrote, how many passed the checks; a case without history was not asked for (`calls` 0)."""
+    """One case's answer as the recommender would use it: `found`, topped up; `reply` is that to all its `calls` together, which are
+    0 for a case without history. Of the `queries` and `named` that the model wrote, how many passed the checks."""
 
     found: Interests
     reply: Reply
@@ -119,59 +119,59 @@ async def _answers(
             calls(history, prompts, schema, parts, adapter, own) if history else []
             for history, own in zip_longest(histories, others, fillvalue=())
         ]
-        model_key = llm.key_of(adapter)
-        keys = [Kept.key(model_key, parts, [call.messages for call in each]) if each else None for each in asking]
+        each = [call for own in asking for call in own]
+        keys = [Kept.key(llm.key_of(call.adapter), [call.form.__name__], call.messages) for call in each]
 
         async def ask(row: int) -> Reply:
-            return await _asked(llm, asking[row])
+            return await _asked(llm, each[row])
 
-        with closing(Kept(kept)) as store, progress(f"cases read by the model for {' and '.join(parts)}") as advance:
+        with closing(Kept(kept)) as store, progress(f"answers of the model for {' and '.join(parts)}") as advance:
             most_ms = float("inf") if seconds is None else 1000 * seconds * at_once
-            replies = await Asking(ask, keys, store, advance, most_ms).all(at_once)
+            replies = iter(await Asking(ask, keys, store, advance, most_ms).all(at_once))
     finally:
         await llm.close()
-    used = [
-        _used(reply, history, schema, adapter, own)
-        for reply, (history, own) in zip(replies, zip_longest(histories, others, fillvalue=()), strict=False)
-    ]
-    return Answers(used, model_key, at_once)
+    used = []
+    for history, own, case in zip_longest(histories, others, asking, fillvalue=()):
+        said = list(islice(replies, len(case)))
+        if len(said) < len(case):
+            break
+        used.append(_used(said, history, schema, adapter, own))
+    return Answers(used, llm.key_of(adapter), at_once)
 
 
-async def _asked(llm: LLM, asking: Sequence[Call]) -> Reply:
-    """What the model answers to one case; nothing written where that cannot be used. Raises ModelError where no answer comes."""
+async def _asked(llm: LLM, call: Call) -> Reply:
+    """What the model answers to one question; nothing written where it is of no use. Raises ModelError where no answer comes."""
     try:
         try:
-            reply = await answered(llm, asking, Deadline(DEADLINE))
+            reply = await answered(llm, [call], Deadline(DEADLINE))
         except ModelDown:
-            reply = await answered(llm, asking, Deadline(DEADLINE))
-        if reply.broken and len(asking) > 1:  # a part is missing that may come the next time
-            raise reply.broken
+            reply = await answered(llm, [call], Deadline(DEADLINE))
     except BadAnswer:
         return Reply(None)
     usage = reply.usage
-    return Reply(reply.value.model_dump(), usage.tokens_in, usage.tokens_out, round(reply.ms, 1))
+    written = reply.value.model_dump(exclude_unset=True)  # what was not asked for must not hide another answer's
+    return Reply(written, usage.tokens_in, usage.tokens_out, round(reply.ms, 1))
 
 
 class Asking:
-    """Works through the cases in their order, a few at once. `ask` answers one row or raises ModelError; what has no key is not
-    asked about."""
+    """Works through the rows in their order, a few at once. `ask` answers one row or raises ModelError."""
 
     def __init__(
         self,
         ask: Callable[[int], Awaitable[Reply]],
-        keys: Sequence[str | None],
+        keys: Sequence[str],
         kept: Kept,
         advance: Callable[[int, int], None],
         most_ms: float = float("inf"),
     ) -> None:
         self._asked, self._keys, self._kept = ask, keys, kept
         self._advance, self._most_ms = advance, most_ms
-        self._replies = [kept.get(key) if key else Reply(None) for key in keys]
+        self._replies = [kept.get(key) for key in keys]
         self._left = [row for row, reply in enumerate(self._replies) if reply is None]
         self._done = self._failures = 0
 
     async def all(self, at_once: int) -> list[Reply]:
-        """The replies to as many of the first messages as the time allows."""
+        """The replies to as many of the first rows as the time allows."""
         todo = iter(self._left)
         try:
             async with asyncio.TaskGroup() as group:
@@ -204,13 +204,11 @@ class Asking:
             if self._failures >= FAILURES:
                 raise EvalError(
                     f"the model stopped answering ({error.reason}) after {self._done} of "
-                    f"{len(self._left)} cases; run the same command again to go on from there"
+                    f"{len(self._left)} questions; run the same command again to go on from there"
                 ) from error
             return Reply(None)  # not kept: it may answer the next time
         self._failures = 0
-        key = self._keys[row]
-        assert key is not None  # noqa: S101  rows without one are not left to ask
-        self._kept.put(key, reply)
+        self._kept.put(self._keys[row], reply)
         return reply
 
 
@@ -223,10 +221,10 @@ class Kept:
         self._db.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, reply TEXT NOT NULL)")
 
     @staticmethod
-    def key(model: str, parts: Sequence[str], messages: Any) -> str:
+    def key(model: str, how: Sequence[str], messages: Any) -> str:
         """A hash of what is asked of whom: the messages hold the history as the prompts put it."""
         return hashlib.blake2b(
-            json.dumps([model, parts, messages, MAX_TOKENS, PENALTY]).encode(), digest_size=16
+            json.dumps([model, how, messages, MAX_TOKENS, PENALTY]).encode(), digest_size=16
         ).hexdigest()
 
     def get(self, key: str) -> Reply | None:
@@ -242,17 +240,27 @@ class Kept:
 
 
 def _used(
-    reply: Reply, history: Sequence[Item], schema: Mapping[str, Field], adapter: Adapter | None, others: Sequence[Item]
+    replies: Sequence[Reply],
+    history: Sequence[Item],
+    schema: Mapping[str, Field],
+    adapter: Adapter | None,
+    others: Sequence[Item],
 ) -> Answer:
     if not history:
-        return Answer(NOTHING, reply)
+        return Answer(NOTHING, Reply(None))
     stage = Stage("interests")
-    written = Written.model_validate(reply.written or {})
+    said = {name: value for reply in replies for name, value in (reply.written or {}).items()}
+    written = Written.model_validate(said)
     passed = checked(written, history, None, stage)
     return Answer(
         topped_up(passed, history, schema, stage, adapter.mix if adapter else ALONE, others),
-        reply,
-        calls=1,
+        Reply(
+            said or None,
+            sum(reply.tokens_in for reply in replies),
+            sum(reply.tokens_out for reply in replies),
+            max(reply.ms for reply in replies),
+        ),
+        calls=len(replies),
         queries=len(written.queries),
         queries_kept=len(passed.queries),
         named=len(written.named),

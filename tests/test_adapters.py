@@ -267,12 +267,17 @@ def test_a_comparison_asks_the_adapter_and_the_plain_model_beside_it(
     server = model_server(modelled())
     server.models.append(adapter.name)
     arms = ["queries", "dense+queries-adapter"]
-    run = compare(FILMS, arms, store=films, base_url=server.base_url, model=server.models[0], cases=5)
+    given: dict[str, Any] = {"store": films, "base_url": server.base_url, "model": server.models[0], "cases": 5}
+    run = compare(FILMS, arms, **given)
     asked = [request["model"] for request in server.requests]
     assert asked.count(adapter.name) == asked.count(server.models[0]) == run.cases
     held = {(request["model"], request.get("frequency_penalty")) for request in server.requests}
     assert held == {(adapter.name, PENALTY), (server.models[0], None)}
     assert set(run.settings["model"]) == {"queries", "queries (-adapter)"}
+    # Titles are a question of their own, and what was asked before is not asked again.
+    both = compare(FILMS, ["base+queries+named", "named", "queries"], **given)
+    assert len(server.requests) == 3 * run.cases
+    assert both.arms["base+queries+named"]["calls"] == 2 and both.arms["queries"]["calls"] == 1
 
 
 def test_the_command_says_whether_adapters_can_be_used(
