@@ -76,7 +76,12 @@ def described(item: Item, schema: Mapping[str, Field]) -> str:
         value = harmless(value, WORDS)
         if len(words) + len(value) + 2 <= WORDS and value.casefold() not in words.casefold():
             words += f", {value}"
-    return words if len(words) <= TITLE else words[:TITLE].rsplit(" ", 1)[0]
+    return cut(words)
+
+
+def cut(title: str) -> str:
+    """As much of a title as a search says of it, whole words."""
+    return title if len(title) <= TITLE else title[:TITLE].rsplit(" ", 1)[0]
 
 
 def first_sentence(item: Item) -> str:

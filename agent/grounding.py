@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 
 from rapidfuzz import fuzz, process
 
+from agent.facts import cut
 from agent.results import Named
 from store.snapshot import Snapshot
 
@@ -37,6 +39,14 @@ def ground(named: Named, snapshot: Snapshot) -> Named:
     return replace(named, id=snapshot.ids[best[1]] if best else None)
 
 
+def said_in(query: str, snapshot: Snapshot) -> list[int]:
+    """The rows of the items whose title the query is, whole or as prompts cut it, or begins with before a comma and words for
+    their kind ("Heat, Crime"; of several such beginnings the longest)."""
+    parts = query.split(",")
+    beginnings = (plain(",".join(parts[:end])) for end in range(len(parts), 0, -1))
+    return next((rows for said in beginnings if (rows := _rows_by_title(snapshot).get(said))), [])
+
+
 def plain(title: str) -> str:
     """Lower case, words only, a leading or trailing article dropped ("Matrix, The" and "The Matrix" are one title)."""
     words = re.findall(r"\w+", title.casefold())
@@ -53,6 +63,16 @@ ARTICLES = frozenset({"the", "a", "an", "la", "le", "les", "el", "il", "der", "d
 @lru_cache(maxsize=4)
 def _plain_titles(snapshot: Snapshot) -> list[str]:
     return [plain(title) for title in snapshot.titles]
+
+
+@lru_cache(maxsize=4)
+def _rows_by_title(snapshot: Snapshot) -> Mapping[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for row, title in enumerate(snapshot.titles):
+        for said in {plain(title), plain(cut(title))}:
+            found.setdefault(said, []).append(row)
+    found.pop("", None)
+    return found
 
 
 def _split_year(title: str, year: int | None) -> tuple[str, int | None]:

@@ -16,11 +16,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import add
 from typing import Any
 
 import numpy as np
 
-from agent.grounding import ground
+from agent.grounding import ground, said_in
 from agent.joined import Joined
 from agent.learned import Learned
 from agent.results import Named, Stage
@@ -49,6 +50,8 @@ ALIKE = 0.35
 """Cosine from which two items' texts count as alike for evidence."""
 GUESS = 0.85
 """Weight of what may come next beside what is known: the request's own words, and the latest things of a history."""
+SAID = 0.8
+"""Least similarity of a generated query to an item whose title it says: encoders may put others before it."""
 NONE: Mapping[str, list[Hit]] = {}
 """Lists of no channel."""
 
@@ -155,7 +158,10 @@ def _recall(
         if channel not in channels:
             continue
         if channel == "queries":
-            hits = _best(by_text, [weight for _, weight in texts])
+            # The request's own words may name one thing and ask for another.
+            said = [[] if text == request.text else said_in(text, snapshot) for text, _ in texts]
+            by_title = [[Hit(snapshot.ids[row], SAID) for row in rows] for rows in said]
+            hits = _best([*map(add, by_text, by_title)], [weight for _, weight in texts])
         elif channel == "named":
             hits = _named(named, known, sources)
         elif channel == "dense":

@@ -15,14 +15,13 @@ import gguf
 import pytest
 from click.testing import CliRunner
 
-from agent import EvokeError, bridge
+from agent import EvokeError
 from agent.embedded import file_hash, find_weights
 from agent.errors import AdapterRefused, ModelDown
 from agent.facts import described
 from agent.interests import PENALTY
 from agent.llm import LLM, Deadline
-from agent.recall import GUESS, OTHERS, Request, Sources, recall
-from agent.results import Stage
+from agent.recall import OTHERS, Sources
 from agent.trained import PROMPTS, TASKS, Adapter, Trained
 from eval import compare
 from eval.cli import cli
@@ -242,22 +241,6 @@ def test_a_trained_model_is_shown_what_others_chose_next(
     told = [line for line in asked[0].partition("Others chose next:")[2].splitlines() if line.startswith('"')]
     assert [json.loads(line) for line in told][: len(shown)] == shown
     assert len(told) == OTHERS
-
-
-def test_a_guess_weighs_less_than_a_thing_of_the_history(films: Path) -> None:
-    with Catalog.open(films) as catalog, History.open(films) as history:
-        sources = Sources.of(catalog, history)
-
-        def found(**asked: list[str]) -> dict[str, float]:
-            hits, _ = bridge.run(recall(sources, Request(k=400, **asked), ["queries"], Stage("recall")))
-            return {hit.id: hit.score for hit in hits["queries"]}
-
-        known, other = (found(queries=[text]) for text in ("Heat, Crime", "Toy Story, Animation"))
-        both = found(queries=["Heat, Crime"], guesses=["Toy Story, Animation"])
-    assert next(iter(known)) == next(iter(both)) == "heat-1995"
-    for id, score in both.items():
-        assert score == pytest.approx(max(known[id], GUESS * other[id]), abs=1e-4)
-    assert any(both[id] > known[id] + 0.01 for id in both)
 
 
 def test_a_comparison_asks_the_adapter_and_the_plain_model_beside_it(

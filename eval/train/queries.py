@@ -22,7 +22,8 @@ import numpy as np
 
 from agent.answers import parse
 from agent.errors import BadAnswer
-from agent.recall import GUESS
+from agent.grounding import said_in
+from agent.recall import GUESS, SAID
 from agent.results import Interests, Stage
 from agent.topup import Mix, good_queries, topped_up
 from agent.written import MOST_QUERIES, TRAINED
@@ -126,7 +127,11 @@ def _recall(
             queries = own[row].queries
             if queries and chosen:
                 weights = np.where(np.arange(len(queries)) < own[row].latest, 1.0, GUESS)[:, None]
-                best = (weights * (encoded[[at[query] for query in queries]] @ vectors.T)).max(axis=0)[None]
+                alike = encoded[[at[query] for query in queries]] @ vectors.T
+                for line, query in enumerate(queries):
+                    titled = said_in(query, examples.snapshot)
+                    alike[line, titled] = np.maximum(alike[line, titled], SAID)
+                best = (weights * alike).max(axis=0)[None]
                 shares[mix][row] = (_ranks(best, [] if repeats else pair.history, chosen) < FOUND).mean()
     return shares
 

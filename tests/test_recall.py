@@ -1,0 +1,81 @@
+"""What queries find: by meaning, and by the titles that they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent import bridge
+from agent.facts import described
+from agent.grounding import plain, said_in
+from agent.recall import GUESS, SAID, Request, Sources, recall
+from agent.results import Stage
+from store import Catalog, History, Hit, Item
+from store.snapshot import Snapshot
+
+
+def test_a_guess_weighs_less_than_a_thing_of_the_history(films: Path) -> None:
+    with Catalog.open(films) as catalog, History.open(films) as history:
+        sources = Sources.of(catalog, history)
+
+        def found(**asked: list[str]) -> dict[str, float]:
+            hits, _ = bridge.run(recall(sources, Request(k=400, **asked), ["queries"], Stage("recall")))
+            return {hit.id: hit.score for hit in hits["queries"]}
+
+        known, other = (found(queries=[text]) for text in ("Heat, Crime", "Toy Story, Animation"))
+        both = found(queries=["Heat, Crime"], guesses=["Toy Story, Animation"])
+    assert next(iter(known)) == next(iter(both)) == "heat-1995"
+    for id, score in both.items():
+        assert score == pytest.approx(max(known[id], GUESS * other[id]), abs=1e-4)
+    assert any(both[id] > known[id] + 0.01 for id in both)
+
+
+def test_a_query_that_says_a_title_finds_that_item_first(films: Path) -> None:
+    with Catalog.open(films) as catalog, History.open(films) as history:
+        sources = Sources.of(catalog, history)
+
+        def found(**asked: Any) -> list[Hit]:
+            hits, _ = bridge.run(recall(sources, Request(k=400, **asked), ["queries"], Stage("recall")))
+            return hits["queries"]
+
+        for said, id in {
+            "Source Code, Thriller, Mystery": "source-code-2011",
+            "ran": "ran-1985",
+            "Paris, Texas, West Germany": "paris-texas-1984",
+            "Good Night, and Good Luck": "good-night-and-good-luck-2005",
+        }.items():
+            first, *others = found(queries=[said])
+            assert first == (id, pytest.approx(SAID))
+            # A request in words is not taken at its word, and all else keeps its place.
+            words = found(text=said)
+            assert words[0].id != id
+            assert [hit.id for hit in words if hit.id != id] == [hit.id for hit in others]
+        assert found(guesses=["Source Code"])[0] == ("source-code-2011", pytest.approx(GUESS * SAID))
+        assert "ran-1985" not in [hit.id for hit in found(queries=["ran"], exclude=["ran-1985"])]
+        assert "ran-1985" not in [hit.id for hit in found(queries=["ran"], where={"year": {"$gte": 1990}})]
+        long = "Planes, Trains and Automobiles and All Else That Takes You Home"
+        catalog.upsert([Item("long", long, "A detour.", {"year": 1987})])
+        assert described(catalog.get(["long"])["long"], catalog.schema()) != long
+        sources = Sources.of(catalog, history)
+        assert found(queries=[described(catalog.get(["long"])["long"], catalog.schema())])[0].id == "long"
+
+
+@pytest.fixture(scope="module")
+def snapshot(films_store: Path) -> Snapshot:
+    with Catalog.open(films_store) as catalog:
+        return catalog.snapshot()
+
+
+@given(st.text(), st.integers(0, 342))
+def test_a_title_is_said_whatever_follows_it(snapshot: Snapshot, more: str, row: int) -> None:
+    title = snapshot.titles[row]
+    for query in (title, f"{title}, {more}", more):
+        beginnings = {plain(",".join(query.split(",")[:end])) for end in range(1, query.count(",") + 2)}
+        said = {plain(snapshot.titles[found]) for found in said_in(query, snapshot)}
+        assert said <= beginnings and len(said) <= 1
+        assert said or query == more
+    assert row in said_in(title, snapshot)
