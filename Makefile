@@ -75,11 +75,11 @@ reproduce: .venv/.installed bench-scale
 		--arms base,base-retriever,full-collaborative,full-dense,full-lexical,full-popular,dense,dense-retriever
 	$(BIN)/evoke tune $(DATA)/ml-latest-small --store .cache/films --no-model
 	$(BIN)/evoke compare $(DATA)/ml-latest-small --store .cache/films --out .cache/films-run
-	$(BIN)/evoke train retriever $(DATA)/ml-latest-small --store .cache/films --samples 10000
-	$(BIN)/evoke train queries $(DATA)/ml-latest-small --store .cache/films --samples 600 --cases 90 --anyway
+	$(BIN)/evoke train retriever $(DATA)/ml-latest-small --store .cache/films
+	$(BIN)/evoke train queries $(DATA)/ml-latest-small --store .cache/films --anyway
 	$(BIN)/evoke tune $(DATA)/ml-latest-small --store .cache/films
 	$(BIN)/evoke compare $(DATA)/ml-latest-small --store .cache/films \
-		--arms queries,queries-adapter,dense,dense-retriever,dense+queries
+		--arms dense+queries,queries,queries-adapter,dense,dense-retriever
 
 clean:
 	rm -rf .venv .venv-vllm .cache
