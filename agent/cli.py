@@ -22,7 +22,19 @@ STORE = click.option(
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Interruptible(click.Group):
+    """Commands that say, where Ctrl-C ends them, that nothing is lost: click itself would only call it aborted."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """What the command returns; exit 130 where it was interrupted."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            say("interrupted; the same command continues where it stopped")
+            ctx.exit(130)
+
+
+@click.group(cls=Interruptible, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="evoke-rec", prog_name="evoke")
 def cli() -> None:
     """Evoke: recommendations called forth by prompts, on your own machine."""
@@ -242,9 +254,6 @@ def main() -> None:
     except (EvokeError, StoreError, PromptError) as error:
         say(str(error))
         sys.exit(1)
-    except KeyboardInterrupt:
-        say("interrupted; the same command continues where it stopped")
-        sys.exit(130)
 
 
 if __name__ == "__main__":

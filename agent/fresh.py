@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from agent.learned import Learned
 from agent.recall import Sources
+from agent.trained import drop_derived
 from store import Catalog, History
-from store.derived import drop
 
 REFIT_PATIENCE = 0.1
 """Seconds that a request waits for matrices to be refitted to events that came in since."""
@@ -53,11 +55,16 @@ class Fresh:
         self._rests_until = ended + REST * (ended - started)
         return sources
 
-    async def anew(self) -> None:
-        """Refit everything: what was derived from someone who is forgotten must not stay."""
-        if self._refit:
-            await asyncio.wait({self._refit})
-        self._refit, self._sources = None, None
-        if self._catalog.folder:
-            drop(self._catalog.folder, "linear")
-        await self.now()
+    @asynccontextmanager
+    async def forgetting(self) -> AsyncIterator[None]:
+        """Around the deletion of someone's rows: what is derived from them goes first, so that where this is cut off the user is
+        still known and running it again does the rest; then everything is refitted, whatever became of the deletion."""
+        await asyncio.to_thread(drop_derived, self._catalog.folder)
+        try:
+            yield
+        finally:
+            if self._refit:
+                await asyncio.wait({self._refit})
+            self._refit, self._sources = None, None
+            await asyncio.to_thread(drop_derived, self._catalog.folder)
+            await self.now()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from store import History
+from store import Event, History
 from store.snapshot import Snapshot
 
 
@@ -22,7 +22,16 @@ class Known:
         """What the user's history says, or a history given outright, which stands in for the likes alone."""
         events = history.of(user) if user is not None else []
         notes = [] if events or user is None else [f"user {user} has no history"]
-        liked = [e.item for e in history.positive(events)] if given is None else list(given)
+        liked = _liked(history, events) if given is None else list(given)
         if unknown := [id for id in liked if id not in snapshot.rows]:
             notes.append(f"{len(unknown)} history items are not in the catalog: {', '.join(unknown[:3])}")
         return cls(liked, {e.item for e in events} | set(liked), notes)
+
+
+def _liked(history: History, events: Sequence[Event]) -> list[str]:
+    """The items of events that speak for them, but for those of which the user's latest word does not: a like lifts a dislike
+    and the other way round, a view lifts nothing."""
+    good = history.positive(events)
+    speaking = set(good)
+    latest = {event.item: event for event in events if event.kind not in ("view", "seen")}
+    return [event.item for event in good if latest.get(event.item, event) in speaking]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from agent.recall import CHANNELS, Request, Sources, evidence, recall
 from agent.results import NOTHING, Explained, Interests, Recommendation, Result, Stage, Trace
 from agent.settings import Settings
 from agent.steer import Said, completed, pushed
-from agent.trained import Trained, drop_written, parts_trained
+from agent.trained import Trained, parts_trained
 from agent.tuned import Tuned
 from prompts import Prompts
 from store import Catalog, History, Item
@@ -239,11 +239,11 @@ class AsyncRecommender:
     async def forget(self, user: str) -> Forgotten:
         """Delete all rows about the user and refit what was derived from them; returns what was deleted, by table.
         Raises EvokeError where nothing is kept about the user."""
-        forgotten = await asyncio.to_thread(self.history.forget, user)
-        if not any(forgotten.rows.values()):
+        known = await asyncio.to_thread(self.history.knows, user)
+        async with self._sources.forgetting() if known else nullcontext():
+            forgotten = await asyncio.to_thread(self.history.forget, user)
+        if not forgotten:
             raise EvokeError(f"nothing is kept about user {user}; check the id")
-        await asyncio.to_thread(drop_written, self.catalog.folder)
-        await self._sources.anew()
         return forgotten
 
     @property

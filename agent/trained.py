@@ -15,6 +15,7 @@ from agent.embedded import file_hash
 from agent.errors import AdapterRefused, EvokeError
 from agent.topup import Mix
 from prompts import Prompts
+from store.derived import drop
 from store.place import retriever, write_atomically
 
 PROMPTS: Mapping[str, tuple[str, ...]] = {"queries": ("search",), "rank": ("rank",)}
@@ -144,9 +145,11 @@ class Trained:
         write_atomically(adapter.folder / RECORD, json.dumps(row, indent=1, ensure_ascii=False).encode() + b"\n")
 
 
-def drop_written(store: Path | None) -> None:
-    """Remove what a model wrote of people's histories while measuring and training: it is about whoever is forgotten, too."""
+def drop_derived(store: Path | None) -> None:
+    """Remove what is about whoever is forgotten, too: what a model wrote of people's histories while measuring and training, and
+    what is fitted to all of them and refitted only with the catalog."""
     if store:
+        drop(store, "linear")
         for folder in (store / "measured", *(store / "trained").glob("*.unfinished")):
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -81,6 +81,11 @@ class Catalog:
         """Whether no write is under way, nor one left unfinished by a crash."""
         return not self._chroma.facts.get("writing")
 
+    @property
+    def keeps(self) -> Path | None:
+        """The folder where what is derived from the catalog is kept: none while its content is not that of its version."""
+        return self.folder if self.settled else None
+
     def upsert(self, items: Iterable[Item], *, progress: Callable[[int, int], None] | None = None) -> Upserted:
         """Add the items, or change those that differ; what has not changed costs no embedding.
 
@@ -173,8 +178,7 @@ class Catalog:
         """The metadata fields that filters may use, the most frequent first."""
         version = self.version
         if self._schema is None or self._schema[0] != version:
-            folder = self.folder if self.settled else None
-            fields = kept(folder, "schema", version, lambda: fields_of(self.items()), save_fields, load_fields)
+            fields = kept(self.keeps, "schema", version, lambda: fields_of(self.items()), save_fields, load_fields)
             self._schema = version, fields
         return self._schema[1]
 

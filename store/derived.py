@@ -29,7 +29,7 @@ def kept(
     home = folder / "derived" / f"{name}-{version}"
     if home.is_dir():
         # What cannot be read back is worth no more than what is not there: build it again.
-        with suppress(OSError, ValueError, KeyError):
+        with suppress(Exception):
             return load(home)
         shutil.rmtree(home, ignore_errors=True)
     value = build()

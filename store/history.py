@@ -223,6 +223,11 @@ class History:
                 return None
             raise
 
+    def knows(self, user: str) -> bool:
+        """Whether anything is kept about the user."""
+        with self._read() as db:
+            return tables.knows_user(db, user)
+
     def forget(self, user: str) -> Forgotten:
         """Delete everything of the user, for good: in SQLite from every byte, in PostgreSQL from the tables, vacuumed.
 

@@ -46,10 +46,13 @@ class Snapshot:
     @classmethod
     def built(cls, catalog: Catalog, version: str) -> Snapshot:
         """The snapshot of this version of the catalog, loaded where it is kept."""
-        # In the middle of a write the version says nothing about the content: keep nothing then.
-        folder = catalog.folder if catalog.settled else None
         return kept(
-            folder, "snapshot", version, lambda: _build(catalog, version), _save, lambda home: _load(home, version)
+            catalog.keeps,
+            "snapshot",
+            version,
+            lambda: _build(catalog, version),
+            _save,
+            lambda home: _load(home, version),
         )
 
     def __len__(self) -> int:

@@ -211,7 +211,12 @@ def profile_row(db: sa.Connection, user: str | None, key: str, model: str, finge
 
 
 def replace_profile(db: sa.Connection, row: dict[str, Any]) -> None:
-    """Put a profile in the place of the one of the same user or key, model and prompts."""
+    """Put a profile in the place of the one of the same user or key, model and prompts.
+
+    Of a user without events nothing is kept: a request may end after its user was forgotten.
+    """
+    if row["user_id"] is not None and not _has(db, events, row["user_id"]):
+        return
     db.execute(profiles.delete().where(*_same_profile(row["user_id"], row["key"], row["model"], row["fingerprint"])))
     newest = db.scalar(profiles.insert().values(**row).returning(profiles.c.id))
     # Nobody's histories are without end, and nobody will ask for most of them again.
@@ -226,6 +231,15 @@ def _same_profile(user: str | None, key: str, model: str, fingerprint: str) -> t
         column.model == model,
         column.fingerprint == fingerprint,
     )
+
+
+def knows_user(db: sa.Connection, user: str) -> bool:
+    """Whether any table has a row of the user."""
+    return any(_has(db, table, user) for table in OF_A_USER)
+
+
+def _has(db: sa.Connection, table: sa.Table, user: str) -> bool:
+    return db.scalar(sa.select(1).select_from(table).where(table.c.user_id == user).limit(1)) is not None
 
 
 def delete_user(db: sa.Connection, user: str) -> dict[str, int]:

@@ -29,8 +29,7 @@ class Values:
     @classmethod
     def of(cls, catalog: Catalog) -> Values:
         """The values of the catalog as it stands now, kept beside it."""
-        folder = catalog.folder if catalog.settled else None
-        return kept(folder, "values", catalog.version, lambda: _build(catalog), _save, _load)
+        return kept(catalog.keeps, "values", catalog.version, lambda: _build(catalog), _save, _load)
 
 
 def _build(catalog: Catalog) -> Values:

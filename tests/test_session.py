@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,11 @@ from agent.dialogue.parser import parse
 from agent.dialogue.state import State, merged
 from agent.dialogue.turns import Constraint, Done, Items, Understanding, Words
 from agent.errors import SessionNotFound
-from store import Catalog, History, Item
+from agent.known import Known
+from store import Catalog, Event, History, Item
 from store.catalog import Field
+from store.errors import StoreError
+from store.records import Kind
 from tests.faults import Hang, Text
 from tests.recommending import modelled
 from tests.test_dialogues import DEAD, METADATA, fulfils
@@ -106,6 +111,57 @@ def test_forgetting_a_user_forgets_their_sessions(films: Path) -> None:
         with pytest.raises(SessionNotFound, match="forgotten"):
             session.send("more")
     assert not any(b"unrepeatable words" in file.read_bytes() for file in films.rglob("history.db*"))
+
+
+def test_forgetting_that_is_cut_off_is_finished_by_running_it_again(
+    films: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("store.tables.BUSY_SECONDS", 0.2)
+    for written in ("measured", "trained/queries.unfinished"):
+        (films / written).mkdir(parents=True)
+    with Catalog.open(films) as catalog, History.open(films) as history:
+        history.add([replace(event, user="una-7f3a") for event in history.of("mara")])
+        events = history.of("una-7f3a")
+        recommender = Recommender(catalog, history, base_url=DEAD, deadline=0.2)
+        recommender.recommend(user="una-7f3a")
+
+        def fails(user: str) -> None:
+            raise OSError("no room left")
+
+        with monkeypatch.context() as broken, pytest.raises(OSError, match="no room"):
+            broken.setattr(history, "forget", fails)
+            recommender.forget("una-7f3a")
+        assert history.of("una-7f3a") == events
+        reader = sqlite3.connect(films / "history.db", isolation_level=None)
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM evoke_events").fetchone()
+        with pytest.raises(StoreError, match="run forget again"):
+            recommender.forget("una-7f3a")
+        reader.close()
+        with pytest.raises(EvokeError, match="nothing is kept"):
+            recommender.forget("una-7f3a")
+        assert not recommender.recommend(user="una-7f3a").personalised
+    assert not (films / "measured").exists()
+    assert not (films / "trained" / "queries.unfinished").exists()
+    assert not any(b"una-7f3a" in file.read_bytes() for file in films.rglob("*") if file.is_file())
+
+
+def test_the_latest_word_on_an_item_counts(films: Path) -> None:
+    with Catalog.open(films) as catalog, History.open(films) as history:
+        snapshot = catalog.snapshot()
+        words: list[tuple[str, Kind, bool]] = [
+            ("heat-1995", "like", True),
+            ("heat-1995", "dislike", False),
+            ("heat-1995", "view", False),
+            ("heat-1995", "like", True),
+            ("heat-1995", "seen", True),
+            ("heat-1995", "hide", False),
+        ]
+        for at, (item, kind, liked) in enumerate(words):
+            history.add([Event("nora", "alien-1979", 0.5, kind="view"), Event("nora", item, float(at), kind=kind)])
+            known = Known.of(history, snapshot, "nora")
+            assert ("heat-1995" in known.liked, "alien-1979" in known.liked) == (liked, True)
+            assert known.seen == {"heat-1995", "alien-1979"}
 
 
 def test_sessions_in_postgresql(postgres_url: str) -> None:
@@ -473,6 +529,24 @@ def test_the_parser_reads_other_catalogs_by_their_own_fields(words: str, wanted:
     lexicon = Lexicon.of(Shop())  # type: ignore[arg-type]
     said = parse(words, State(), lexicon, lambda ids: [])
     assert [(c.field, c.op, c.value) for c in said.constraints] == wanted
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("films from 1990-95", [1990, 1995]),
+        ("2010 to 15", [2010, 2015]),
+        ("between 1970 and 1975", [1970, 1975]),
+        ("1975 to 1970", [1970, 1975]),
+        ("from 1990 and 5 more", None),
+        ("1999-05", None),
+    ],
+)
+def test_a_span_of_years_may_name_its_end_by_two_digits(films: Path, words: str, wanted: Any) -> None:
+    with Catalog.open(films) as catalog:
+        said = parse(words, State(), Lexicon.of(catalog), lambda ids: [])
+    between = [c.value for c in said.constraints if c.op == "$between"]
+    assert between == ([] if wanted is None else [wanted])
 
 
 def test_a_comparison_goes_by_the_item_spoken_of() -> None:

@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.recall import Sources
+from agent.signals import Signals
 from store import Catalog, Cooccurrence, Embedder, Event, History, Item, Lexical, Snapshot
 from store.derived import kept
 from store.history import Interactions
@@ -57,13 +59,17 @@ def test_a_snapshot_is_mapped_from_disk_and_rebuilt_for_each_version(catalog: Ca
 
 def test_a_damaged_snapshot_is_built_again(catalog: Catalog, tmp_path: Path, embedder: Embedder) -> None:
     version = Snapshot.of(catalog).version
-    (tmp_path / "derived" / f"snapshot-{version}" / "items.json").write_text("{")
-    with Catalog.open(tmp_path, embedder=embedder) as again:
-        assert len(Snapshot.of(again)) == 4
+    for file, content in (("items.json", "{"), ("hidden.npy", ""), ("vectors.npy", "")):
+        (tmp_path / "derived" / f"snapshot-{version}" / file).write_text(content)
+        with Catalog.open(tmp_path, embedder=embedder) as again:
+            assert len(Snapshot.of(again)) == 4
 
 
 def test_an_unfinished_write_leaves_nothing_derived_behind(catalog: Catalog, tmp_path: Path) -> None:
     catalog._chroma.note(writing=True)
+    with History.open(tmp_path) as history:
+        history.add([Event("ann", "heat", 1.0), Event("ann", "bag", 2.0)])
+        Signals.of(catalog, history, Sources.of(catalog, history).cooccurrence)
     assert len(Snapshot.of(catalog)) == 4
     assert catalog.schema()["year"].count == 1
     assert not (tmp_path / "derived").exists()

@@ -135,6 +135,7 @@ def test_the_rule_is_one_for_events_and_for_columns(events: list[Event], scale: 
 
 
 def test_a_profile_is_found_for_its_history_or_what_follows_it(history: History) -> None:
+    history.add(ANN)
     history.save_profile("ann", ["a", "b"], "m", "f", {"summary": "é"})
     assert history.profile("ann", ["a", "b"], "m", "f") is not None
     exact, later = history.profile("ann", ["a", "b"], "m", "f"), history.profile("ann", ["a", "b", "c"], "m", "f")
@@ -148,11 +149,12 @@ def test_a_profile_is_found_for_its_history_or_what_follows_it(history: History)
 
 
 def test_a_new_profile_takes_the_place_of_the_former(history: History) -> None:
+    history.add(ANN)
     history.save_profile("ann", ["a"], "m", "f", {"n": 1})
     history.save_profile("ann", ["a", "b"], "m", "f", {"n": 2})
     found = history.profile("ann", ["a", "b"], "m", "f")
     assert found and found.profile == {"n": 2}
-    assert history.forget("ann").rows == {"events": 0, "profiles": 1, "sessions": 0}
+    assert history.forget("ann").rows == {"events": 3, "profiles": 1, "sessions": 0}
 
 
 def test_nobodys_history_has_a_profile_of_its_own(history: History) -> None:
@@ -169,6 +171,9 @@ def test_forgetting_leaves_nothing_in_any_row(history: History) -> None:
     assert history.users() == ["bob"]
     assert history.profile("ann", ["heat"], "m", "f") is None
     assert not history.forget("ann")
+    # A request that was under way ends later.
+    history.save_profile("ann", ["heat"], "m", "f", {"summary": "of ann"})
+    assert not history.knows("ann")
 
 
 def test_forgetting_leaves_nothing_in_any_byte(tmp_path: Path) -> None:

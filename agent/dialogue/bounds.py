@@ -84,6 +84,10 @@ def _of_range(match: re.Match[str], named: str | None, lexicon: Lexicon) -> tupl
     kind = second or first or named
     if kind is None or (first and second and first != second):
         return None
+    if kind == "time" and first != second:
+        high += low // 100 * 100  # 1990-95
+        if len(match["b_plain"] or "") != 2 or high < low:
+            return None
     if kind == "length" and first is None and match["b_hours"]:
         low *= 60
     return kind, "$between", [min(low, high), max(low, high)]

@@ -104,7 +104,7 @@ def _known(model: str) -> None:
 async def _session(asked: Asked, tenant: Tenant) -> AsyncSession:
     if asked.session is None:
         messages = [{"role": m.role, "content": m.text} for m in asked.messages]
-        return AsyncSession.of_messages(tenant.recommender, messages, asked.user)
+        return await asyncio.to_thread(AsyncSession.of_messages, tenant.recommender, messages, asked.user)
     try:
         return await asyncio.to_thread(tenant.recommender.session, asked.user, asked.session)
     except EvokeError:
