@@ -22,7 +22,9 @@ def ground(named: Named, snapshot: Snapshot) -> Named:
 
     Titles match fuzzily; among equals the one with the named year wins, and a year that contradicts by more than one rules out.
     """
-    title, year = _split_year(named.title, named.year)
+    title, year = named.title, named.year
+    if plain(title) not in _rows_by_title(snapshot):  # "Blade Runner 2049" is one, "Heat 1995" is none
+        title, year = _split_year(title, year)
     wanted = plain(title)
     if not wanted:
         return named

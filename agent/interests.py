@@ -62,8 +62,10 @@ async def interests(
         known = cache.profile(user, ids, key, stage.prompt)
         if known and known.exact:
             stage.cached = True
-            return Interests.from_json(known.profile)
+            return topped_up(Interests.from_json(known.profile), history, schema, stage, _mix(adapter), others)
         former = Interests.from_json(known.profile) if known else None
+        if former and former.profile and not (former.profile.summary or former.profile.interests):
+            former = None  # it said nothing
         former_ids = known.history if known else []
         if former and former.profile:
             stage.notes.append(f"refreshed with {len(history) - len(former_ids)} new events")
@@ -81,14 +83,14 @@ async def interests(
     if reply.partial:
         stage.notes.append("the answer was cut short; what was complete is used")
     passed = checked(reply.value, history, former, stage)
-    found = topped_up(passed, history, schema, stage, _mix(adapter), others)
     if not stage.degraded:  # half an answer is not what the next request should go by
-        cache.save_profile(user, ids, key, stage.prompt, found.as_json())
-    return found
+        cache.save_profile(user, ids, key, stage.prompt, passed.as_json())
+    return topped_up(passed, history, schema, stage, _mix(adapter), others)
 
 
 def remembered(
     history: Sequence[Item],
+    others: Sequence[Item],
     user: str | None,
     schema: Mapping[str, SchemaField],
     llm: LLM | None,
@@ -104,14 +106,15 @@ def remembered(
     if not history:
         stage.notes.append("no history")
         return NOTHING
+    said = NOTHING
     if llm and (
         known := cache.profile(
             user, [i.id for i in history], llm.key_of(adapter), prompts.fingerprint(*_templates(adapter))
         )
     ):
         stage.cached = True
-        return Interests.from_json(known.profile)
-    return topped_up(NOTHING, history, schema, stage, _mix(adapter))
+        said = Interests.from_json(known.profile)
+    return topped_up(said, history, schema, stage, _mix(adapter), others)
 
 
 @dataclass(frozen=True, slots=True)

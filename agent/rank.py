@@ -18,7 +18,7 @@ from agent.errors import BadAnswer, ModelError
 from agent.facts import line, lines
 from agent.fusion import Candidate
 from agent.llm import LLM, Connect, Deadline
-from agent.results import Profile, Stage
+from agent.results import Stage
 from agent.trained import Adapter
 from prompts import Prompts
 from store import Item
@@ -31,7 +31,6 @@ async def rank(
     items: Mapping[str, Item],
     *,
     history: Sequence[Item],
-    profile: Profile | None,
     text: str | None,
     weight: float,
     depth: int,
@@ -52,11 +51,7 @@ async def rank(
         return list(candidates)
     head = list(candidates[:depth])
     stage.prompt = prompts.fingerprint("rank")
-    known: dict[str, Any] = {
-        "profile": profile.summary if profile else "",
-        "history": lines(history),
-        "request": text or "",
-    }
+    known: dict[str, Any] = {"history": lines(history), "request": text or ""}
     try:
         if adapter:
             adapter.check_prompt(prompts)

@@ -121,7 +121,8 @@ class AsyncRecommender:
             stage.notes += known.notes
             if said:
                 adapter = self.adapters.adapter("queries")
-                found = remembered(liked, user, schema, self._llm, self.prompts, self.history, adapter, stage)
+                others = self._others(known, sources)
+                found = remembered(liked, others, user, schema, self._llm, self.prompts, self.history, adapter, stage)
             elif {"queries", "named"} & weights.keys() or settings.explain:
                 found = await self._interests(known, liked, sources, user, Deadline(left() * INTERESTS_SHARE), stage)
             else:
@@ -171,7 +172,6 @@ class AsyncRecommender:
                 candidates,
                 head,
                 history=liked,
-                profile=found.profile,
                 text=text,
                 weight=settings.rank_weight,
                 depth=settings.rank_depth,
@@ -239,8 +239,7 @@ class AsyncRecommender:
     async def forget(self, user: str) -> Forgotten:
         """Delete all rows about the user and refit what was derived from them; returns what was deleted, by table.
         Raises EvokeError where nothing is kept about the user."""
-        known = await asyncio.to_thread(self.history.knows, user)
-        async with self._sources.forgetting() if known else nullcontext():
+        async with self._sources.forgetting() if await asyncio.to_thread(self.history.knows, user) else nullcontext():
             forgotten = await asyncio.to_thread(self.history.forget, user)
         if not forgotten:
             raise EvokeError(f"nothing is kept about user {user}; check the id")
@@ -270,20 +269,23 @@ class AsyncRecommender:
         deadline: Deadline,
         stage: Stage,
     ) -> Interests:
-        adapter = self.adapters.adapter("queries")
-        others = sources.others(known.liked, known.seen) if adapter else []
         return await interests(
             liked,
-            others=list(self.catalog.get(others).values()),
+            others=self._others(known, sources),
             user=user,
             schema=self.catalog.schema(),
             connect=self._connect,
             prompts=self.prompts,
             cache=self.history,
-            adapter=adapter,
+            adapter=self.adapters.adapter("queries"),
             deadline=deadline,
             stage=stage,
         )
+
+    def _others(self, known: Known, sources: Sources) -> list[Item]:
+        """What others chose next, which a trained model is shown and what it leaves out of which is searched for."""
+        shown = sources.others(known.liked, known.seen) if self.adapters.adapter("queries") else []
+        return list(self.catalog.get(shown).values())
 
     def _names(self, sources: Sources) -> Vocabulary:
         if self._vocabulary is None or self._vocabulary[0] != self.catalog.version:

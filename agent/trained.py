@@ -117,10 +117,10 @@ class Trained:
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, store: Path | None) -> Trained:
+    def load(cls, store: Path | None, tasks: Sequence[str] = TASKS) -> Trained:
         """What was trained for this store; nothing where it never was. Raises EvokeError for a record that cannot be read."""
         found = {}
-        for task in TASKS if store else ():
+        for task in tasks if store else ():
             folder = store / "trained" / task  # type: ignore[operator]
             if (folder / RECORD).is_file():
                 found[task] = _read(folder, task)

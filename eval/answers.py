@@ -94,7 +94,7 @@ def answers(
 
     `kept` is the file that answers are kept in. With `seconds` no further case is begun once that much time was spent; time
     that kept answers took counts too, so that the same cases are used when it is run again. Raises ModelError where no model
-    can be had, EvalError where one stops answering.
+    can be had or answers nothing, EvalError where one stops answering.
     """
     return bridge.run(_answers(histories, tuple(parts), settings, schema, kept, adapter, others, progress, seconds))
 
@@ -168,7 +168,7 @@ class Asking:
         self._advance, self._most_ms = advance, most_ms
         self._replies = [kept.get(key) for key in keys]
         self._left = [row for row, reply in enumerate(self._replies) if reply is None]
-        self._done = self._failures = 0
+        self._done = self._answered = self._failures = 0
 
     async def all(self, at_once: int) -> list[Reply]:
         """The replies to as many of the first rows as the time allows."""
@@ -202,12 +202,15 @@ class Asking:
         except ModelError as error:
             self._failures += 1
             if self._failures >= FAILURES:
+                if not self._answered:
+                    raise
                 raise EvalError(
                     f"the model stopped answering ({error.reason}) after {self._done} of "
                     f"{len(self._left)} questions; run the same command again to go on from there"
                 ) from error
             return Reply(None)  # not kept: it may answer the next time
         self._failures = 0
+        self._answered += 1
         self._kept.put(self._keys[row], reply)
         return reply
 
@@ -216,6 +219,7 @@ class Kept:
     """Answers in an SQLite file, each written as it comes."""
 
     def __init__(self, file: Path) -> None:
+        self._file = file
         file.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(file, timeout=60)
         self._db.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, reply TEXT NOT NULL)")
@@ -232,8 +236,15 @@ class Kept:
         return Reply(**json.loads(row[0])) if row else None
 
     def put(self, key: str, reply: Reply) -> None:
-        with self._db:
-            self._db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, json.dumps(asdict(reply))))
+        """Keep a reply. Raises EvalError where that is not possible."""
+        try:
+            with self._db:
+                self._db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, json.dumps(asdict(reply))))
+        except sqlite3.OperationalError as error:
+            gone = (
+                "somebody was forgotten meanwhile, and with them what was kept" if not self._file.is_file() else error
+            )
+            raise EvalError(f"an answer cannot be kept ({gone}); run the same command again") from error
 
     def close(self) -> None:
         self._db.close()

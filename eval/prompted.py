@@ -133,7 +133,7 @@ def tune_prompts(
         evidence: dict[str, Any] = {
             "on": "valid", "seen": seen, "seed": seed, "model": race.scores[IN_FORCE].model, "rounds": rounds,
             "proposer": proposer.model or _place(proposer) or "embedded", "measure": "recall@100",
-            "weight": told.weights["queries"] or JOINING, "prompt": before, "leader": leader.name, "race": race.table,
+            "weight": told.weights.get("queries", 0.0) or JOINING, "prompt": before, "leader": leader.name, "race": race.table,
             "refused": refused,
         }  # fmt: skip
         pays = False

@@ -4,6 +4,8 @@ and every share of it in the score is tried)."""
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -44,13 +46,23 @@ def ranking(
     fused = judge.first(CASES).fused()
     places: list[dict[str, float]] = []
     spent = 0.0
+    how = [
+        settings.base_url,
+        settings.model,
+        adapter.hash if adapter else None,
+        settings.rank_depth,
+        settings.rank_shuffles,
+    ]
+    how.append(Prompts(settings.prompts).fingerprint("rank"))
     for start in range(0, len(fused), AT_ONCE):
         if spent >= seconds:
             break
-        few = partial(
-            placed, judge.cases[start : start + AT_ONCE], fused[start : start + AT_ONCE], catalog, settings, adapter
+        cases, few = judge.cases[start : start + AT_ONCE], fused[start : start + AT_ONCE]
+        key = json.dumps([how, [[candidate.id for candidate in own] for own in few]])
+        done = steps.step(
+            f"ranking {hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}",
+            partial(placed, cases, few, catalog, settings, adapter),
         )
-        done = steps.step(f"ranking {adapter.name if adapter else settings.model} from {start}", few)
         places += done["places"]
         spent += done["seconds"]
     judge, fused = judge.first(len(places)), fused[: len(places)]
@@ -86,7 +98,7 @@ def reordered(
 ) -> tuple[list[list[Candidate]], np.ndarray, str]:
     """The lists with this share of the model's ranking in the score, what that cost, (n_cases, 4): milliseconds, calls, tokens in
     and out, and which model ranked. Answers are kept in the file `kept`, and not asked for again. Raises ModelError where no model
-    can be had, EvalError where one stops answering."""
+    can be had or answers nothing, EvalError where one stops answering."""
     replies, by = bridge.run(_reordered(cases, fused, catalog, settings, adapter, kept, progress))
     windows = [-(-len(own[: settings.rank_depth]) // WINDOW) * settings.rank_shuffles for own in fused]
     cost = [[reply.ms, calls, reply.tokens_in, reply.tokens_out] for reply, calls in zip(replies, windows, strict=True)]
@@ -117,7 +129,7 @@ async def _reordered(
             reply, degraded = await _one(cases[row], fused[row], catalog, settings, adapter, llm, prompts)
             if degraded:
                 reply, degraded = await _one(cases[row], fused[row], catalog, settings, adapter, llm, prompts)
-            if degraded and not reply.written:
+            if degraded and not reply.written and not reply.tokens_in:
                 raise ModelError(degraded)
             return reply
 
@@ -186,7 +198,6 @@ async def _one(
         head,
         items,
         history=[known[id] for id in case.known if id in known],
-        profile=None,
         text=None,
         weight=1.0,
         depth=settings.rank_depth,

@@ -22,7 +22,7 @@ VARIABLES: dict[str, frozenset[str]] = {
     "interests": frozenset({"history", "parts", "n_queries", "n_named"}),
     "refresh": frozenset({"profile", "history", "parts", "n_queries", "n_named"}),
     "search": frozenset({"history", "others", "parts"}),
-    "rank": frozenset({"profile", "history", "request", "candidates"}),
+    "rank": frozenset({"history", "request", "candidates"}),
     "explain": frozenset({"profile", "history", "request", "items"}),
     "request": frozenset({"fields", "turns", "conditions", "liked", "message", "draft"}),
     "propose": frozenset({"task", "found", "failures", "tried"}),

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import pytest
 
 from agent.tuned import Tuned
 from store.embedder import Embedder
+from tests.faults import Hang
 
 ROOT = Path(__file__).parent.parent
 FILMS = ROOT / "eval" / "films"
@@ -180,6 +184,26 @@ def test_an_embedding_model_in_a_folder_is_named_again_by_a_setting(tmp_path: Pa
     assert "EVOKE_EMBEDDING_MODEL" in without.stderr
     assert without.stderr.count("\n") == 1
     assert len(printed(evoke(*ask, EVOKE_EMBEDDING_MODEL=str(folder), **elsewhere))["items"]) == 2
+
+
+def test_ctrl_c_says_that_nothing_is_lost(films: Path, model_server: Callable[..., Any]) -> None:
+    server = model_server(Hang())
+    command = [sys.executable, "-m", "agent.cli", "profile", "--user", "mara", "--store", str(films)]
+    asked = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"EVOKE_BASE_URL": server.base_url},
+        # What is started in the background of a script inherits an ignored Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    end = time.monotonic() + 240
+    while not server.requests and time.monotonic() < end:
+        time.sleep(0.1)
+    asked.send_signal(signal.SIGINT)
+    _, said = asked.communicate(timeout=240)
+    assert asked.returncode == 130
+    assert said.strip().splitlines()[-1] == "evoke: interrupted; the same command continues where it stopped"
 
 
 def test_forgetting_names_what_was_trained_on_the_user_and_drops_what_a_model_wrote(films: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from agent.trained import drop_derived
 from agent.tuned import Tuned
 from eval import compare
 from eval.cases import load_cases
@@ -190,6 +191,26 @@ def test_a_dead_model_leaves_the_other_arms(films: Path) -> None:
     assert "no model answers" in run.arms_not_run["queries"]
     with pytest.raises(EvalError, match='"queries" cannot run'):
         compare(FILMS, ["queries"], store=films, base_url=dead)
+
+
+def test_a_model_that_answers_nothing_leaves_the_other_arms(films: Path, model_server: Callable[..., Any]) -> None:
+    """A server without log-probabilities, and one that refuses every request: running it again would help neither."""
+    for answer, reason in ((Text("A"), "no log-probabilities"), (Status(400), "refused the request")):
+        server = model_server(answer)
+        run = compare(FILMS, ["base", "base+rank", "queries"], store=films, base_url=server.base_url)
+        assert "base" in run.arms and reason in run.arms_not_run["base+rank"]
+
+
+def test_forgetting_somebody_ends_a_run_in_one_line(films: Path, model_server: Callable[..., Any]) -> None:
+    def behave(body: dict[str, Any]) -> Text:
+        if len(server.requests) == 10:
+            drop_derived(films)
+        return Text(json.dumps(GOOD))
+
+    server = model_server(behave)
+    with pytest.raises(EvalError, match=r"somebody was forgotten meanwhile.*run the same command again"):
+        compare(FILMS, ["queries"], store=films, base_url=server.base_url, concurrency=1)
+    assert "queries" in compare(FILMS, ["queries"], store=films, base_url=server.base_url, concurrency=1).arms
 
 
 def test_a_model_that_stops_answering_ends_the_run_and_the_next_goes_on(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.facts import STEP, WINDOW, descriptive, facts, first_sentence, lines
+from agent.interests import remembered
 from agent.results import NOTHING, Interests, Named, Stage
 from agent.topup import MIN_QUERIES, Mix, good_queries, topped_up
 from agent.written import Written
-from store import Item
+from prompts import Prompts
+from store import History, Item
 from store.where import fields_of
 
 ITEMS = [
@@ -81,7 +85,7 @@ def test_what_holds_for_most_items_describes_none() -> None:
     assert first_sentence(Item("i", "Heat", "Heat. A thief. A cop.")) == "A thief."
 
 
-def test_what_others_chose_next_is_searched_for_where_a_trained_model_leaves_it_out() -> None:
+def test_what_others_chose_next_is_searched_for_where_a_trained_model_leaves_it_out(tmp_path: Path) -> None:
     others = [Item("x", "Old Maps", "", {"genres": ["Travel"]}), Item("y", "Red Bell", "", {"genres": ["Crime"]})]
     said = Interests(None, ["Red Bell, Crime", "green garden chair"], [])
     stage = Stage("interests")
@@ -89,7 +93,9 @@ def test_what_others_chose_next_is_searched_for_where_a_trained_model_leaves_it_
     assert found.queries[:4] == ["Small Lights, Family, Bo Ek", *said.queries, "Old Maps, Travel"]
     assert len(found.queries) == 5 and found.latest == 1
     assert stage.notes[1:] == ["1 queries for what others chose next", "2 queries built from the history's fields"]
-    silent = topped_up(NOTHING, ITEMS[:3], SCHEMA, Stage("interests"), others=others)
+    with History.open(tmp_path) as cache:
+        asked = (ITEMS[:3], others, "ann", SCHEMA, None, Prompts(), cache, None, Stage("interests"))
+        silent = remembered(*asked)
     assert silent.queries[:2] == ["Old Maps, Travel", "Red Bell, Crime"] and len(silent.queries) == MIN_QUERIES
 
 

@@ -75,13 +75,13 @@ def test_no_text_leaves_its_quotes_adds_a_line_or_opens_a_role(text: str, name: 
 def test_a_longer_history_keeps_the_prefix() -> None:
     def prompt(n: int, request: str) -> str:
         system, user = OURS.render(
-            "rank", profile="", history=[line(i) for i in range(1, n + 1)], request=request, candidates=[line(1)]
+            "rank", history=[line(i) for i in range(1, n + 1)], request=request, candidates=[line(1)]
         )
         return system["content"] + user["content"]
 
     short, long = prompt(10, "a"), prompt(11, "b")
     assert len(common(short, long)) > 0.6 * len(short)
-    rank = OURS.render("rank", profile="", history=[line(1), line(2)], request="", candidates=[line(1)])
+    rank = OURS.render("rank", history=[line(1), line(2)], request="", candidates=[line(1)])
     wanted = OURS.render("interests", history=[line(1), line(2)], parts=["queries"], n_queries=5, n_named=0)
     shared = common(rank[1]["content"], wanted[1]["content"])
     assert rank[0] == wanted[0]
@@ -127,4 +127,4 @@ def test_unknown_files_and_folders_are_refused(tmp_path: Path) -> None:
 
 def test_variables_must_be_exactly_those_declared() -> None:
     with pytest.raises(PromptError, match="candidates"):
-        OURS.render("rank", profile="", history=[], request="")
+        OURS.render("rank", history=[], request="")

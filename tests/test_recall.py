@@ -5,15 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent import bridge
 from agent.facts import described
-from agent.grounding import plain, said_in
+from agent.grounding import ground, plain, said_in
 from agent.recall import GUESS, SAID, Request, Sources, recall
-from agent.results import Stage
+from agent.results import Named, Stage
 from store import Catalog, History, Hit, Item
 from store.snapshot import Snapshot
 
@@ -79,3 +80,19 @@ def test_a_title_is_said_whatever_follows_it(snapshot: Snapshot, more: str, row:
         assert said <= beginnings and len(said) <= 1
         assert said or query == more
     assert row in said_in(title, snapshot)
+
+
+def test_a_title_that_ends_in_a_year_is_named_whole() -> None:
+    titles = ["Blade Runner", "Blade Runner 2049", "Heat", "Fantasia 2000"]
+    years = ["1982", "2017", "1995", ""]
+    films = Snapshot("named", list("abcd"), titles, years, np.zeros(4, bool), np.zeros((4, 2), np.float32))
+    for named, id in (
+        (Named("Blade Runner 2049", 2017), "b"),
+        (Named("Blade Runner 2049", None), "b"),
+        (Named("Blade Runner (2049)", None), "b"),
+        (Named("Blade Runner", 1982), "a"),
+        (Named("Heat 1995", None), "c"),
+        (Named("Heat (1986)", None), None),
+        (Named("Fantasia 2000", 1999), "d"),
+    ):
+        assert ground(named, films).id == id

@@ -41,14 +41,14 @@ from tests.recommending import FILMS
 from tests.test_cli import printed
 
 
-def evoke(*words: Any) -> subprocess.CompletedProcess[str]:
+def evoke(*words: Any, **variables: str) -> subprocess.CompletedProcess[str]:
     """The whole command, on the embedded model."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("EVOKE_", "OPENAI_"))}
     return subprocess.run(
         [sys.executable, "-m", "eval.cli", *map(str, words)],
         capture_output=True,
         text=True,
-        env=environment | {"EVOKE_DEADLINE": "400"},
+        env=environment | {"EVOKE_DEADLINE": "400"} | variables,
         timeout=900,
     )
 
@@ -296,6 +296,14 @@ def test_two_trainings_of_one_task_are_kept_apart(films: Path) -> None:
         told = evoke("train", "queries", FILMS, "--store", films)
     assert told.returncode == 1
     assert re.search(r"another process \(pid \d+\) is training queries for .*; wait until it is done", told.stderr)
+
+
+def test_what_is_no_gguf_file_is_refused_before_anything_is_learned(films: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(bytes(64))
+    told = evoke("train", "queries", FILMS, "--store", films, EVOKE_MODEL=str(tmp_path / "model.safetensors"))
+    assert told.returncode == 1
+    assert "model.safetensors is no GGUF file; set EVOKE_MODEL to one" in told.stderr
+    assert "Traceback" not in told.stderr
 
 
 def test_wrong_usage_is_refused_in_one_line(films: Path) -> None:

@@ -35,7 +35,10 @@ ELSEWHERE = "serve it with vLLM, or train plain LoRA on linear layers"
 
 def check_architecture(weights: Path) -> str:
     """The architecture of a GGUF file. Raises EvokeError where adapters for it have no GGUF form, MissingExtra without gguf."""
-    architecture = _field(_gguf().GGUFReader(weights), "general.architecture")
+    try:
+        architecture = _field(_gguf().GGUFReader(weights), "general.architecture")
+    except ValueError:
+        raise EvokeError(f"{weights.name} is no GGUF file; set EVOKE_MODEL to one") from None
     if architecture not in REORDERED:
         raise EvokeError(
             f"{weights.name}: adapters for architecture {architecture} cannot be written; set EVOKE_MODEL to a GGUF file of "

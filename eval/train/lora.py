@@ -51,10 +51,11 @@ class Lora:
 
     def __init__(self, gguf: Path, seed: int) -> None:
         import torch
-        from peft import LoraConfig, get_peft_model
 
         torch.manual_seed(seed)
         base, self.tokenizer = load(gguf)
+        from peft import LoraConfig, get_peft_model
+
         self.weights = file_hash(gguf)
         layers = base.config.num_hidden_layers
         linear = {

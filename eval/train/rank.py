@@ -43,7 +43,6 @@ def samples(
 
 def _sample(examples: Examples, pair: Pair, window: Sequence[int], right: int) -> Sample:
     known: dict[str, Any] = {
-        "profile": "",
         "request": "",
         "history": lines([examples.item(row) for row in pair.history]),
     }

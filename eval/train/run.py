@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.embedded import file_hash, find_weights
+from agent.errors import EvokeError
 from agent.settings import Settings
 from agent.show import inert
 from agent.trained import GGUF, PROMPTS, WEIGHTS, Adapter, Trained
@@ -21,6 +22,7 @@ from eval.errors import EvalError
 from eval.fitting import fit
 from eval.heard import Heard, heard, unsaid
 from eval.judged import Judge
+from eval.metrics import per_case
 from eval.pairs import pairs
 from eval.search import Say, ranked
 from eval.train import queries, rank
@@ -103,14 +105,17 @@ def train(
     settle()
     dataset = Path(dataset)
     known = validation_cases(dataset)
+    per_case([], [])  # says what is missing for measuring before the work, not after it
     repeats = repeating(known)
     folder = Path(store) if store else default_store(dataset)
     say("indexing")
     index(dataset, folder)
-    in_force = Tuned.load(folder).applied(Settings.load(**settings), folder)
+    tuned = Tuned.load(folder)
+    in_force = tuned.applied(Settings.load(**settings), folder)
     prompts = Prompts(in_force.prompts)
     if in_force.base_url:  # no server has the adapter yet: it is the embedded model that learns, and that is judged
         in_force = in_force.model_copy(update={"base_url": None, "model": None})
+    fusion = tuned.judged_fusion(folder)
     weights = find_weights(in_force.model).resolve()
     check_architecture(weights)
     kept = folder / "trained" / f"{task}.unfinished"
@@ -150,25 +155,37 @@ def train(
             )
             Trained.save(adapter)
             del lora  # its memory is wanted by the engine that judges
-            tuned = Tuned.load(folder)
-            bench = Bench(signals, tuned.judged_fusion(folder), in_force.weights, tuned.baselines, repeats)
+            bench = Bench(signals, fusion, in_force.weights, tuned.baselines, repeats)
             judge = judging(known, cases or CASES[task], bench, seed, say)
             judged = _queries_judged if task == "queries" else _rank_judged
             verdict, rewritten = judged(judge, adapter, catalog, in_force, folder / "measured" / "answers.db", progress)
         evidence = adapter.evidence | {"verdict": verdict.as_json()}
         adapter = replace(adapter, on=verdict.paid or anyway, evidence=evidence)
+        adapter.check_files()  # forgetting somebody takes what is unfinished
         Trained.save(adapter)
         # One that pays is not given up for one that does not.
-        if adapter.on or not Trained.load(folder).adapter(task):
+        if adapter.on or not _on(folder, task):
             adapter = _taken_in(adapter, folder / "trained" / task)
         shutil.rmtree(kept)
         return Training(adapter, verdict, rewritten)
 
 
+def _on(folder: Path, task: str) -> bool:
+    """Whether an adapter for the task is on; one whose record cannot be read is not."""
+    try:
+        return Trained.load(folder, [task]).adapter(task) is not None
+    except EvokeError:
+        return False
+
+
 def _taken_in(adapter: Adapter, place: Path) -> Adapter:
     """The adapter in its place in the store, whatever lay there before gone."""
-    shutil.rmtree(place, ignore_errors=True)
+    former = place.with_name(f"{place.name}.former")
+    shutil.rmtree(former, ignore_errors=True)
+    if place.exists():
+        place.rename(former)
     adapter.folder.rename(place)
+    shutil.rmtree(former, ignore_errors=True)
     return replace(adapter, folder=place)
 
 

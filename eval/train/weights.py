@@ -19,6 +19,7 @@ def load(gguf: Path) -> tuple[Any, Any]:
     Raises EvalError where the extra "train" is missing or the file cannot be read so.
     """
     try:
+        import peft  # noqa: F401  what learns on them
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, logging
     except ImportError:
