@@ -73,7 +73,6 @@ def ranking_samples(store: Path, n: int, seed: int) -> list[Sample]:
         drawn.shuffle(window)
         asked = prompts.render(
             "rank",
-            profile="",
             history=lines([items[id] for id in known[-5:]]),
             request="",
             candidates=[line(label, items[id]) for label, id in zip(LABELS, window, strict=True)],

@@ -47,7 +47,6 @@ async def gains(llm: LLM, items: int, place: str, seed: int = 0) -> np.ndarray:
             head,
             {i.id: i for i in window},
             history=history,
-            profile=None,
             text=None,
             weight=1.0,
             depth=10,

@@ -27,7 +27,7 @@ def rank_prompt(titles: list[str]) -> list[dict[str, str]]:
     candidates = [
         {"label": label, "title": title, "facts": "", "text": ""} for label, title in zip(LETTERS, titles, strict=False)
     ]
-    return Prompts().render("rank", profile="", history=LIKED, request="", candidates=candidates)
+    return Prompts().render("rank", history=LIKED, request="", candidates=candidates)
 
 
 class ModelContract:
