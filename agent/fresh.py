@@ -66,5 +66,6 @@ class Fresh:
             if self._refit:
                 await asyncio.wait({self._refit})
             self._refit, self._sources = None, None
+            # Again: a request may have fitted them meanwhile.
             await asyncio.to_thread(drop_derived, self._catalog.folder)
             await self.now()

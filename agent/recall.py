@@ -79,7 +79,7 @@ class Sources:
         versions = (catalog.version, history.version)
         snapshot = Snapshot.of(catalog)
         same = former is not None and former.snapshot is snapshot
-        counts = Cooccurrence.of(history, snapshot, catalog.keeps)
+        counts = Cooccurrence.of(history, snapshot, catalog.derived_in)
         lexical = former.lexical if former and same else Lexical.of(catalog, snapshot)
         if learned is None:
             return cls(catalog, snapshot, counts, lexical, versions=versions)

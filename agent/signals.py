@@ -98,7 +98,7 @@ class Signals:
 
         if refit and catalog.folder:
             drop(catalog.folder, "linear")
-        linear = kept(catalog.keeps, "linear", snapshot.version, fit, Linear.save, Linear.load)
+        linear = kept(catalog.derived_in, "linear", snapshot.version, fit, Linear.save, Linear.load)
         return cls(snapshot, content, counts, linear)
 
     def scores(self, histories: Sequence[np.ndarray]) -> dict[str, np.ndarray]:

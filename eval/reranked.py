@@ -52,8 +52,8 @@ def ranking(
         adapter.hash if adapter else None,
         settings.rank_depth,
         settings.rank_shuffles,
+        Prompts(settings.prompts).fingerprint("rank"),
     ]
-    how.append(Prompts(settings.prompts).fingerprint("rank"))
     for start in range(0, len(fused), AT_ONCE):
         if spent >= seconds:
             break

@@ -82,7 +82,7 @@ class Catalog:
         return not self._chroma.facts.get("writing")
 
     @property
-    def keeps(self) -> Path | None:
+    def derived_in(self) -> Path | None:
         """The folder where what is derived from the catalog is kept: none while its content is not that of its version."""
         return self.folder if self.settled else None
 
@@ -178,7 +178,7 @@ class Catalog:
         """The metadata fields that filters may use, the most frequent first."""
         version = self.version
         if self._schema is None or self._schema[0] != version:
-            fields = kept(self.keeps, "schema", version, lambda: fields_of(self.items()), save_fields, load_fields)
+            fields = kept(self.derived_in, "schema", version, lambda: fields_of(self.items()), save_fields, load_fields)
             self._schema = version, fields
         return self._schema[1]
 

@@ -42,7 +42,7 @@ class Content:
     @classmethod
     def of(cls, catalog: Catalog, snapshot: Snapshot) -> Content:
         """The content of this version of the catalog, loaded where it is kept."""
-        return kept(catalog.keeps, "content", snapshot.version, lambda: _built(catalog, snapshot), _save, _load)
+        return kept(catalog.derived_in, "content", snapshot.version, lambda: _built(catalog, snapshot), _save, _load)
 
     def by(self, vectors: np.ndarray) -> Content:
         """The same, with the neighbours that other vectors of the same items give, (n, dim) with rows of length 1."""

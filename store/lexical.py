@@ -28,7 +28,9 @@ class Lexical:
     @classmethod
     def of(cls, catalog: Catalog, snapshot: Snapshot) -> Lexical:
         """The index of this version of the catalog, loaded where it is kept."""
-        return kept(catalog.keeps, "lexical", snapshot.version, lambda: cls(_built(catalog, snapshot)), _save, _load)
+        return kept(
+            catalog.derived_in, "lexical", snapshot.version, lambda: cls(_built(catalog, snapshot)), _save, _load
+        )
 
     def search(self, texts: Sequence[str], k: int) -> list[list[tuple[int, float]]]:
         """For each text the (row, score) of at most `k` items that share a word with it, best first."""

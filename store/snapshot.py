@@ -47,7 +47,7 @@ class Snapshot:
     def built(cls, catalog: Catalog, version: str) -> Snapshot:
         """The snapshot of this version of the catalog, loaded where it is kept."""
         return kept(
-            catalog.keeps,
+            catalog.derived_in,
             "snapshot",
             version,
             lambda: _build(catalog, version),

@@ -29,7 +29,7 @@ class Values:
     @classmethod
     def of(cls, catalog: Catalog) -> Values:
         """The values of the catalog as it stands now, kept beside it."""
-        return kept(catalog.keeps, "values", catalog.version, lambda: _build(catalog), _save, _load)
+        return kept(catalog.derived_in, "values", catalog.version, lambda: _build(catalog), _save, _load)
 
 
 def _build(catalog: Catalog) -> Values:

@@ -488,7 +488,7 @@ class Shop:
     """A catalog of other things with other fields, as far as the parser looks."""
 
     version = "1"
-    keeps = None
+    derived_in = None
     rows = (
         Item("lamp", "Desk Lamp", "", {"brand": "Lumio", "price": 19.5, "colors": ["Red", "Blue"], "weight": 2.0}),
         Item("chair", "Office Chair", "", {"brand": "Sitwell", "price": 120.0, "colors": ["Black"], "weight": 11.0}),
