@@ -48,7 +48,7 @@ WIDENED = 20
 """Items added to the grounded names because they go with them."""
 ALIKE = 0.35
 """Cosine from which two items' texts count as alike for evidence."""
-GUESS = 0.85
+GUESS = 0.7
 """Weight of what may come next beside what is known: the request's own words, and the latest things of a history."""
 SAID = 0.8
 """Least similarity of a generated query to an item whose title it says: encoders may put others before it."""

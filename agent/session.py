@@ -92,6 +92,10 @@ class AsyncSession:
                 said = await asyncio.to_thread(parse, message, self.state, lexicon, self._metadata)
                 understood = follow(self.state, said, lexicon)
             self.state.messages.append({"role": "user", "content": message})
+            if self.user is not None and not self._version:
+                # Kept before it is answered: whoever forgets the user meanwhile finds it, and it does not come back.
+                await self._keep(before)
+                before = self.state.copy()
             n = said.n or self.n
             reply = Reply(message, said, understood, self.state, lexicon, self._recommender, self.user, n, trace)
             reading = self._reading(reply, stage)
