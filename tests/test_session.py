@@ -113,13 +113,17 @@ def test_forgetting_a_user_forgets_their_sessions(films: Path) -> None:
     assert not any(b"unrepeatable words" in file.read_bytes() for file in films.rglob("history.db*"))
 
 
-async def test_a_user_who_is_forgotten_during_the_first_answer_stays_forgotten(films: Path) -> None:
+def test_a_user_who_is_forgotten_during_the_first_answer_stays_forgotten(films: Path) -> None:
     recommender = opened(films)
     session = recommender.session("mara")
-    with pytest.raises(SessionNotFound, match="forgotten"):
+
+    async def forgotten_meanwhile() -> None:
         async for event in session.stream("unrepeatable words of mara's"):
             if isinstance(event, Understanding):
                 assert (await recommender.forget("mara")).rows["sessions"] == 1
+
+    with pytest.raises(SessionNotFound, match="forgotten"):
+        asyncio.run(forgotten_meanwhile())
     assert recommender.history.session(session.id) is None
     recommender.history.close()
     assert not any(b"unrepeatable words" in file.read_bytes() for file in films.rglob("history.db*"))

@@ -29,7 +29,7 @@ from eval.errors import EvalError
 from eval.pairs import Pair, pairs
 from eval.records import Case
 from eval.train import lora as lora_module
-from eval.train import optimizing, queries, rank
+from eval.train import optimizing, queries, rank, reward
 from eval.train.examples import SPELLED, Examples, chosen_next, near
 from eval.train.lora import Lora, Sample
 from eval.train.verdict import Verdict, spread
@@ -238,11 +238,72 @@ def test_a_search_that_finds_what_was_chosen_is_what_is_learned(examples: Exampl
     history, chosen = rows["heat-1995"], rows["spirited-away-2001"]
     pair = Pair("u", (history,), (chosen,))
     query = f"{examples.item(chosen).title}, animation by Hayao Miyazaki"
-    won, reward = queries.winners(examples, [(pair, [5])], Scripted(query), tmp_path, quiet)  # type: ignore[arg-type]
+    won, told = reward.winners(examples, [(pair, [5])], Scripted(query), tmp_path, quiet)  # type: ignore[arg-type]
     assert json.loads(won[0].answer)["queries"][0] == query
     assert won[0].weight == 2.0  # the history's own vector does not find it
-    assert reward["mean"] == 2.0
+    assert told["reward"]["mean"] == 2.0
     assert won[0].messages == examples.asked(pair, [5], "queries")
+
+
+class Drawing:
+    """Stands in for a model that draws, of every four lists, one that finds, one that does not, one that broke off and one that is
+    none; it keeps what it is to learn from."""
+
+    seed, learned = 0, ""
+
+    def __init__(self, found: str) -> None:
+        self.lists = ["a film about nothing at all", found]
+        self.taught: list[Sample] = []
+
+    def write(self, asked: Sequence[Any], *_: Any) -> list[str]:
+        whole = [json.dumps({"queries": [query]}) for query in self.lists]
+        return [[*whole, whole[1][:-2], "nothing at all"][at % 4] for at in range(len(asked))]
+
+    def reinforce(self, rounds: int, drawn: Callable[[int], tuple[list[Sample], float]], *_: Any) -> list[float]:
+        samples, mean = drawn(0)
+        self.taught += samples
+        return [mean] * rounds
+
+
+def test_a_list_becomes_likelier_by_what_it_finds_more_than_others(examples: Examples, tmp_path: Path) -> None:
+    rows = examples.snapshot.rows
+    history, chosen = rows["heat-1995"], rows["spirited-away-2001"]
+    pair = Pair("u", (history,), (chosen, history))
+    model: Any = Drawing(f"{examples.item(chosen).title}, animation by Hayao Miyazaki")
+    told = reward.by_policy(examples, [(pair, [5]), (Pair("v", (3,), (3,)), [])], [], model, tmp_path, quiet)
+    assert told["scored"] == 1  # nothing new was chosen by the other
+    by_answer = {sample.answer: sample.weight for sample in model.taught}
+    nothing, found = (json.dumps({"queries": [query]}) for query in model.lists)
+    assert set(by_answer) == {nothing, found}  # nothing is learned from a list that broke off
+    assert by_answer[nothing] < 0 < by_answer[found]
+    assert len(model.taught) == reward.GROUP / 2
+    assert by_answer[found] == pytest.approx(2.0 - told["reward"]["first"])
+
+
+@pytest.mark.slow
+def test_what_is_rewarded_is_written_more_often_the_same_by_seed_and_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lora_module, "POLICY_RATE", 1e-3)
+    monkeypatch.setattr(optimizing, "SAVED_EVERY", 0.0)
+    asked = [[{"role": "user", "content": "Name kinds of films."}]] * 8
+
+    def reinforced(name: str, progress: Any) -> tuple[list[float], str]:
+        own = Lora(find_weights(), 0)
+
+        def drawn(turn: int) -> tuple[list[Sample], float]:
+            texts = own.write(asked, reward.BEGUN, 20, 1.0, "", quiet, 1 + turn)
+            commas = np.array([text.count(",") for text in texts], dtype=np.float64)
+            ahead = commas - commas.mean()
+            return [Sample(m, text, float(a)) for m, text, a in zip(asked, texts, ahead, strict=True)], commas.mean()
+
+        return own.reinforce(8, drawn, "commas", tmp_path / name / "kept.pt", "steps", progress), own.learned
+
+    earned, learned = reinforced("whole", quiet)
+    assert np.mean(earned[-3:]) > np.mean(earned[:3]) + 0.5
+    with pytest.raises(Killed):
+        reinforced("killed", dying(5))
+    assert reinforced("killed", quiet) == (earned, learned)
 
 
 def test_searches_pay_only_where_counting_alone_finds_less(examples: Examples) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,14 @@ LAYERS = 0.5
 """Share of the layers that are adapted, the upper ones: below them nothing has to be run backwards."""
 BATCH = 16
 RATE = 1e-3
+POLICY_RATE = 1e-4
+"""Its own lists say less, and less surely, than examples do."""
 WARM = 0.06
 """Share of the steps in which the rate rises."""
 WRITING = 32
 """Prompts that are answered at once."""
 
 _ROWS = 256
-
 HELD = 2048
 """Tokens that go through the model at once: about 1.5 MB of each are held until it has run backwards."""
 
@@ -39,7 +40,7 @@ Row = tuple[list[int], int, float]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What is asked and what is right; `weight` is what it counts in the loss."""
+    """What is asked and what is right; `weight` is what it counts in the loss (below 0: it is wrong by so much)."""
 
     messages: Messages
     answer: str
@@ -80,38 +81,59 @@ class Lora:
     def learn(self, samples: Sequence[Sample], epochs: int, kept: Path, what: str, progress: Progress) -> float:
         """Goes over the samples so often; returns the mean loss of the last tenth. Ended early it goes on from the last
         checkpoint (`kept`), which is of no use to other samples. The same seed gives the same adapter on one machine."""
-        import torch
-
         rows = [self._tokens(sample) for sample in samples]
         steps = list(self._batches([len(row[0]) for row in rows], epochs))
-        # bfloat16 is too coarse to add small steps to: the optimizer keeps the weights in full.
-        whole = [p.detach().float().clone().requires_grad_() for p in self._taught]
-        optimizer = torch.optim.AdamW(whole, lr=RATE, weight_decay=0.0)
+        whole, optimizer = self._optimized()
         checkpoint = Checkpoint(kept, _key(samples, epochs, self.seed, self.weights))
         at, losses = self._resumed(checkpoint, whole, optimizer)
-        self.model.train()
         with progress(what) as advance:
             for step in range(at, len(steps)):
-                for group in optimizer.param_groups:
-                    group["lr"] = RATE * schedule(step, len(steps), WARM)
                 batch = [(*rows[row], samples[row].weight) for row in steps[step]]
-                whole_weight = sum(answer * weight for _, answer, weight in batch)
-                losses.append(sum(self._backward(few, whole_weight) for few in _held(batch)))
-                for own, used in zip(whole, self._taught, strict=True):
-                    own.grad, used.grad = used.grad.float(), None
-                torch.nn.utils.clip_grad_norm_(whole, 1.0)
-                optimizer.step()
-                self._take(whole)
+                losses.append(self._step(batch, whole, optimizer, RATE * schedule(step, len(steps), WARM)))
                 if checkpoint.due or step + 1 == len(steps):
                     checkpoint.save(step=step + 1, losses=losses, weights=whole, optimizer=optimizer.state_dict())
                 advance(step + 1, len(steps))
         self.model.eval()
         return float(np.mean(losses[-max(len(losses) // 10, 1) :]))
 
+    def reinforce(
+        self,
+        rounds: int,
+        drawn: Callable[[int], tuple[Sequence[Sample], float]],
+        key: str,
+        kept: Path,
+        what: str,
+        progress: Progress,
+    ) -> list[float]:
+        """One step by policy gradient in each round, on what `drawn(round)` says: samples that this very model wrote, each weighed
+        by how far it is ahead of the others (below 0: behind), and their mean reward. Returns the mean reward of each round. Ended
+        early it goes on from the last checkpoint (`kept`), which is of no use to another `key`."""
+        whole, optimizer = self._optimized()
+        checkpoint = Checkpoint(kept, f"{self.learned} {self.seed} {rounds} {POLICY_RATE} {key}")
+        at, earned = self._resumed(checkpoint, whole, optimizer)
+        with progress(what) as advance:
+            for turn in range(at, rounds):
+                samples, mean = drawn(turn)
+                earned.append(float(mean))
+                if batch := [(*self._tokens(sample), sample.weight) for sample in samples]:
+                    self._step(batch, whole, optimizer, POLICY_RATE * schedule(turn, rounds, WARM))
+                if checkpoint.due or turn + 1 == rounds:
+                    checkpoint.save(step=turn + 1, losses=earned, weights=whole, optimizer=optimizer.state_dict())
+                advance(turn + 1, rounds)
+        return earned
+
     def write(
-        self, asked: Sequence[Messages], begun: str, tokens: int, temperature: float, what: str, progress: Progress
+        self,
+        asked: Sequence[Messages],
+        begun: str,
+        tokens: int,
+        temperature: float,
+        what: str,
+        progress: Progress,
+        draw: int = 0,
     ) -> list[str]:
-        """An answer to each that begins so and has at most so many tokens more, drawn at this temperature."""
+        """An answer to each that begins so and has at most so many tokens more, drawn at this temperature; others for another
+        `draw`."""
         import torch
 
         self.model.eval()
@@ -120,7 +142,7 @@ class Lora:
         written = [""] * len(texts)
         order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
         options = {"do_sample": True, "max_new_tokens": tokens, "temperature": temperature, "top_k": 0, "top_p": 0.95}
-        torch.manual_seed(self.seed)
+        torch.manual_seed(self.seed + draw)
         with progress(what) as advance, torch.no_grad():
             for start in range(0, len(order), WRITING):
                 rows = order[start : start + WRITING]
@@ -137,6 +159,11 @@ class Lora:
         """Write the adapter as peft does: adapter_config.json and adapter_model.safetensors."""
         with warnings.catch_warnings(action="ignore"):  # that a GGUF file has no config.json beside it
             self.model.save_pretrained(str(folder))
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it learns on a GPU."""
+        return str(self.model.device.type) != "cpu"
 
     @property
     def learned(self) -> str:
@@ -170,6 +197,29 @@ class Lora:
             groups = [order[start : start + BATCH].tolist() for start in range(0, len(order), BATCH)]
             for group in rng.permutation(len(groups)):
                 yield groups[group]
+
+    def _optimized(self) -> tuple[list[Any], Any]:
+        """What is taught, in full precision, and its optimizer: bfloat16 is too coarse to add small steps to."""
+        import torch
+
+        whole = [p.detach().float().clone().requires_grad_() for p in self._taught]
+        return whole, torch.optim.AdamW(whole, lr=RATE, weight_decay=0.0)
+
+    def _step(self, batch: Sequence[Row], whole: Sequence[Any], optimizer: Any, rate: float) -> float:
+        """One step at this rate; returns the batch's loss."""
+        import torch
+
+        self.model.train()
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        whole_weight = sum(answer * abs(weight) for _, answer, weight in batch)
+        loss = sum(self._backward(few, whole_weight) for few in _held(batch))
+        for own, used in zip(whole, self._taught, strict=True):
+            own.grad, used.grad = used.grad.float(), None
+        torch.nn.utils.clip_grad_norm_(whole, 1.0)
+        optimizer.step()
+        self._take(whole)
+        return loss
 
     def _backward(self, rows: Sequence[Row], whole: float) -> float:
         """The cross-entropy of the answers' tokens, each by its share in the weight of a `whole` batch; adds its gradients to those

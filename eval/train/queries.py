@@ -5,56 +5,38 @@ the catalog's own words for that, what this person chose first. What is shown is
 as when it is learned: so the model learns to choose, and what it knows does not age. What a history holds needs no model: how many
 of its latest things, and of their fields, are searched for beside what the model writes is what the retriever finds most with.
 
-Then by reward: it writes several lists for histories it has not learned from, each search is scored by where it ranks what was
-chosen, and it goes on learning from the best of its own (rejection sampling; the reward is the retriever's recall, as in Rec-R1,
-arXiv 2503.24289). What the history's own vectors miss counts double: that is what queries are for.
+Then by the retriever's reward, from histories that it has not learned from: see `eval.train.reward`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from agent.answers import parse
-from agent.errors import BadAnswer
 from agent.grounding import said_in
 from agent.recall import GUESS, SAID
 from agent.results import Interests, Stage
-from agent.topup import Mix, good_queries, topped_up
-from agent.written import MOST_QUERIES, TRAINED
+from agent.topup import Mix, topped_up
 from eval.answers import Progress
 from eval.pairs import Pair
+from eval.train import reward
 from eval.train.examples import Examples
-from eval.train.lora import Lora, Messages, Sample
-from store import Item
+from eval.train.lora import Lora
+from eval.train.reward import ranks
 
 NAMED_SHARE = 4
 """One in so many samples asks for titles; the rest ask for searches."""
 TRIED = 0.15
 """Share of the users that nothing is learned from by example: what is written for them is scored."""
-SCORED = 40
-"""How many histories are written for at most: drawing takes longer than learning."""
-DRAWS = 2
-TEMPERATURE = 1.0
-BEGUN = '{"queries": ["'
-"""How every answer begins: served, the form is held by a grammar."""
-REWARDED = 100
-"""A search is rewarded where it ranks what was chosen among so many."""
-TOKENS = 130
 MIXES = tuple(Mix(latest, built) for latest in (0, 2, 4, 6) for built in (0, 3))
 """What may be searched for beside what the model writes."""
 COMPARED = 1500
 """Histories that these are compared on."""
 FOUND = 50
 """Recall is counted among so many."""
-
-Shown = tuple[Pair, Sequence[int]]
-"""A pair, and the rows that the model is shown beside its history: what other people chose next."""
 
 
 def teach(
@@ -82,14 +64,10 @@ def teach(
     ]
     told: dict[str, Any] = {"examples": len(samples), **mix._asdict(), "recall by mix": found}
     told["loss by example"] = lora.learn(samples, 1, kept / "examples.pt", "batches learned by example", progress)
-    fresh = [(pair, own) for pair, own in zip(pairs, others, strict=True) if pair.user in tried][:SCORED]
-    won, reward = winners(examples, fresh, lora, kept, progress)
-    told |= {"scored": len(fresh), "winners": len(won), "reward": reward}
-    if won:
-        # With as many examples as before: what it writes must stay of the catalog.
-        mixed = [*won, *samples[: len(won)]]
-        told["loss by reward"] = lora.learn(mixed, 1, kept / "winners.pt", "batches learned by reward", progress)
-    return told
+    fresh = [(pair, own) for pair, own in zip(pairs, others, strict=True) if pair.user in tried]
+    # Drawing takes longer than learning: on a CPU there is time for a few lists alone.
+    by_reward = reward.by_policy if lora.on_gpu else reward.by_rejection
+    return told | by_reward(examples, fresh, samples, lora, kept, progress)
 
 
 def best_mix(
@@ -132,70 +110,5 @@ def _recall(
                     titled = said_in(query, examples.snapshot)
                     alike[line, titled] = np.maximum(alike[line, titled], SAID)
                 best = (weights * alike).max(axis=0)[None]
-                shares[mix][row] = (_ranks(best, [] if repeats else pair.history, chosen) < FOUND).mean()
+                shares[mix][row] = (ranks(best, [] if repeats else pair.history, chosen) < FOUND).mean()
     return shares
-
-
-def winners(
-    examples: Examples, fresh: Sequence[Shown], lora: Lora, kept: Path, progress: Progress
-) -> tuple[list[Sample], dict[str, float]]:
-    """For each history for which a search found what was chosen: the best searches of all lists drawn, as one list."""
-    asked = [examples.asked(pair, others, "queries") for pair, others in fresh]
-    lists = _drawn(asked, [examples.history(pair) for pair, _ in fresh], lora, kept, progress)
-    snapshot, embedder = examples.snapshot, examples.catalog.embedder
-    vectors = np.asarray(snapshot.vectors)
-    flat = sorted({query for own in lists for query in own})
-    at = {query: row for row, query in enumerate(flat)}
-    encoded = embedder.encode_queries(flat)
-    samples, rewards = [], []
-    for (pair, _), messages, own in zip(fresh, asked, lists, strict=True):
-        history, chosen = list(pair.history), [row for row in pair.chosen if row not in pair.history]
-        if not own or not chosen:
-            continue
-        missed = _ranks(vectors[history[-10:]] @ vectors.T, history, chosen).min(axis=0) >= REWARDED
-        ranks = _ranks(encoded[[at[query] for query in own]] @ vectors.T, history, chosen)
-        gains = np.where(ranks < REWARDED, (1 + missed) / np.log2(2 + ranks), 0.0)
-        reward = gains.sum(axis=1)
-        rewards.append(gains.max(axis=0).mean())
-        if reward.max() > 0:
-            best = [own[row] for row in np.argsort(-reward, kind="stable")[:MOST_QUERIES]]
-            weight = 1.0 + float(missed[gains.max(axis=0) > 0].any())
-            samples.append(Sample(messages, json.dumps({"queries": best}, ensure_ascii=False), weight))
-    return samples, {"mean": float(np.mean(rewards)) if rewards else 0.0, "histories": len(rewards)}
-
-
-def _drawn(
-    asked: Sequence[Messages],
-    histories: Sequence[Sequence[Item]],
-    lora: Lora,
-    kept: Path,
-    progress: Progress,
-) -> list[list[str]]:
-    """The distinct searches that the model writes for each history, over all its lists; kept, since drawing takes long."""
-    from eval.steps import Steps
-
-    whole = hashlib.blake2b(json.dumps(asked).encode(), digest_size=12).hexdigest()
-    steps = Steps(kept / "drawn.json", f"{lora.seed} {lora.learned} {TOKENS} {TEMPERATURE} {DRAWS} {whole}")
-    texts = steps.step(
-        "drawn",
-        lambda: lora.write(
-            [m for m in asked for _ in range(DRAWS)], BEGUN, TOKENS, TEMPERATURE, "lists drawn", progress
-        ),
-    )
-    lists = []
-    for row, history in enumerate(histories):
-        written: list[str] = []
-        for text in texts[row * DRAWS : (row + 1) * DRAWS]:
-            try:
-                written += parse(text, TRAINED["queries"])[0].queries  # type: ignore[attr-defined]
-            except BadAnswer:
-                continue
-        lists.append(good_queries(written, history))
-    return lists
-
-
-def _ranks(scores: np.ndarray, history: Sequence[int], chosen: Sequence[int]) -> np.ndarray:
-    """(queries, chosen) the place of each chosen item, from 0, the history left out."""
-    scores = scores.copy()
-    scores[:, history] = -np.inf
-    return (scores[:, None, :] > scores[:, chosen][:, :, None]).sum(axis=2)
