@@ -48,12 +48,11 @@ WIDENED = 20
 """Items added to the grounded names because they go with them."""
 ALIKE = 0.35
 """Cosine from which two items' texts count as alike for evidence."""
-GUESS = 0.7
-"""Weight of what may come next beside what is known: the request's own words, and the latest things of a history."""
+GUESS, WIDER = 0.7, 0.85
+"""Weights of what may come next beside a history's latest things, which are known, and of all queries beside a request in words."""
 SAID = 0.8
 """Least similarity of a generated query to an item whose title it says: encoders may put others before it."""
 NONE: Mapping[str, list[Hit]] = {}
-"""Lists of no channel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +208,9 @@ def allowed_rows(sources: Sources, request: Request) -> np.ndarray:
 def _texts(request: Request, named: Sequence[Named]) -> list[tuple[str, float]]:
     """All query texts with their weights: the request's own words first; they are never dropped beside generated ones."""
     texts = [(request.text, 1.0)] if request.text else []
-    texts += [(query, GUESS if request.text else 1.0) for query in request.queries]
-    return texts + [(guess, GUESS) for guess in (*request.guesses, *(n.title for n in named if n.id is None))]
+    guesses = [*request.guesses, *(n.title for n in named if n.id is None)]
+    known, guessed = (WIDER, WIDER) if request.text else (1.0, GUESS)
+    return texts + [(query, known) for query in request.queries] + [(guess, guessed) for guess in guesses]
 
 
 def _vector_hits(

@@ -52,6 +52,7 @@ class AsyncSession:
         self.n = SHOWN
         self.state = State()
         self._version = 0
+        self._owner: str | None = None
         self._stored = stored
         self._turn = asyncio.Lock()
         if id:
@@ -85,17 +86,13 @@ class AsyncSession:
     async def stream(self, message: str) -> AsyncGenerator[Event, None]:
         """The answer as it comes about: see `agent.dialogue.turns`. Closed early, it stops the model, and what was said is kept."""
         async with self._turn:
-            await asyncio.to_thread(self._refresh)
+            await self._begin()
             before, trace = self.state.copy(), Trace()
             with trace.stage("understanding") as stage:
                 lexicon = await asyncio.to_thread(Lexicon.of, self._recommender.catalog)
                 said = await asyncio.to_thread(parse, message, self.state, lexicon, self._metadata)
                 understood = follow(self.state, said, lexicon)
             self.state.messages.append({"role": "user", "content": message})
-            if self.user is not None and not self._version:
-                # Kept before it is answered: whoever forgets the user meanwhile finds it, and it does not come back.
-                await self._keep(before)
-                before = self.state.copy()
             n = said.n or self.n
             reply = Reply(message, said, understood, self.state, lexicon, self._recommender, self.user, n, trace)
             reading = self._reading(reply, stage)
@@ -122,7 +119,7 @@ class AsyncSession:
         if item not in self._recommender.catalog:
             raise EvokeError(f"there is no item {item} in the catalog; give the id of one that was shown")
         async with self._turn:
-            await asyncio.to_thread(self._refresh)
+            await self._begin()
             before = self.state.copy()
             mark(self.state, item, "seen" if kind == "hide" else kind)
             await asyncio.to_thread(self._record, [(item, kind)])
@@ -201,8 +198,17 @@ class AsyncSession:
 
     def _record(self, signals: Sequence[tuple[str, Kind]]) -> None:
         if self.user is not None and self._stored and signals:
+            if self._recommender.history.session(self.id) is None:
+                raise self._forgotten()
             now = time.time()
             self._recommender.history.add([HistoryEvent(self.user, item, now, kind=kind) for item, kind in signals])
+
+    async def _begin(self) -> None:
+        """Take up what is kept. A user's conversation is kept before anything is said in it: whoever forgets the user meanwhile
+        finds it, and it does not come back."""
+        await asyncio.to_thread(self._refresh)
+        if self.user is not None and self._owner != self.user:
+            await self._keep(self.state.copy())
 
     def _refresh(self) -> None:
         """Take up what another process has added to the conversation."""
@@ -213,6 +219,7 @@ class AsyncSession:
             return
         if self.user is not None and kept.user is not None and kept.user != self.user:
             raise EvokeError(f"session {self.id} is another user's; begin a new one")
+        self._owner = kept.user
         self.user = self.user if self.user is not None else kept.user
         self.state, self._version = State.from_json(json.loads(kept.state)), kept.version
 
@@ -226,10 +233,13 @@ class AsyncSession:
         while True:
             row = json.dumps(self.state.as_json(), ensure_ascii=False)
             if version := history.save_session(self.id, self.user, row, self._version):
-                self._version = version
+                self._version, self._owner = version, self.user
                 return
             theirs = history.session(self.id)
             if theirs is None:
-                raise SessionNotFound(f"session {self.id} was forgotten meanwhile; begin a new one")
+                raise self._forgotten()
             joined = State.from_json(json.loads(theirs.state))
             self.state, before, self._version = merged(before, self.state, joined), joined, theirs.version
+
+    def _forgotten(self) -> SessionNotFound:
+        return SessionNotFound(f"session {self.id} was forgotten meanwhile; begin a new one")

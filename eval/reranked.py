@@ -46,14 +46,8 @@ def ranking(
     fused = judge.first(CASES).fused()
     places: list[dict[str, float]] = []
     spent = 0.0
-    how = [
-        settings.base_url,
-        settings.model,
-        adapter.hash if adapter else None,
-        settings.rank_depth,
-        settings.rank_shuffles,
-        Prompts(settings.prompts).fingerprint("rank"),
-    ]
+    by = bridge.run(_ranks_by(settings, adapter))
+    how = [by, settings.rank_depth, settings.rank_shuffles, Prompts(settings.prompts).fingerprint("rank")]
     for start in range(0, len(fused), AT_ONCE):
         if spent >= seconds:
             break
@@ -84,6 +78,16 @@ def ranking(
         f"{quality[best].mean():.4f} with a share of {best:g}: {'on' if on else 'off'}"
     )
     return best if on else 0.0, evidence
+
+
+async def _ranks_by(settings: Settings, adapter: Adapter | None) -> str:
+    """What answers of this model, with the adapter, are kept by. Raises ModelError where none answers."""
+    llm = await model.connected(settings)
+    try:
+        await llm.model_name()
+        return llm.key_of(adapter)
+    finally:
+        await llm.close()
 
 
 def reordered(

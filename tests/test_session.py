@@ -113,18 +113,22 @@ def test_forgetting_a_user_forgets_their_sessions(films: Path) -> None:
     assert not any(b"unrepeatable words" in file.read_bytes() for file in films.rglob("history.db*"))
 
 
-def test_a_user_who_is_forgotten_during_the_first_answer_stays_forgotten(films: Path) -> None:
+@pytest.mark.parametrize("begun_by", [None, "nora"])
+def test_a_user_who_is_forgotten_during_an_answer_stays_forgotten(films: Path, begun_by: str | None) -> None:
     recommender = opened(films)
-    session = recommender.session("mara")
 
     async def forgotten_meanwhile() -> None:
-        async for event in session.stream("unrepeatable words of mara's"):
+        if begun_by is None:  # the first answer to the user, in a conversation that nobody's was
+            await recommender.session(None, "chosen-id").send("a western")
+        session = recommender.session("nora", "chosen-id")
+        async for event in session.stream("I loved Heat, unrepeatable words"):
             if isinstance(event, Understanding):
-                assert (await recommender.forget("mara")).rows["sessions"] == 1
+                assert (await recommender.forget("nora")).rows["sessions"] == 1
 
     with pytest.raises(SessionNotFound, match="forgotten"):
         asyncio.run(forgotten_meanwhile())
-    assert recommender.history.session(session.id) is None
+    assert recommender.history.session("chosen-id") is None
+    assert not recommender.history.knows("nora")
     recommender.history.close()
     assert not any(b"unrepeatable words" in file.read_bytes() for file in films.rglob("history.db*"))
 

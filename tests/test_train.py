@@ -32,6 +32,7 @@ from eval.train import lora as lora_module
 from eval.train import optimizing, queries, rank, reward
 from eval.train.examples import SPELLED, Examples, chosen_next, near
 from eval.train.lora import Lora, Sample
+from eval.train.loss import compared
 from eval.train.verdict import Verdict, spread
 from eval.tune import validation_cases
 from prompts import Prompts
@@ -92,7 +93,7 @@ def test_the_loss_a_few_rows_at_a_time_is_the_loss_of_all() -> None:
     torch.manual_seed(0)
     hidden, words = torch.randn(300, 8, requires_grad=True), torch.randn(50, 8)
     right, counts = torch.randint(0, 50, (300,)), torch.rand(300)
-    loss, gradient = lora_module._compared(hidden.detach(), words, right, counts)
+    loss, gradient = compared(hidden.detach(), words, right, counts)
     whole = (cross_entropy(hidden @ words.T, right, reduction="none") * counts).sum()
     whole.backward()
     assert loss == pytest.approx(float(whole.detach()), rel=1e-5)
@@ -246,18 +247,21 @@ def test_a_search_that_finds_what_was_chosen_is_what_is_learned(examples: Exampl
 
 
 class Drawing:
-    """Stands in for a model that draws, of every four lists, one that finds, one that does not, one that broke off and one that is
-    none; it keeps what it is to learn from."""
+    """Stands in for a model on a GPU that draws, of every four lists, one that finds, one that does not, one that broke off and one
+    that is none; it keeps what it is to learn from."""
 
-    seed, learned = 0, ""
+    seed, learned, on_gpu = 0, "", True
 
     def __init__(self, found: str) -> None:
         self.lists = ["a film about nothing at all", found]
         self.taught: list[Sample] = []
 
+    def learn(self, *_: Any) -> float:
+        return 0.0
+
     def write(self, asked: Sequence[Any], *_: Any) -> list[str]:
         whole = [json.dumps({"queries": [query]}) for query in self.lists]
-        return [[*whole, whole[1][:-2], "nothing at all"][at % 4] for at in range(len(asked))]
+        return [[*whole, whole[1][:-2], reward.BEGUN][at % 4] for at in range(len(asked))]
 
     def reinforce(self, rounds: int, drawn: Callable[[int], tuple[list[Sample], float]], *_: Any) -> list[float]:
         samples, mean = drawn(0)
@@ -267,17 +271,41 @@ class Drawing:
 
 def test_a_list_becomes_likelier_by_what_it_finds_more_than_others(examples: Examples, tmp_path: Path) -> None:
     rows = examples.snapshot.rows
-    history, chosen = rows["heat-1995"], rows["spirited-away-2001"]
-    pair = Pair("u", (history,), (chosen, history))
+    heat, chosen, other = rows["heat-1995"], rows["spirited-away-2001"], rows["ronin-1998"]
     model: Any = Drawing(f"{examples.item(chosen).title}, animation by Hayao Miyazaki")
-    told = reward.by_policy(examples, [(pair, [5]), (Pair("v", (3,), (3,)), [])], [], model, tmp_path, quiet)
-    assert told["scored"] == 1  # nothing new was chosen by the other
-    by_answer = {sample.answer: sample.weight for sample in model.taught}
-    nothing, found = (json.dumps({"queries": [query]}) for query in model.lists)
-    assert set(by_answer) == {nothing, found}  # nothing is learned from a list that broke off
-    assert by_answer[nothing] < 0 < by_answer[found]
-    assert len(model.taught) == reward.GROUP / 2
-    assert by_answer[found] == pytest.approx(2.0 - told["reward"]["first"])
+    shown: Any = [
+        (Pair("u", (heat,), (chosen, heat)), [5]),
+        (Pair("v", (3,), (other,)), []),
+        (Pair("w", (3,), (3,)), []),
+    ]
+    example = Sample([], "an example")
+    told = reward.by_policy(examples, shown, [example], model, tmp_path, quiet)
+    assert told["scored"] == 2  # the last chose nothing new
+    assert model.taught.pop() == replace(example, weight=reward.EXAMPLE)
+    finds, nothing = (json.dumps({"queries": [query]})[len(reward.BEGUN) :] for query in model.lists[::-1])
+    for pair, others in shown[:2]:
+        asked = examples.asked(pair, others, "queries")
+        group = [sample for sample in model.taught if sample.messages == asked]
+        assert len(group) == reward.GROUP
+        assert sum(sample.weight for sample in group) == pytest.approx(0)
+        assert {(s.answer, s.begun, s.ended) for s in group} == {
+            (answer, reward.BEGUN, answer.endswith("}")) for answer in (finds, nothing, finds[:-2], "")
+        }
+        weight = {sample.answer: sample.weight for sample in group}
+        assert weight[finds] == weight[finds[:-2]] >= weight[nothing] >= weight[""] <= 0
+        if pair.user == "u":
+            assert weight[finds] - weight[""] == 2.0  # found first, and by the history's own vectors not at all
+    assert reward.by_policy(examples, shown[2:], [example], model, tmp_path, quiet) == {"scored": 0}
+
+
+def test_only_a_gpu_draws_enough_for_a_policy(examples: Examples, tmp_path: Path) -> None:
+    drawn = brought_to(examples, 40, seed=0)
+    model: Any = Drawing("a heist film")
+    told = queries.teach(examples, *map(list, zip(*drawn, strict=True)), False, model, tmp_path, quiet)
+    assert told["rounds"] == reward.ROUNDS and "winners" not in told
+    model.on_gpu = False
+    told = queries.teach(examples, *map(list, zip(*drawn, strict=True)), False, model, tmp_path, quiet)
+    assert "rounds" not in told and told["winners"] <= told["scored"]
 
 
 @pytest.mark.slow
@@ -288,22 +316,28 @@ def test_what_is_rewarded_is_written_more_often_the_same_by_seed_and_after_a_kil
     monkeypatch.setattr(optimizing, "SAVED_EVERY", 0.0)
     asked = [[{"role": "user", "content": "Name kinds of films."}]] * 8
 
-    def reinforced(name: str, progress: Any) -> tuple[list[float], str]:
-        own = Lora(find_weights(), 0)
+    def reinforced(name: str, progress: Any) -> tuple[list[float], str, list[int]]:
+        own, turns = Lora(find_weights(), 0), []
 
         def drawn(turn: int) -> tuple[list[Sample], float]:
-            texts = own.write(asked, reward.BEGUN, 20, 1.0, "", quiet, 1 + turn)
+            turns.append(turn)
+            texts = own.write(asked, reward.BEGUN, 20, 1.0, "", quiet, 1 + turn, 1.0)
             commas = np.array([text.count(",") for text in texts], dtype=np.float64)
             ahead = commas - commas.mean()
-            return [Sample(m, text, float(a)) for m, text, a in zip(asked, texts, ahead, strict=True)], commas.mean()
+            learned = [
+                Sample(m, text.removeprefix(reward.BEGUN), float(a), reward.BEGUN, False)
+                for m, text, a in zip(asked, texts, ahead, strict=True)
+            ]
+            return learned, commas.mean()
 
-        return own.reinforce(8, drawn, "commas", tmp_path / name / "kept.pt", "steps", progress), own.learned
+        return own.reinforce(8, drawn, "commas", tmp_path / name / "kept.pt", progress), own.learned, turns
 
-    earned, learned = reinforced("whole", quiet)
+    earned, learned, turns = reinforced("whole", quiet)
+    assert turns == list(range(8))
     assert np.mean(earned[-3:]) > np.mean(earned[:3]) + 0.5
     with pytest.raises(Killed):
         reinforced("killed", dying(5))
-    assert reinforced("killed", quiet) == (earned, learned)
+    assert reinforced("killed", quiet) == (earned, learned, [5, 6, 7])
 
 
 def test_searches_pay_only_where_counting_alone_finds_less(examples: Examples) -> None:

@@ -136,16 +136,15 @@ def test_the_model_s_time_is_capped_and_the_same_cases_are_used_again(
 
 def test_another_model_s_ranking_is_not_taken_for_this_one_s(films: Path, model_server: Callable[..., Any]) -> None:
     server = model_server(modelled())
-    server.models = ["one", "another"]
 
     def stop(line: str) -> None:
         if line.startswith("ranking on"):
             raise KeyboardInterrupt
 
     def ranked(model: str) -> set[str]:
-        before = len(server.requests)
+        before, server.models = len(server.requests), [model]
         with pytest.raises(KeyboardInterrupt):
-            tune(FILMS, store=films, base_url=server.base_url, model=model, model_cases=4, say=stop)
+            tune(FILMS, store=films, base_url=server.base_url, model_cases=4, say=stop)
         return {body["model"] for body in server.requests[before:] if body.get("logprobs")}
 
     assert ranked("one") == {"one"}

@@ -14,6 +14,7 @@ import numpy as np
 
 from agent.embedded import file_hash
 from eval.answers import Progress
+from eval.train.loss import compared
 from eval.train.optimizing import Checkpoint, schedule
 from eval.train.weights import load
 
@@ -29,7 +30,6 @@ WARM = 0.06
 WRITING = 32
 """Prompts that are answered at once."""
 
-_ROWS = 256
 HELD = 2048
 """Tokens that go through the model at once: about 1.5 MB of each are held until it has run backwards."""
 
@@ -40,11 +40,16 @@ Row = tuple[list[int], int, float]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What is asked and what is right; `weight` is what it counts in the loss (below 0: it is wrong by so much)."""
+    """What is asked and what is right; `weight` is what it counts in the loss (below 0: it is wrong by so much).
+
+    How the answer has `begun` was given, and is not learned; an answer that has not `ended` broke off.
+    """
 
     messages: Messages
     answer: str
     weight: float = 1.0
+    begun: str = ""
+    ended: bool = True
 
 
 class Lora:
@@ -89,7 +94,8 @@ class Lora:
         with progress(what) as advance:
             for step in range(at, len(steps)):
                 batch = [(*rows[row], samples[row].weight) for row in steps[step]]
-                losses.append(self._step(batch, whole, optimizer, RATE * schedule(step, len(steps), WARM)))
+                counted = sum(answer * weight for _, answer, weight in batch)
+                losses.append(self._step(batch, counted, whole, optimizer, RATE * schedule(step, len(steps), WARM)))
                 if checkpoint.due or step + 1 == len(steps):
                     checkpoint.save(step=step + 1, losses=losses, weights=whole, optimizer=optimizer.state_dict())
                 advance(step + 1, len(steps))
@@ -102,21 +108,22 @@ class Lora:
         drawn: Callable[[int], tuple[Sequence[Sample], float]],
         key: str,
         kept: Path,
-        what: str,
         progress: Progress,
     ) -> list[float]:
         """One step by policy gradient in each round, on what `drawn(round)` says: samples that this very model wrote, each weighed
-        by how far it is ahead of the others (below 0: behind), and their mean reward. Returns the mean reward of each round. Ended
-        early it goes on from the last checkpoint (`kept`), which is of no use to another `key`."""
+        by how far it is ahead of the others (below 0: behind), and their mean reward. A step is smaller where they differ less.
+        Returns the mean reward of each round. Ended early it goes on from the last checkpoint (`kept`), which is of no use to
+        another `key`."""
         whole, optimizer = self._optimized()
         checkpoint = Checkpoint(kept, f"{self.learned} {self.seed} {rounds} {POLICY_RATE} {key}")
         at, earned = self._resumed(checkpoint, whole, optimizer)
-        with progress(what) as advance:
+        with progress("steps learned by reward") as advance:
             for turn in range(at, rounds):
                 samples, mean = drawn(turn)
                 earned.append(float(mean))
-                if batch := [(*self._tokens(sample), sample.weight) for sample in samples]:
-                    self._step(batch, whole, optimizer, POLICY_RATE * schedule(turn, rounds, WARM))
+                batch = [(*self._tokens(sample), sample.weight) for sample in samples]
+                rate = POLICY_RATE * schedule(turn, rounds, WARM)
+                self._step(batch, sum(answer for _, answer, _ in batch), whole, optimizer, rate)
                 if checkpoint.due or turn + 1 == rounds:
                     checkpoint.save(step=turn + 1, losses=earned, weights=whole, optimizer=optimizer.state_dict())
                 advance(turn + 1, rounds)
@@ -131,9 +138,10 @@ class Lora:
         what: str,
         progress: Progress,
         draw: int = 0,
+        top_p: float = 0.95,
     ) -> list[str]:
-        """An answer to each that begins so and has at most so many tokens more, drawn at this temperature; others for another
-        `draw`."""
+        """An answer to each that begins so and has at most so many tokens more, drawn at this temperature from the likeliest tokens
+        that make up `top_p`; others for another `draw`."""
         import torch
 
         self.model.eval()
@@ -141,8 +149,8 @@ class Lora:
         texts = [self._prompt(messages) + begun for messages in asked]
         written = [""] * len(texts)
         order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-        options = {"do_sample": True, "max_new_tokens": tokens, "temperature": temperature, "top_k": 0, "top_p": 0.95}
-        torch.manual_seed(self.seed + draw)
+        options = {"do_sample": True, "max_new_tokens": tokens, "temperature": temperature, "top_k": 0, "top_p": top_p}
+        torch.manual_seed(int(np.random.SeedSequence([self.seed, draw]).generate_state(1)[0]) if draw else self.seed)
         with progress(what) as advance, torch.no_grad():
             for start in range(0, len(order), WRITING):
                 rows = order[start : start + WRITING]
@@ -184,8 +192,11 @@ class Lora:
 
     def _tokens(self, sample: Sample) -> tuple[list[int], int]:
         """The sample's tokens, and how many of them are its answer."""
-        prompt = self.tokenizer(self._prompt(sample.messages), add_special_tokens=False)["input_ids"]
-        answer = self.tokenizer(sample.answer, add_special_tokens=False)["input_ids"] + [self._end]
+        prompt, answer = (
+            self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            for text in (self._prompt(sample.messages) + sample.begun, sample.answer)
+        )
+        answer += [self._end] if sample.ended else []
         return prompt + answer, len(answer)
 
     def _batches(self, lengths: Sequence[int], epochs: int) -> Iterator[list[int]]:
@@ -205,15 +216,14 @@ class Lora:
         whole = [p.detach().float().clone().requires_grad_() for p in self._taught]
         return whole, torch.optim.AdamW(whole, lr=RATE, weight_decay=0.0)
 
-    def _step(self, batch: Sequence[Row], whole: Sequence[Any], optimizer: Any, rate: float) -> float:
-        """One step at this rate; returns the batch's loss."""
+    def _step(self, batch: Sequence[Row], counted: float, whole: Sequence[Any], optimizer: Any, rate: float) -> float:
+        """One step at this rate; returns the batch's loss, the mean over so many `counted` tokens."""
         import torch
 
         self.model.train()
         for group in optimizer.param_groups:
             group["lr"] = rate
-        whole_weight = sum(answer * abs(weight) for _, answer, weight in batch)
-        loss = sum(self._backward(few, whole_weight) for few in _held(batch))
+        loss = sum(self._backward(few, counted) for few in _held(batch))
         for own, used in zip(whole, self._taught, strict=True):
             own.grad, used.grad = used.grad.float(), None
         torch.nn.utils.clip_grad_norm_(whole, 1.0)
@@ -240,7 +250,7 @@ class Lora:
         causal = self.model.get_base_model()
         hidden = causal.model(input_ids=ids, attention_mask=there, use_cache=False).last_hidden_state[said]
         counts = weights[said] / max(whole, 1e-6)
-        loss, gradient = _compared(hidden.detach(), causal.lm_head.weight, ids.roll(-1, 1)[said], counts)
+        loss, gradient = compared(hidden.detach(), causal.lm_head.weight, ids.roll(-1, 1)[said], counts)
         hidden.backward(gradient)
         return loss
 
@@ -270,27 +280,6 @@ def _held(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
     at_once = max(HELD // max(len(ids) for ids, _, _ in rows), 1)
     for start in range(0, len(rows), at_once):
         yield rows[start : start + at_once]
-
-
-def _compared(hidden: Any, words: Any, right: Any, counts: Any) -> tuple[float, Any]:
-    """The cross-entropy of the right tokens, (n,), each by what it counts, (n,), and its gradient by `hidden`, (n, dim).
-
-    A few rows at a time: (n, vocabulary) numbers at once are hundreds of megabytes, which take as long as the whole model.
-    """
-    import torch
-
-    loss, gradient = 0.0, torch.empty_like(hidden)
-    with torch.no_grad():
-        for start in range(0, len(hidden), _ROWS):
-            at = slice(start, start + _ROWS)
-            logits = (hidden[at] @ words.T).float()
-            whole = logits.logsumexp(dim=1, keepdim=True)
-            own = logits.gather(1, right[at, None])
-            loss += float(((whole - own)[:, 0] * counts[at]).sum())
-            wrong = logits.sub_(whole).exp_()
-            wrong.scatter_add_(1, right[at, None], -torch.ones_like(own))
-            gradient[at] = wrong.mul_(counts[at, None]).to(hidden.dtype) @ words
-    return loss, gradient
 
 
 def _key(samples: Sequence[Sample], epochs: int, seed: int, weights: str) -> str:

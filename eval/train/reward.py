@@ -1,6 +1,6 @@
-"""Learning by reward: the model writes lists of searches for histories that it has not learned from, and what they find says what
-it goes on learning from. The reward is the retriever's recall, as in Rec-R1 (arXiv 2503.24289): each search is scored by where it
-ranks what was chosen, and what the history's own vectors miss counts double, since that is what queries are for.
+"""Learning by reward: the model writes lists of searches for histories of which it has seen no example, and what they find says
+what it goes on learning from. The reward is the retriever's recall, as in Rec-R1 (arXiv 2503.24289): each search is scored by where
+it ranks what was chosen, and what the history's own vectors miss counts double, since that is what queries are for.
 
 Two ways. By rejection it learns once more by example, from the best of its own lists. By policy gradient it draws several lists
 a history, and every one of them becomes likelier by as much as it finds more than the others of its history do, or less likely
@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ HISTORIES = 16
 """Histories in each of these."""
 GROUP = 8
 """Lists of each of them."""
+EXAMPLE = 0.1
+"""What an example weighs there, of which each step sees one for every history: it must go on writing of the catalog, and titles."""
 
 Shown = tuple[Pair, Sequence[int]]
 """A pair, and the rows that the model is shown beside its history: what other people chose next."""
@@ -91,36 +94,38 @@ def winners(
 
 
 def by_policy(
-    examples: Examples, fresh: Sequence[Shown], _: Sequence[Sample], lora: Lora, kept: Path, progress: Progress
+    examples: Examples, fresh: Sequence[Shown], taught: Sequence[Sample], lora: Lora, kept: Path, progress: Progress
 ) -> dict[str, Any]:
-    """ROUNDS steps by policy gradient on lists drawn for some of these histories, which is resumed like all learning; returns what
-    can be told of it: the mean reward of the lists of the first and of the last tenth of the rounds."""
+    """ROUNDS steps by policy gradient on lists drawn for some of these histories, beside a few of the samples that were `taught`,
+    resumed like all learning; returns what can be told of it: the mean reward of the lists of the first and the last tenth."""
     fresh = [(pair, others) for pair, others in fresh if _new(pair)]
     if not fresh:
         return {"scored": 0}
+    asked = [examples.asked(pair, others, "queries") for pair, others in fresh]
 
     def drawn(turn: int) -> tuple[list[Sample], float]:
-        at = np.random.default_rng([lora.seed, turn]).permutation(len(fresh))[:HISTORIES]
-        some = [fresh[row] for row in at for _ in range(GROUP)]
-        asked = [examples.asked(pair, others, "queries") for pair, others in some]
-        texts = lora.write(asked, BEGUN, TOKENS, TEMPERATURE, "", quiet, 1 + turn)
+        random = np.random.default_rng([lora.seed, turn])
+        rows = [row for row in random.permutation(len(fresh))[:HISTORIES] for _ in range(GROUP)]
+        # From all tokens: what is never drawn could not be weighed.
+        texts = lora.write([asked[row] for row in rows], BEGUN, TOKENS, TEMPERATURE, "", quiet, 1 + turn, 1.0)
+        some = [fresh[row] for row in rows]
         lists = [
             good_queries(_queries(text), examples.history(pair)) for text, (pair, _) in zip(texts, some, strict=True)
         ]
         earned = np.array([gains.max(axis=0, initial=0.0).mean() for gains, _ in scored(examples, some, lists)])
         groups = earned.reshape(-1, GROUP)
         ahead = (groups - groups.mean(axis=1, keepdims=True)).ravel()
-        # One that broke off must not be taught to end there.
-        samples = [
-            Sample(messages, text, float(weight))
-            for messages, text, weight in zip(asked, texts, ahead, strict=True)
-            if weight and text.endswith("}")
+        own = [
+            Sample(asked[row], text.removeprefix(BEGUN), float(weight), BEGUN, text.endswith("}"))
+            for row, text, weight in zip(rows, texts, ahead, strict=True)
         ]
-        return samples, float(earned.mean())
+        beside = [taught[at] for at in random.permutation(len(taught))[:HISTORIES]]
+        return own + [replace(sample, weight=EXAMPLE) for sample in beside], float(earned.mean())
 
-    key = json.dumps([[pair.history, pair.chosen, list(others)] for pair, others in fresh])
-    key += f" {TOKENS} {TEMPERATURE} {HISTORIES} {GROUP}"
-    earned = lora.reinforce(ROUNDS, drawn, key, kept / "policy.pt", "steps learned by reward", progress)
+    whole = hashlib.blake2b(np.asarray(examples.snapshot.vectors).tobytes(), digest_size=12)
+    whole.update(json.dumps([asked, [pair.chosen for pair, _ in fresh], [s.answer for s in taught]]).encode())
+    key = f"{whole.hexdigest()} {TOKENS} {TEMPERATURE} {REWARDED} {HISTORIES} {GROUP} {EXAMPLE}"
+    earned = lora.reinforce(ROUNDS, drawn, key, kept / "policy.pt", progress)
     tenth = max(len(earned) // 10, 1)
     first, last = float(np.mean(earned[:tenth])), float(np.mean(earned[-tenth:]))
     return {"scored": len(fresh), "rounds": len(earned), "reward": {"first": first, "last": last}}
