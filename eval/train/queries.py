@@ -5,7 +5,7 @@ the catalog's own words for that, what this person chose first. What is shown is
 as when it is learned: so the model learns to choose, and what it knows does not age. What a history holds needs no model: how many
 of its latest things, and of their fields, are searched for beside what the model writes is what the retriever finds most with.
 
-Then by the retriever's reward, from histories that it has not learned from: see `eval.train.reward`.
+Then by the retriever's reward, from histories of which it has seen no example: see `eval.train.reward`.
 """
 
 from __future__ import annotations
