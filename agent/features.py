@@ -157,29 +157,26 @@ def _pair_features(
         latest[row, : len(newest_first)] = newest_first
     there = latest >= 0
     rows = np.where(there, latest, 0)
-    vectors = np.asarray(signals.snapshot.vectors)
-    cosine = np.empty((len(case), PAIRS), dtype=np.float32)
-    for row, (start, end) in enumerate(zip(starts, np.append(starts[1:], len(case)), strict=True)):
-        cosine[start:end] = vectors[item[start:end]] @ vectors[rows[row]].T
     same = there[case] & (rows[case] == item[:, None])
     counted = there[case] & ~same
-    cosine = np.where(counted, cosine, -1)
-    shared = np.zeros_like(cosine)
+    ends = np.append(starts[1:], len(case))
+    for name, vectors in (("cosine", signals.snapshot.vectors), ("cosine untrained", signals.snapshot.untrained)):
+        if vectors is None:
+            continue
+        vectors = np.asarray(vectors)
+        cosine = np.empty((len(case), PAIRS), dtype=np.float32)
+        for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            cosine[start:end] = vectors[item[start:end]] @ vectors[rows[row]].T
+        _cosine_features(columns, name, np.where(counted, cosine, -1), counted)
+    shared = np.zeros(counted.shape, dtype=np.float32)
     if signals.content.fields.nnz:
         mine = signals.content.fields[item]
         for at in range(PAIRS):
             theirs = signals.content.fields[rows[:, at]][case]
             shared[:, at] = np.asarray(mine.multiply(theirs).sum(axis=1)).ravel()
         shared = np.where(counted, shared, 0)
-    decay = 0.7 ** np.arange(PAIRS)
-    positive = np.where(counted, cosine, 0)
-    length = np.maximum(counted.sum(axis=1), 1)
-    columns["cosine last"], columns["cosine before"] = cosine[:, 0], cosine[:, 1]
-    columns["cosine best"], columns["cosine best age"] = cosine.max(axis=1), cosine.argmax(axis=1)
-    columns["cosine mean"] = positive.sum(axis=1) / length
-    columns["cosine decayed"] = (positive * decay).sum(axis=1) / np.maximum((counted * decay).sum(axis=1), 1e-9)
     columns["fields last"], columns["fields best"] = shared[:, 0], shared.max(axis=1)
-    columns["fields mean"] = shared.sum(axis=1) / length
+    columns["fields mean"] = shared.sum(axis=1) / np.maximum(counted.sum(axis=1), 1)
     columns["fields best age"] = np.where(shared.max(axis=1) > 0.3, shared.argmax(axis=1), 99)
     columns["again"] = same.sum(axis=1)
     columns["again age"] = np.where(same.any(axis=1), same.argmax(axis=1), 99)
@@ -190,6 +187,16 @@ def _pair_features(
         columns[f"number {name}"] = own
         columns[f"number {name} off mean"] = own - mean[case]
         columns[f"number {name} off last"] = own - others[case, 0]
+
+
+def _cosine_features(columns: dict[str, np.ndarray], name: str, cosine: np.ndarray, counted: np.ndarray) -> None:
+    """Cosines to the latest history items, (r, PAIRS), of which some are `counted`; the others are -1."""
+    decay = 0.7 ** np.arange(PAIRS)
+    positive = np.where(counted, cosine, 0)
+    columns[f"{name} last"], columns[f"{name} before"] = cosine[:, 0], cosine[:, 1]
+    columns[f"{name} best"], columns[f"{name} best age"] = cosine.max(axis=1), cosine.argmax(axis=1)
+    columns[f"{name} mean"] = positive.sum(axis=1) / np.maximum(counted.sum(axis=1), 1)
+    columns[f"{name} decayed"] = (positive * decay).sum(axis=1) / np.maximum((counted * decay).sum(axis=1), 1e-9)
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
@@ -203,7 +210,7 @@ def _mean(values: np.ndarray) -> np.ndarray:
 def _history_features(
     columns: dict[str, np.ndarray], signals: Signals, histories: Sequence[np.ndarray], case: np.ndarray
 ) -> None:
-    counts, vectors = signals.counts, np.asarray(signals.snapshot.vectors)
+    counts, vectors = signals.counts, signals.snapshot.alike
     popular = _items(signals)["popular"]
     told = np.zeros((len(histories), 6), dtype=np.float32)
     for row, history in enumerate(histories):

@@ -43,10 +43,12 @@ CHANNEL_OF = {
     "given_near": "collaborative",
     "last": "dense",
     "mean": "dense",
+    "last_untrained": "dense",
+    "mean_untrained": "dense",
     "near": "dense",
     "titles": "lexical",
 }
-"""The signals, in a fixed order, each with the channel it belongs to."""
+"""The signals, in a fixed order, each with the channel it belongs to. Those of untrained vectors are there beside trained ones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,8 +125,10 @@ class Signals:
             told = self.modelled(read, getattr(self.linear, name))
             around = (self._near_modelled.T @ told[:, self.linear.items].T).T
             scores[name] = np.add(told, AROUND * around, out=told)
-        scores |= self._dense(histories, short)
-        return {name: scores[name] for name in CHANNEL_OF}
+        scores["last"], scores["mean"] = _dense(histories, short, self.snapshot.vectors)
+        if self.snapshot.untrained is not None:
+            scores["last_untrained"], scores["mean_untrained"] = _dense(histories, short, self.snapshot.untrained)
+        return {name: scores[name] for name in CHANNEL_OF if name in scores}
 
     @cached_property
     def _near_modelled(self) -> Any:
@@ -138,17 +142,19 @@ class Signals:
             scores[:, items] = weights[:, items] @ model
         return scores
 
-    def _dense(self, histories: Sequence[np.ndarray], short: Any) -> dict[str, np.ndarray]:
-        """Cosine to the last item, and to the decayed mean; 0 for the history's own items."""
-        vectors = np.asarray(self.snapshot.vectors)
-        last = np.stack([vectors[h[-1]] if len(h) else np.zeros(vectors.shape[1], np.float32) for h in histories])
-        mean = short @ vectors
-        mean /= np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-9)
-        scores = {"last": last @ vectors.T, "mean": mean @ vectors.T}
+
+def _dense(histories: Sequence[np.ndarray], short: Any, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine to the last item, and to the decayed mean, (b, n) each; 0 for the history's own items."""
+    vectors = np.asarray(vectors)
+    last = np.stack([vectors[h[-1]] if len(h) else np.zeros(vectors.shape[1], np.float32) for h in histories])
+    mean = short @ vectors
+    mean /= np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-9)
+    scores = last @ vectors.T, mean @ vectors.T
+    for found in scores:
         for row, history in enumerate(histories):
-            for found in scores.values():
-                found[row, history] = 0
-        return {name: np.maximum(found, 0, out=found) for name, found in scores.items()}
+            found[row, history] = 0
+        np.maximum(found, 0, out=found)
+    return scores
 
 
 def weighted(histories: Sequence[np.ndarray], n: int, decay: float, most: int) -> Any:

@@ -207,14 +207,14 @@ def _trained(task: str, **given: Any) -> None:
 
 SEED = click.option("--seed", type=int, default=0, show_default=True)
 SAMPLES = click.option("--samples", type=click.IntRange(min=1), help="Steps to learn from, at most; default by task.")
+ANYWAY = click.option("--anyway", is_flag=True, help="Switch it on even where no gain is shown, to measure it.")
 DATASET = click.argument("dataset", metavar="DIR", type=click.Path(path_type=Path))
 
 
 def _adapter_options(command: Callable[..., None]) -> Callable[..., None]:
     """What the commands that train an adapter take."""
     cases = click.option("--cases", type=click.IntRange(min=1), help="Validation cases to judge on; default by task.")
-    anyway = click.option("--anyway", is_flag=True, help="Switch it on even where no gain is shown, to measure it.")
-    for option in reversed((DATASET, SEED, SAMPLES, cases, anyway, STORE, AS_JSON)):
+    for option in reversed((DATASET, SEED, SAMPLES, cases, ANYWAY, STORE, AS_JSON)):
         command = option(command)
     return command
 
@@ -237,9 +237,10 @@ def rank(**given: Any) -> None:
 @DATASET
 @SEED
 @SAMPLES
+@ANYWAY
 @STORE
 @AS_JSON
-def retriever(dataset: Path, seed: int, samples: int | None, store: Path | None, as_json: bool) -> None:
+def retriever(dataset: Path, seed: int, samples: int | None, anyway: bool, store: Path | None, as_json: bool) -> None:
     """Teach the encoder of items to put what people choose next near their histories, and index with it.
 
     The way back: `evoke index DIR --embedding-model NAME` into a new store.
@@ -251,7 +252,7 @@ def retriever(dataset: Path, seed: int, samples: int | None, store: Path | None,
     from store.place import default_store
 
     folder = store or Settings.load().store or default_store(dataset)
-    done = run_train(dataset, store=folder, seed=seed, samples=samples, say=say, progress=progress)
+    done = run_train(dataset, store=folder, seed=seed, samples=samples, anyway=anyway, say=say, progress=progress)
     for line in to_do_next(folder) if done.on else ():
         say(line)
     if as_json:
@@ -260,7 +261,12 @@ def retriever(dataset: Path, seed: int, samples: int | None, store: Path | None,
     from rich.console import Console
 
     Console().print(done)
-    paid = "it pays, and the store is indexed with it" if done.on else "nothing is switched on: no gain is shown"
+    if done.pays:
+        paid = "it pays, and the store is indexed with it"
+    elif done.on:
+        paid = "no gain is shown, but the store is indexed with it as you asked"
+    else:
+        paid = "nothing is switched on: no gain is shown"
     click.echo(f"{done.name}: {paid}")
 
 

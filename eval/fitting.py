@@ -12,6 +12,7 @@ from agent.signals import Signals
 from eval.records import Case, Cases
 from store import Catalog
 from store.content import Content
+from store.embedder import turned
 from store.history import interactions_of
 from store.snapshot import Snapshot
 
@@ -22,19 +23,12 @@ TURNS = "turns.npy"
 
 def fit(cases: Cases, catalog: Catalog, turn: np.ndarray | None = None) -> Signals:
     """The signals that these cases may be answered with: of `cases.events`, and of nothing the store's history holds. With `turn`,
-    (dim, dim), of the catalog's vectors turned by it."""
+    (dim, dim), histories are read by the catalog's vectors turned by it."""
     snapshot = catalog.snapshot()
     content = Content.of(catalog, snapshot)
     if turn is not None:
-        vectors = turned(snapshot.vectors, turn)
-        snapshot, content = replace(snapshot, vectors=vectors), content.by(vectors)
+        snapshot = replace(snapshot, vectors=turned(snapshot.vectors, turn))
     return Signals.fit(interactions_of(cases.events), snapshot, content)
-
-
-def turned(vectors: np.ndarray, turn: np.ndarray) -> np.ndarray:
-    """(n, dim) unit vectors turned by (dim, dim), of length 1 again."""
-    found: np.ndarray = np.asarray(vectors) @ turn.T
-    return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)
 
 
 def turns_of(catalog: Catalog) -> np.ndarray | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +29,9 @@ _SHARPNESS = 4
 class Content:
     """Item-item likeness over a snapshot's rows, no item with itself.
 
-    `near` (n, n): cosine to the power of 4 of each item's 20 nearest by vector. `titles` (n, n): BM25 of other titles by the
-    row's title, scaled to the best of the row. `fields` (n, values): TF-IDF of metadata values, rows of length 1. `numbers`:
-    each numeric field that most items have, standardised, (n,) with NaN where it is missing.
+    `near` (n, n): cosine to the power of 4 of each item's 20 nearest by `Snapshot.alike`. `titles` (n, n): BM25 of other titles
+    by the row's title, scaled to the best of the row. `fields` (n, values): TF-IDF of metadata values, rows of length 1.
+    `numbers`: each numeric field that most items have, standardised, (n,) with NaN where it is missing.
     """
 
     near: Any
@@ -44,10 +44,6 @@ class Content:
         """The content of this version of the catalog, loaded where it is kept."""
         return kept(catalog.derived_in, "content", snapshot.version, lambda: _built(catalog, snapshot), _save, _load)
 
-    def by(self, vectors: np.ndarray) -> Content:
-        """The same, with the neighbours that other vectors of the same items give, (n, dim) with rows of length 1."""
-        return replace(self, near=_near(vectors))
-
 
 def _built(catalog: Catalog, snapshot: Snapshot) -> Content:
     n = len(snapshot)
@@ -56,7 +52,7 @@ def _built(catalog: Catalog, snapshot: Snapshot) -> Content:
         if item.id in snapshot.rows:
             items[snapshot.rows[item.id]] = item
     fields, numbers = _fields([dict(item.metadata) if item else {} for item in items])
-    return Content(_near(np.asarray(snapshot.vectors)), _titles(snapshot.titles), fields, numbers)
+    return Content(_near(snapshot.alike), _titles(snapshot.titles), fields, numbers)
 
 
 def _near(vectors: np.ndarray) -> Any:

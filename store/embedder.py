@@ -23,6 +23,8 @@ _HASHED_WHOLE = 128 << 20
 _SAMPLES, _SAMPLE = 512, 16 << 10
 _FEW = 64
 _REMEMBERED = 4096
+UNTRAINED = "untrained.npy"
+"""Beside a model that `evoke train retriever` taught: (dim, dim), what turns its vectors into those of before that."""
 
 
 class Embedder:
@@ -108,6 +110,17 @@ class Embedder:
             missing = [text for text in texts if text not in found]
             self._waiting |= dict.fromkeys(missing)
         return bool(missing)
+
+    def untrained(self, vectors: np.ndarray) -> np.ndarray | None:
+        """This model's vectors, (n, dim), as they were before `evoke train retriever` first taught it: (n, dim), rows of length 1.
+        None for a model that was not taught."""
+        return None if self.turn_back is None else turned(vectors, self.turn_back)
+
+    @cached_property
+    def turn_back(self) -> np.ndarray | None:
+        """(dim, dim): what `untrained` turns vectors by."""
+        file = None if self.remote else self.folder / UNTRAINED
+        return np.load(file) if file and file.is_file() else None
 
     def truncated(self, texts: Sequence[str]) -> int:
         """How many of the texts are longer than the model reads (0 for a URL, which does not say)."""
@@ -200,6 +213,11 @@ class Embedder:
                 f"the embeddings server {url} does not answer ({type(error).__name__}); start it"
             ) from error
         return np.asarray([row.embedding for row in sorted(rows, key=lambda row: row.index)], dtype=np.float32)
+
+
+def turned(vectors: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """(n, dim) unit vectors turned by (dim, dim), of length 1 again."""
+    return _unit(np.asarray(vectors) @ turn.T)
 
 
 def has_bfloat16(device: str) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from store.derived import kept
+from store.embedder import UNTRAINED
 from store.records import Hit, Item
 
 if TYPE_CHECKING:
@@ -23,8 +24,9 @@ _PAGE = 2000
 class Snapshot:
     """One version of a catalog, item by item in rows.
 
-    `vectors` is (n, dim) float32 with rows of length 1, mapped from disk where there is a folder; `hidden` is (n,) bool;
-    `facets[row]` is the item's year, else its brand, else "": what tells two items of one title apart.
+    `vectors` is (n, dim) float32 with rows of length 1, mapped from disk where there is a folder; `untrained` are those of the same
+    items before the encoder was trained, where it was. `hidden` is (n,) bool; `facets[row]` is the item's year, else its brand,
+    else "": what tells two items of one title apart.
     """
 
     version: str
@@ -33,6 +35,7 @@ class Snapshot:
     facets: list[str]
     hidden: np.ndarray
     vectors: np.ndarray
+    untrained: np.ndarray | None = None
     rows: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -57,6 +60,12 @@ class Snapshot:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def alike(self) -> np.ndarray:
+        """(n, dim): the vectors that say how alike two items are in content. Training brings near what people choose together,
+        which is another thing, and worth more beside likeness than in its place (eval/LOG.md)."""
+        return np.asarray(self.vectors if self.untrained is None else self.untrained)
 
     def shows(self, an_id: str) -> bool:
         """Whether the item is in the catalog and not hidden."""
@@ -95,7 +104,7 @@ def _build(catalog: Catalog, version: str) -> Snapshot:
             titles.append(item.title)
             facets.append(_facet(item))
             hidden[row] = item.hidden
-    return Snapshot(version, ids, titles, facets, hidden, vectors)
+    return Snapshot(version, ids, titles, facets, hidden, vectors, catalog.embedder.untrained(vectors))
 
 
 def _facet(item: Item) -> str:
@@ -105,6 +114,8 @@ def _facet(item: Item) -> str:
 
 def _save(snapshot: Snapshot, folder: Path) -> None:
     np.save(folder / "vectors.npy", snapshot.vectors)
+    if snapshot.untrained is not None:
+        np.save(folder / UNTRAINED, snapshot.untrained)
     np.save(folder / "hidden.npy", snapshot.hidden)
     words = {"ids": snapshot.ids, "titles": snapshot.titles, "facets": snapshot.facets}
     (folder / "items.json").write_text(json.dumps(words), encoding="utf-8")
@@ -113,4 +124,5 @@ def _save(snapshot: Snapshot, folder: Path) -> None:
 def _load(folder: Path, version: str) -> Snapshot:
     words = json.loads((folder / "items.json").read_text(encoding="utf-8"))
     vectors = np.load(folder / "vectors.npy", mmap_mode="r")
-    return Snapshot(version, **words, hidden=np.load(folder / "hidden.npy"), vectors=vectors)
+    untrained = np.load(folder / UNTRAINED, mmap_mode="r") if (folder / UNTRAINED).is_file() else None
+    return Snapshot(version, **words, hidden=np.load(folder / "hidden.npy"), vectors=vectors, untrained=untrained)

@@ -43,7 +43,7 @@ def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Embedder, "_encode", hashed)
     monkeypatch.setattr(Embedder, "truncated", lambda *_: 0)
     monkeypatch.setattr(Verdict, "of", lambda *_: Verdict(10, 5, {"dense": {"recall@50": 0.1}}, [], paid=True))
-    monkeypatch.setattr(retriever, "_searched", lambda *_: ({"present": 0.8, "trained": 0.8}, False))
+    monkeypatch.setattr(retriever, "searched", lambda *_: ({"present": 0.8, "trained": 0.8}, False))
 
 
 @pytest.fixture

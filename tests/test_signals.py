@@ -83,7 +83,7 @@ def test_the_highest_are_those_of_a_full_sort(scores: np.ndarray, k: int) -> Non
 def test_every_signal_is_there_and_says_nothing_of_an_item_by_itself(signals: Signals) -> None:
     histories = [np.array([3, 4, 5]), np.array([17]), np.array([], dtype=np.int64)]
     scores = signals.scores(histories)
-    assert list(scores) == list(CHANNEL_OF)
+    assert list(scores) == [name for name in CHANNEL_OF if not name.endswith("_untrained")]
     for name, found in scores.items():
         assert found.shape == (3, N), name
         assert found.dtype == np.float32, name

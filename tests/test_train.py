@@ -346,7 +346,9 @@ def test_searches_pay_only_where_counting_alone_finds_less(examples: Examples) -
     lists = {"queries": found, "untrained": nothing, "unsaid": nothing}
 
     def paid(lists: dict[str, Any]) -> bool:
-        return Verdict.of(cases, lists, examples.snapshot.ids, "queries", ["untrained", "unsaid"], "recall@50").paid
+        pairs = [("queries", "untrained"), ("queries", "unsaid")]
+        decisive = [(*pair, "recall@50") for pair in pairs]
+        return Verdict.of(cases, lists, examples.snapshot.ids, pairs, decisive).paid
 
     assert paid(lists)
     assert not paid(lists | {"unsaid": found})

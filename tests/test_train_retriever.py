@@ -19,19 +19,22 @@ import numpy as np
 import pytest
 
 from agent import Recommender
+from agent.features import candidates
+from agent.signals import CHANNEL_OF
 from agent.tuned import Tuned
 from eval import compare
 from eval.answers import quiet
 from eval.errors import EvalError
 from eval.fitting import fit, turns_of
 from eval.pairs import FOLDS, fold_of, pairs, sequences
-from eval.train import encoder, optimizing, retriever
+from eval.train import encoder, encoders, optimizing, retriever
 from eval.train.encoder import Encoder, Material
 from eval.train.verdict import Verdict
 from eval.trust import measured_catalog, seen_hash
 from eval.tune import validation_cases
 from store import Catalog, History
 from store import place as places
+from store.content import Content
 from store.embedder import Embedder
 from store.errors import StoreError
 from store.index import index
@@ -54,6 +57,7 @@ def few_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(encoder, "BATCH", 32)
     monkeypatch.setattr(encoder, "STEPS", 6)
+    monkeypatch.setattr(encoders, "FUSIONS", (0,))
 
 
 def material(store: Path, n: int = 60) -> Material:
@@ -149,7 +153,7 @@ def test_a_person_s_steps_are_read_by_vectors_that_learned_without_them(
 ) -> None:
     paid = Verdict(10, 5, {"dense": {"recall@50": 0.1}}, [], paid=True)
     monkeypatch.setattr(Verdict, "of", lambda *_: paid)
-    monkeypatch.setattr(retriever, "_searched", lambda *_: ({"present": 0.8, "trained": 0.8}, False))
+    monkeypatch.setattr(retriever, "searched", lambda *_: ({"present": 0.8, "trained": 0.8}, False))
     cases = validation_cases(FILMS)
     with Catalog.open(films, create=False) as catalog:
         snapshot = catalog.snapshot()
@@ -159,7 +163,10 @@ def test_a_person_s_steps_are_read_by_vectors_that_learned_without_them(
     others = replace(given, pairs=[pair for pair in drawn if fold_of(pair.user) != 1])
     apart.learn(others, tmp_path / "apart.pt", quiet, share=retriever.APART)
     retriever.train(FILMS, store=films, samples=300)
+    with Catalog.open(films, create=False) as catalog:
+        remembered(catalog, given.vectors)
     with measured_catalog(films, "valid") as judged:
+        remembered(judged, given.vectors)
         turns = turns_of(judged)
         assert turns is not None and len(turns) == FOLDS
         turned_back = fit(cases, judged, turns[1]).snapshot.vectors
@@ -174,7 +181,28 @@ def test_a_person_s_steps_are_read_by_vectors_that_learned_without_them(
         turns = turns_of(judged)
         assert turns is not None
         turned_twice = fit(cases, judged, turns[1]).snapshot.vectors
+        remembered(judged, given.vectors)
     np.testing.assert_allclose(turned_twice, again.through(turned_back), atol=1e-4)
+
+
+def remembered(catalog: Catalog, before: np.ndarray) -> None:
+    """The vectors of before any training are at hand, and likeness in content goes by them; histories are read by the others."""
+    snapshot = catalog.snapshot()
+    assert snapshot.untrained is not None
+    np.testing.assert_allclose(snapshot.untrained, before, atol=1e-4)
+    assert not np.allclose(snapshot.vectors, before, atol=1e-3)
+    likeness = before @ before.T
+    np.fill_diagonal(likeness, 0)
+    near = Content.of(catalog, snapshot).near
+    assert np.mean(likeness.argmax(axis=1) == near.argmax(axis=1).A1) > 0.98
+    signals = fit(validation_cases(FILMS), catalog)
+    read = signals.scores([np.array([3, 8])])
+    assert list(read) == list(CHANNEL_OF)
+    assert np.argmax(read["last_untrained"][0]) == np.argmax(
+        np.where(np.isin(np.arange(len(before)), [3, 8]), 0, before @ before[8])
+    )
+    names = candidates(signals, [np.array([3, 8])], repeats=False).names
+    assert {"last", "last_untrained", "cosine last", "cosine untrained last"} <= set(names)
 
 
 def test_too_little_is_refused_before_anything_is_learned(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,6 +258,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from store import place, retrained
+from store.content import Content
 from store.embedder import Embedder
 from tests.test_train_retriever import hashed
 Embedder._encode, Embedder.truncated = hashed, lambda *_: 0
@@ -272,6 +301,26 @@ def test_killed_at_any_moment_the_store_is_as_before_or_done(
     assert told[0] == (256 if moment == "embedding" else 128)  # what was embedded before the kill costs nothing
 
 
+@pytest.mark.parametrize("base_gains", [True, False])
+def test_an_encoder_pays_only_where_everything_fused_finds_more(
+    films_store: Path, monkeypatch: pytest.MonkeyPatch, base_gains: bool
+) -> None:
+    known = validation_cases(FILMS)
+    with Catalog.open(films_store, create=False) as catalog:
+        rows = catalog.snapshot().rows
+        right = [[rows[id] for id in case.targets] for case in known.cases]
+        nothing: list[list[int]] = [[] for _ in right]
+        found = iter([(right, right if base_gains else nothing), (nothing, nothing)])  # trained, then present
+        monkeypatch.setattr(encoders, "ranked", lambda *_: dict(zip(("dense", "base"), next(found), strict=True)))
+        verdict = encoders.compared(known, catalog, catalog, films_store, 0, lambda _: None, quiet)
+    assert verdict.paid == base_gains
+    assert verdict.arms["dense, trained"]["recall@50"] == 1
+    assert {(test["a"], test["b"]) for test in verdict.comparisons} == {
+        ("dense, trained", "dense"),
+        ("base, trained", "base"),
+    }
+
+
 def noised(self: Encoder, *_: Any) -> float:
     """In place of learning: other weights."""
     import torch
@@ -281,21 +330,26 @@ def noised(self: Encoder, *_: Any) -> float:
     return 1.0
 
 
-@pytest.mark.parametrize("paid", [True, False])
-def test_only_what_pays_is_put_in_force(
-    films: Path, hashing: None, monkeypatch: pytest.MonkeyPatch, model_server: Callable[..., Any], paid: bool
+@pytest.mark.parametrize(("paid", "anyway"), [(True, False), (False, False), (False, True)])
+def test_only_what_pays_is_put_in_force_or_what_is_asked_for(
+    films: Path,
+    hashing: None,
+    monkeypatch: pytest.MonkeyPatch,
+    model_server: Callable[..., Any],
+    paid: bool,
+    anyway: bool,
 ) -> None:
     monkeypatch.setattr(Encoder, "learn", noised)
     verdict = Verdict(10, 5, {"dense": {"recall@50": 0.1}}, [], paid)
     monkeypatch.setattr(Verdict, "of", lambda *_: verdict)
-    monkeypatch.setattr(retriever, "_searched", lambda *_: ({"present": 0.8, "trained": 0.8}, False))
+    monkeypatch.setattr(retriever, "searched", lambda *_: ({"present": 0.8, "trained": 0.8}, False))
     Tuned({"decay": 0.6}, {}, True, {"on": "valid", "seen": "before"}).save(films)
     before = found(films)
-    done = retriever.train(FILMS, store=films, samples=300)
-    assert (done.on, done.as_json()["on"]) == (paid, paid)
+    done = retriever.train(FILMS, store=films, samples=300, anyway=anyway)
+    assert (done.pays, done.on, done.as_json()["on"]) == (paid, paid or anyway, paid or anyway)
     assert not (films / "trained" / retriever.UNFINISHED).exists()
     tuned = Tuned.load(films)
-    if not paid:
+    if not done.on:
         assert found(films) == before
         assert tuned.learned
         assert not (films / "trained" / "retriever").exists()
@@ -348,7 +402,7 @@ def test_the_command_goes_on_after_a_kill_and_says_what_came_of_it(films: Path) 
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["on"] == (places.retriever(films) is not None)
-    assert set(told["evidence"]["verdict"]["arms"]) == {"dense, trained", "dense"}
+    assert set(told["evidence"]["verdict"]["arms"]) == {"dense, trained", "dense", "base, trained", "base"}
     assert set(told["evidence"]["title search"]) == {"present", "trained"}
     assert found(films)[0] == (told["retriever"] if told["on"] else "all-MiniLM-L6-v2")
     assert not kept.parent.exists()

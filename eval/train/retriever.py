@@ -19,34 +19,28 @@ from agent.settings import Settings
 from agent.trained import Trained
 from agent.tuned import Tuned
 from eval.answers import Progress, quiet
-from eval.arms import BUDGET, Lists
 from eval.cases import data_hash, known_in_use
 from eval.errors import EvalError
-from eval.fitting import TURNS, batches, histories, turned, turns_of
+from eval.fitting import TURNS, turns_of
 from eval.metrics import per_case
 from eval.pairs import FOLDS, fold_of, pairs, sequences
 from eval.records import Cases
 from eval.reduced import MOST_CASES
 from eval.search import Say
-from eval.singles import dense
 from eval.train.encoder import Encoder, Material
+from eval.train.encoders import SEARCHES, compared, searched
 from eval.train.verdict import Verdict
 from eval.trust import EVIDENCE, measured_catalog, seen_hash, untrained
 from eval.tune import validation_cases
 from store import Catalog, History
 from store import place as places
-from store.embedder import Embedder
+from store.embedder import UNTRAINED, Embedder, turned
 from store.index import index, refresh
 from store.retrained import embed_anew, put_in_force
 from store.snapshot import Snapshot
-from store.sparse import highest
 
 PAIRS = 20_000
 """Steps from one item to the next to learn from."""
-SEARCHES = 500
-"""Titles that are searched for, to see that requests in words find as much as before."""
-SURE = 1.645
-"""Standard errors by which title search may not be worse (one-sided p < .05)."""
 UNFINISHED = "retriever.unfinished"
 APART = 0.5
 """Share of the steps that each of those encoders takes which learn without some of the people: there are FOLDS of them."""
@@ -54,10 +48,11 @@ APART = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Retrained:
-    """What a training came to: how recall by vectors and title search changed, and whether the encoder is `on`. `name` is that of
-    the model in force, or of the one that did not pay."""
+    """What a training came to: how recall and title search changed, whether it `pays`, and whether the encoder is `on`. `name` is
+    that of the model in force, or of the one that is not."""
 
     name: str
+    pays: bool
     on: bool
     verdict: Verdict
     searches: dict[str, float]
@@ -86,10 +81,12 @@ def train(
     store: str | Path | None = None,
     seed: int = 0,
     samples: int | None = None,
+    anyway: bool = False,
     say: Say = lambda _: None,
     progress: Progress = quiet,
 ) -> Retrained:
-    """Train the store's encoder, and use it from now on where validation shows that it finds more and title search no less.
+    """Train the store's encoder, and use it from now on where validation shows that it finds more, alone and with everything fused,
+    and title search no less; or `anyway`.
 
     Learns from at most `samples` steps before the cut; and where that paid once more, for use, from as many of all those that may
     be known in use. Run again after a kill it goes on where it stopped; until all is done the store is as before. Deterministic
@@ -114,9 +111,9 @@ def train(
             facts = _indexed(folder, made, vectors, say, progress)
             # As the store will read it: in its precision, and whole documents.
             with Catalog.open(made, create=False, embedder=Embedder(str(made))) as anew:
-                after, embedder = anew.vectors(snapshot.ids), anew.embedder
-            verdict = _verdict(known, snapshot, after, Tuned.load(folder).applied(Settings.load(), folder).decay)
-            searches, worse = _searched(snapshot, after, catalog.embedder, embedder, seed)
+                verdict = compared(known, catalog, anew, folder, seed, say, progress)
+                after = anew.vectors(snapshot.ids)
+                searches, worse = searched(snapshot, after, catalog.embedder, anew.embedder, seed)
         trained = places.retriever(folder)
         first = untrained(trained) if trained else catalog.embedder.name
         evidence = {
@@ -124,13 +121,13 @@ def train(
             "from": catalog.embedder.name, "untrained": first,
             "verdict": verdict.as_json(), "title search": searches, "for use": None,
         }  # fmt: skip
-        on = verdict.paid and not worse
-        if on:
+        pays = verdict.paid and not worse
+        if pays or anyway:
             judged = made
             with Catalog.open(folder, create=False) as catalog:
                 for_use = _material(in_use, catalog.snapshot(), samples or PAIRS, seed)
                 if not for_use.same(before):
-                    say("it pays; learning once more, for use")
+                    say("learning once more, for use")
                     made, loss, vectors = _taught(catalog, for_use, seed, kept / "for use.pt", say, progress)
                     facts = _indexed(folder, made, vectors, say, progress)
                     evidence["for use"] = {"pairs": len(for_use.pairs), "loss": loss, "data": data_hash(dataset)}
@@ -140,7 +137,7 @@ def train(
             with Catalog.open(folder, create=False) as catalog, History.open(folder) as history:
                 refresh(catalog, history)
         shutil.rmtree(kept)
-        return Retrained(made.name, on, verdict, searches, evidence)
+        return Retrained(made.name, pays, pays or anyway, verdict, searches, evidence)
 
 
 def _check(folder: Path, catalog: Catalog) -> None:
@@ -171,6 +168,8 @@ def _taught(
     documents = (item.document for item in catalog.get(ids).values())
     made = _saved(encoder, checkpoint.parent)
     np.save(made / TURNS, _turns(encoder, catalog, material, seed, checkpoint, progress))
+    back, former = np.linalg.inv(encoder.matrix.astype(np.float64)), catalog.embedder.turn_back
+    np.save(made / UNTRAINED, (back if former is None else former @ back).astype(np.float32))
     return made, loss, dict(zip(documents, encoder.through(material.vectors), strict=True))
 
 
@@ -207,42 +206,6 @@ def _saved(encoder: Encoder, kept: Path) -> Path:
     encoder.save(half)
     made = kept / f"retriever-{Embedder(str(half)).fingerprint[:8]}"
     return made if made.is_dir() else half.rename(made)
-
-
-def _verdict(cases: Cases, snapshot: Snapshot, after: np.ndarray, decay: float) -> Verdict:
-    """The arm `dense` by the new vectors beside that by the present ones."""
-    lists = {
-        "dense, trained": _ranked(cases, replace(snapshot, vectors=after), decay),
-        "dense": _ranked(cases, snapshot, decay),
-    }
-    return Verdict.of(cases.cases, lists, snapshot.ids, "dense, trained", ["dense"], "recall@50")
-
-
-def _ranked(cases: Cases, snapshot: Snapshot, decay: float) -> Lists:
-    read = histories(cases.cases, snapshot)
-    found: Lists = []
-    for at in batches(len(read)):
-        scores = dense(snapshot.vectors, read[at], decay)
-        scores[:, snapshot.hidden] = 0
-        for row, history in enumerate(read[at]):
-            scores[row, history] = 0
-        found += [items.tolist() for items in highest(scores, BUDGET)]
-    return found
-
-
-def _searched(
-    snapshot: Snapshot, after: np.ndarray, present: Embedder, trained: Embedder, seed: int
-) -> tuple[dict[str, float], bool]:
-    """How often a title finds its own item first, by both encoders; and whether that has become worse by more than luck."""
-    rows = np.random.default_rng(seed).permutation(len(snapshot))[:SEARCHES]
-    titles = [snapshot.titles[row] for row in rows]
-    first = {}
-    for name, vectors, embedder in (("present", snapshot.vectors, present), ("trained", after, trained)):
-        scores = embedder.encode_queries(titles) @ np.asarray(vectors).T
-        first[name] = (scores > scores[np.arange(len(rows)), rows][:, None]).sum(axis=1) == 0
-    lost = first["present"].astype(np.float64) - first["trained"]
-    worse = bool(lost.mean() > SURE * lost.std() / np.sqrt(len(lost)))
-    return {name: float(own.mean()) for name, own in first.items()}, worse
 
 
 def _outdate(folder: Path) -> None:

@@ -212,8 +212,9 @@ def _queries_judged(
     joined = judge.bench.by_weight({"base": base, "queries": said["queries"]}, BUDGET)
     lists = said | {"dense": dense, "dense+queries": fused, "base": base, "base+queries": joined}
     # What others chose is searched for with an adapter alone: ahead of the untrained model that might be the counting's merit.
-    before = ["queries, untrained", "queries, unsaid"]
-    verdict = Verdict.of(judge.cases, lists, judge.bench.snapshot.ids, "queries", before, "recall@50")
+    pairs = [("queries", other) for other in lists if other != "queries"]
+    decisive = [("queries", before, "recall@50") for before in ("queries, untrained", "queries, unsaid")]
+    verdict = Verdict.of(judge.cases, lists, judge.bench.snapshot.ids, pairs, decisive)
     return verdict, _rewritten(judge, plain, trained)
 
 
@@ -244,4 +245,5 @@ def _rank_judged(
     orders = {"ranked": reranked.blended(fused, places, SHARE), "as fused": fused}
     rows = judge.bench.snapshot.rows
     lists = {name: [[rows[candidate.id] for candidate in own] for own in order] for name, order in orders.items()}
-    return Verdict.of(judge.cases, lists, judge.bench.snapshot.ids, "ranked", ["as fused"], "ndcg@10"), []
+    pair = ("ranked", "as fused")
+    return Verdict.of(judge.cases, lists, judge.bench.snapshot.ids, [pair], [(*pair, "ndcg@10")]), []

@@ -17,7 +17,7 @@ from eval.search import Say, ranked
 
 MEASURES = ("recall@50", "recall@100", "ndcg@10")
 SURE = 0.05
-"""The training paid where its first measure grew with a smaller p than this, whatever else was compared."""
+"""The training paid where what decides grew with a smaller p than this, whatever else was compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +36,11 @@ class Verdict:
         cases: Sequence[Case],
         lists: Mapping[str, Lists],
         ids: Sequence[str],
-        after: str,
-        before: Sequence[str],
-        first: str,
+        pairs: Sequence[tuple[str, str]],
+        decisive: Sequence[tuple[str, str, str]],
     ) -> Verdict:
-        """Compare `after` with every other arm; it paid where it is ahead of each of `before` in the measure `first`, by more
-        than luck."""
+        """Compare the `pairs` of arms; it paid where of each decisive pair the first is ahead in the measure that is named with it,
+        by more than luck."""
         found = {
             arm: metrics.per_case(cases, [[ids[row] for row in rows] for rows in own], ks=(10, 50, 100))
             for arm, own in lists.items()
@@ -54,16 +53,16 @@ class Verdict:
                 {arm: values[measure] for arm, values in found.items()},
                 users,
                 measure=measure,
-                pairs=[(after, other) for other in lists if other != after],
+                pairs=pairs,
             )
         ]
-        decisive = [test for test in tests if test.measure == first and test.b in before]
+        deciding = [test for test in tests if (test.a, test.b, test.measure) in decisive]
         return cls(
             len(cases),
             len(set(users)),
             {arm: {m: round(float(values[m].mean()), 5) for m in MEASURES} for arm, values in found.items()},
             [asdict(test) for test in tests],
-            all(test.difference > 0 and test.p < SURE for test in decisive),
+            all(test.difference > 0 and test.p < SURE for test in deciding),
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -83,8 +82,8 @@ class Verdict:
                     told += f" [{test['low']:+.3f}, {test['high']:+.3f}]"
                 cells.append(f"{values[measure]:.3f}{told}")
             shown.add_row(arm, *cells)
-        first = next((t["a"] for t in self.comparisons), "")
-        shown.caption = f"beside each figure: how far {first} is ahead, with the 95 % interval over users"
+        after = " or ".join(dict.fromkeys(t["a"] for t in self.comparisons))
+        shown.caption = f"beside each figure: how far {after} is ahead, with the 95 % interval over users"
         return shown
 
 

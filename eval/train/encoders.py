@@ -1,0 +1,75 @@
+"""Two encoders of a store side by side on validation cases: what is found by their vectors alone, by everything that is fused, and
+by titles that are searched for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from agent.learned import SEEDS, Learned
+from agent.settings import Settings
+from agent.tuned import Tuned
+from eval.answers import Progress
+from eval.arms import Bench, Lists
+from eval.crossfit import lessons
+from eval.fitting import fit
+from eval.records import Cases
+from eval.search import Say, ranked
+from eval.train.verdict import Verdict
+from eval.tune import repeating
+from store import Catalog
+from store.embedder import Embedder
+from store.snapshot import Snapshot
+
+FUSIONS = SEEDS[:3]
+"""Models that fusion is learned by here, for each encoder: enough to tell, in a third of the time."""
+SEARCHES = 500
+"""Titles that are searched for, to see that requests in words find as much as before."""
+SURE = 1.645
+"""Standard errors by which title search may not be worse (one-sided p < .05)."""
+
+
+def compared(
+    known: Cases, present: Catalog, trained: Catalog, store: Path, seed: int, say: Say, progress: Progress
+) -> Verdict:
+    """The arms `dense` and `base` by the trained vectors and by the present ones, fusion learned with each as `evoke tune` does it.
+
+    It paid where `dense` is surely ahead in recall@50 and `base` in recall@100: `base` is what recommends, and what anything
+    new has to add to.
+    """
+    tuned = Tuned.load(store)
+    settings = tuned.applied(Settings.load(), store)
+    snapshot = present.snapshot()
+    lists: dict[str, Lists] = {}
+    for name, catalog in ((", trained", trained), ("", present)):
+        say(f"judging what is fused with the {'trained' if name else 'present'} vectors")
+        signals, repeats = fit(known, catalog), repeating(known)
+        taught = lessons(known, catalog, repeats=repeats, seed=seed, progress=progress)
+        trees = tuned.evidence.get("trees", {})
+        fusion = Learned.fit(*taught, seeds=FUSIONS, **trees) if taught[1].any() else None
+        bench = Bench(signals, fusion, settings.weights, {"dense": {"decay": settings.decay}}, repeats)
+        ids = bench.snapshot.ids
+        for arm, found in ranked(bench, ["dense", "base"], known.cases).items():
+            lists[arm + name] = [[snapshot.rows[ids[row]] for row in rows] for rows in found]
+    pairs = [(f"{arm}, trained", arm) for arm in ("dense", "base")]
+    decisive = [(*pair, measure) for pair, measure in zip(pairs, ("recall@50", "recall@100"), strict=True)]
+    return Verdict.of(known.cases, lists, snapshot.ids, pairs, decisive)
+
+
+def searched(
+    snapshot: Snapshot, after: np.ndarray, present: Embedder, trained: Embedder, seed: int
+) -> tuple[dict[str, float], bool]:
+    """How often a title finds its own item first, by both encoders; and whether that has become worse by more than luck.
+
+    `after` are the trained vectors of the snapshot's items, (n, dim).
+    """
+    rows = np.random.default_rng(seed).permutation(len(snapshot))[:SEARCHES]
+    titles = [snapshot.titles[row] for row in rows]
+    first = {}
+    for name, vectors, embedder in (("present", snapshot.vectors, present), ("trained", after, trained)):
+        scores = embedder.encode_queries(titles) @ np.asarray(vectors).T
+        first[name] = (scores > scores[np.arange(len(rows)), rows][:, None]).sum(axis=1) == 0
+    lost = first["present"].astype(np.float64) - first["trained"]
+    worse = bool(lost.mean() > SURE * lost.std() / np.sqrt(len(lost)))
+    return {name: float(own.mean()) for name, own in first.items()}, worse
