@@ -56,7 +56,9 @@ class Connection:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The collection's own metadata as it stands now, whoever wrote it."""
+        """The collection's own metadata as it stands now, whoever wrote it; where other vectors took its place, as it last stood."""
+        if self._facts[1] and self.folder and not self.folder.is_dir():
+            return self._facts[1]  # what is open is read on; a database that is gone cannot be opened once more
         changes = _changes(self.folder) if self.folder else None
         if changes is None or changes != self._facts[0]:
             found = self._guarded(lambda: self._connected().get_collection(self._name, embedding_function=None))
