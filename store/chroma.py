@@ -56,7 +56,7 @@ class Connection:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The collection's own metadata as it stands now, whoever wrote it; where other vectors took its place, as it last stood."""
+        """The collection's own metadata as it stands, whoever wrote it; as it last stood where other vectors took its place."""
         if self._facts[1] and self.folder and not self.folder.is_dir():
             return self._facts[1]  # what is open is read on; a database that is gone cannot be opened once more
         changes = _changes(self.folder) if self.folder else None
