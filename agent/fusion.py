@@ -77,7 +77,7 @@ def spread(candidates: Sequence[Candidate], snapshot: Snapshot, diversity: float
     if len(pool) < 2:
         return pool + rest
     rows = [snapshot.rows[c.id] for c in pool]
-    vectors = np.asarray(snapshot.vectors[rows])
+    vectors = snapshot.alike[rows]
     alike = vectors @ vectors.T
     names = [(plain(snapshot.titles[row]), snapshot.facets[row]) for row in rows]
     relevance = np.array([c.score for c in pool])

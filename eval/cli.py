@@ -264,7 +264,9 @@ def retriever(dataset: Path, seed: int, samples: int | None, anyway: bool, store
     if done.pays:
         paid = "it pays, and the store is indexed with it"
     elif done.on:
-        paid = "no gain is shown, but the store is indexed with it as you asked"
+        paid = "it does not pay, but the store is indexed with it as you asked"
+    elif done.verdict.paid:
+        paid = "nothing is switched on: titles are found less often"
     else:
         paid = "nothing is switched on: no gain is shown"
     click.echo(f"{done.name}: {paid}")

@@ -183,6 +183,10 @@ def test_a_person_s_steps_are_read_by_vectors_that_learned_without_them(
         turned_twice = fit(cases, judged, turns[1]).snapshot.vectors
         remembered(judged, given.vectors)
     np.testing.assert_allclose(turned_twice, again.through(turned_back), atol=1e-4)
+    for untold in (films / "trained").rglob("untrained.npy"):
+        untold.unlink()
+    with pytest.raises(EvalError, match="does not know the encoder it began as; index into a new store"):
+        retriever.train(FILMS, store=films, samples=300)
 
 
 def remembered(catalog: Catalog, before: np.ndarray) -> None:
@@ -319,6 +323,17 @@ def test_an_encoder_pays_only_where_everything_fused_finds_more(
         ("dense, trained", "dense"),
         ("base, trained", "base"),
     }
+
+
+def test_what_pays_stays_off_where_titles_are_found_less_often(
+    films: Path, hashing: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Encoder, "learn", noised)
+    monkeypatch.setattr(Verdict, "of", lambda *_: Verdict(10, 5, {"dense": {"recall@50": 0.1}}, [], paid=True))
+    monkeypatch.setattr(retriever, "searched", lambda *_: ({"present": 0.8, "trained": 0.2}, True))
+    before = found(films)
+    done = retriever.train(FILMS, store=films, samples=300)
+    assert (done.pays, done.on, done.evidence["title search is worse"], found(films)) == (False, False, True, before)
 
 
 def noised(self: Encoder, *_: Any) -> float:

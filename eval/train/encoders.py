@@ -3,7 +3,9 @@ by titles that are searched for."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +35,8 @@ SURE = 1.645
 def compared(
     known: Cases, present: Catalog, trained: Catalog, store: Path, seed: int, say: Say, progress: Progress
 ) -> Verdict:
-    """The arms `dense` and `base` by the trained vectors and by the present ones, fusion learned with each as `evoke tune` does it.
+    """The arms `dense` and `base` by the trained vectors and by the present ones, fusion learned with each on the same steps by the
+    trees that tuning found for the present ones, or the default ones.
 
     It paid where `dense` is surely ahead in recall@50 and `base` in recall@100: `base` is what recommends, and what anything
     new has to add to.
@@ -44,17 +47,25 @@ def compared(
     lists: dict[str, Lists] = {}
     for name, catalog in ((", trained", trained), ("", present)):
         say(f"judging what is fused with the {'trained' if name else 'present'} vectors")
-        signals, repeats = fit(known, catalog), repeating(known)
-        taught = lessons(known, catalog, repeats=repeats, seed=seed, progress=progress)
-        trees = tuned.evidence.get("trees", {})
-        fusion = Learned.fit(*taught, seeds=FUSIONS, **trees) if taught[1].any() else None
-        bench = Bench(signals, fusion, settings.weights, {"dense": {"decay": settings.decay}}, repeats)
-        ids = bench.snapshot.ids
-        for arm, found in ranked(bench, ["dense", "base"], known.cases).items():
-            lists[arm + name] = [[snapshot.rows[ids[row]] for row in rows] for rows in found]
+        for arm, found in _found(known, catalog, settings, tuned.evidence.get("trees", {}), seed, progress).items():
+            # Items may be added meanwhile; what pays is then not put in force.
+            lists[arm + name] = [[snapshot.rows[id] for id in ids if id in snapshot.rows] for ids in found]
     pairs = [(f"{arm}, trained", arm) for arm in ("dense", "base")]
     decisive = [(*pair, measure) for pair, measure in zip(pairs, ("recall@50", "recall@100"), strict=True)]
     return Verdict.of(known.cases, lists, snapshot.ids, pairs, decisive)
+
+
+def _found(
+    known: Cases, catalog: Catalog, settings: Settings, trees: Mapping[str, Any], seed: int, progress: Progress
+) -> dict[str, list[list[str]]]:
+    """The ids that `dense` and `base` rank for each case by the vectors of this catalog."""
+    signals, repeats = fit(known, catalog), repeating(known)
+    taught = lessons(known, catalog, repeats=repeats, seed=seed, progress=progress)
+    fusion = Learned.fit(*taught, seeds=FUSIONS, **trees) if taught[1].any() else None
+    bench = Bench(signals, fusion, settings.weights, {"dense": {"decay": settings.decay}}, repeats)
+    lists = ranked(bench, ["dense", "base"], known.cases)
+    ids = bench.snapshot.ids
+    return {arm: [[ids[row] for row in rows] for rows in found] for arm, found in lists.items()}
 
 
 def searched(

@@ -72,7 +72,7 @@ class Retrained:
 
     def as_json(self) -> dict[str, Any]:
         """All of it as plain values."""
-        return {"retriever": self.name, "on": self.on, "evidence": self.evidence}
+        return {"retriever": self.name, "pays": self.pays, "on": self.on, "evidence": self.evidence}
 
 
 def train(
@@ -112,6 +112,10 @@ def train(
             # As the store will read it: in its precision, and whole documents.
             with Catalog.open(made, create=False, embedder=Embedder(str(made))) as anew:
                 verdict = compared(known, catalog, anew, folder, seed, say, progress)
+                if not made.is_dir():
+                    raise EvalError(
+                        "somebody was forgotten meanwhile, and what had learned from them is gone; run it again"
+                    )
                 after = anew.vectors(snapshot.ids)
                 searches, worse = searched(snapshot, after, catalog.embedder, anew.embedder, seed)
         trained = places.retriever(folder)
@@ -122,6 +126,7 @@ def train(
             "verdict": verdict.as_json(), "title search": searches, "for use": None,
         }  # fmt: skip
         pays = verdict.paid and not worse
+        evidence |= {"title search is worse": worse, "pays": pays}
         if pays or anyway:
             judged = made
             with Catalog.open(folder, create=False) as catalog:
@@ -133,6 +138,7 @@ def train(
                     evidence["for use"] = {"pairs": len(for_use.pairs), "loss": loss, "data": data_hash(dataset)}
             (made / EVIDENCE).write_text(json.dumps(evidence, indent=1) + "\n", encoding="utf-8")
             _outdate(folder)
+            shutil.rmtree(made / "derived", ignore_errors=True)  # judging left it; the store keeps its own
             put_in_force(folder, made, facts, judged if judged != made else None)
             with Catalog.open(folder, create=False) as catalog, History.open(folder) as history:
                 refresh(catalog, history)
@@ -147,6 +153,10 @@ def _check(folder: Path, catalog: Catalog) -> None:
         raise EvalError(f"{folder} has its vectors on a Chroma server, which are not replaced; {again}")
     if catalog.embedder.remote:
         raise EvalError(f"{folder} has its vectors from an embeddings URL, whose model cannot be trained here; {again}")
+    if turns_of(catalog) is not None and catalog.embedder.turn_back is None:
+        raise EvalError(
+            f"{folder} has a retriever that does not know the encoder it began as; index into a new store, and train"
+        )
 
 
 def _material(cases: Cases, snapshot: Snapshot, n: int, seed: int) -> Material:
