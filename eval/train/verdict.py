@@ -62,7 +62,7 @@ class Verdict:
             len(set(users)),
             {arm: {m: round(float(values[m].mean()), 5) for m in MEASURES} for arm, values in found.items()},
             [asdict(test) for test in tests],
-            all(test.difference > 0 and test.p < SURE for test in deciding),
+            len(deciding) == len(decisive) and all(test.difference > 0 and test.p < SURE for test in deciding),
         )
 
     def as_json(self) -> dict[str, Any]:
