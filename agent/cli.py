@@ -145,8 +145,13 @@ def forget(store: Path | None, user: str, as_json: bool) -> None:
                 f"forgot {user}: " + ", ".join(f"{n} {table}" for table, n in rows.items()) + "; matrices refitted"
             )
         for part in recommender.trained:
-            again = "evoke tune" if part == "learned fusion" else f"evoke train {part.removesuffix(' adapter')}"
-            say(f"{part} was trained on histories that may have held {user}'s: train it anew with `{again}`")
+            anew = {
+                "learned fusion": "run `evoke tune DIR`",
+                "retriever": "index and train in a new store, since it learns on top of what it knows",
+            }.get(part, f"run `evoke train {part.removesuffix(' adapter')} DIR`")
+            say(
+                f"{part} was trained on histories that may have held {user}'s: take {user} out of the dataset, then {anew}"
+            )
         if not history.local:
             say("the database's WAL and backups may still hold this user: that is for its operator to clear")
 

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from agent.errors import EvokeError
 from agent.features import Candidates, candidates
 from agent.signals import Signals
 from store.errors import MissingExtra
+from store.place import write_atomically
 
 TREES = {
     "objective": "binary",
@@ -29,6 +31,7 @@ TREES = {
     "verbose": -1,
 }
 ROUNDS = 200
+FILE = "fusion.json"
 NEGATIVES = 80
 """Candidates that were not chosen, drawn for each case to learn from."""
 SEEDS = tuple(range(9))
@@ -37,7 +40,11 @@ SEEDS = tuple(range(9))
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """Trees (LightGBM) over `names`, one model a seed; a candidate's score is their mean probability, in 0..1."""
+    """Trees (LightGBM) over the features `names`, one model a seed; a candidate's score is their mean probability, in 0..1.
+
+    A catalog whose numeric fields have changed since has features under other names: those that are gone are unknown (NaN) to
+    the trees, and new ones are not read.
+    """
 
     names: list[str]
     models: list[Any]
@@ -74,9 +81,10 @@ class Learned:
         """(r,) the mean probability of each candidate; `start` as it was fitted with."""
         if not len(table.case):
             return np.zeros(0)
+        features = self._read(table)
         if start is None:
-            return np.mean([model.predict(table.features) for model in self.models], axis=0)
-        added = np.mean([model.predict(table.features, raw_score=True) for model in self.models], axis=0)
+            return np.mean([model.predict(features) for model in self.models], axis=0)
+        added = np.mean([model.predict(features, raw_score=True) for model in self.models], axis=0)
         return 1 / (1 + np.exp(-(start + added)))
 
     def rank(
@@ -93,20 +101,29 @@ class Learned:
         table = candidates(signals, histories, repeats=repeats, allowed=allowed, scores=scores)
         return best_of(table, self.scores(table), len(histories), k)
 
+    def _read(self, table: Candidates) -> np.ndarray:
+        """(r, f) the columns that the trees were taught with, in that order."""
+        if table.names == self.names:
+            return table.features
+        place = {name: at for at, name in enumerate(table.names)}
+        unknown = np.full(len(table.case), np.nan, dtype=np.float32)
+        return np.stack([table.features[:, place[n]] if n in place else unknown for n in self.names], axis=1)
+
     def save(self, folder: Path) -> None:
-        """Write the models into the folder, as LightGBM's text."""
+        """Write the models into the folder, in one file, whole or not at all, as LightGBM's text."""
         folder.mkdir(parents=True, exist_ok=True)
-        for at, model in enumerate(self.models):
-            (folder / f"fusion-{at}.txt").write_text(model.model_to_string(), encoding="utf-8")
-        (folder / "fusion.json").write_text(json.dumps({"names": self.names, "models": len(self.models)}))
+        row = {"names": self.names, "models": [model.model_to_string() for model in self.models]}
+        write_atomically(folder / FILE, json.dumps(row).encode())
 
     @classmethod
     def load(cls, folder: Path) -> Learned:
-        """The models of the folder. Raises MissingExtra without LightGBM."""
+        """The models of the folder. Raises MissingExtra without LightGBM, EvokeError where they cannot be read."""
         lgb = _lightgbm()
-        facts = json.loads((folder / "fusion.json").read_text(encoding="utf-8"))
-        texts = [(folder / f"fusion-{at}.txt").read_text(encoding="utf-8") for at in range(facts["models"])]
-        return cls(facts["names"], [lgb.Booster(model_str=text) for text in texts])
+        try:
+            row = json.loads((folder / FILE).read_text(encoding="utf-8"))
+            return cls(row["names"], [lgb.Booster(model_str=text) for text in row["models"]])
+        except (OSError, ValueError, TypeError, KeyError, lgb.basic.LightGBMError) as error:
+            raise EvokeError(f"{folder / FILE} cannot be read ({error}): run `evoke tune` again") from None
 
 
 def best_of(table: Candidates, scores: np.ndarray, n: int, k: int) -> list[list[tuple[int, float]]]:

@@ -25,6 +25,8 @@ RECORD = "adapter.json"
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 GGUF = "adapter.gguf"
+FORGOTTEN = "forgotten"
+"""Lies beside an adapter that may have learned from somebody who was forgotten since."""
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The bounds that vLLM can be given for an adapter's rank."""
 
@@ -58,6 +60,11 @@ class Adapter:
     def gguf(self) -> Path:
         """The adapter as the embedded engine takes it."""
         return self.folder / GGUF
+
+    @property
+    def knows_forgotten(self) -> bool:
+        """Whether somebody was forgotten since it was trained, from whom it may have learned."""
+        return (self.folder / FORGOTTEN).exists()
 
     @property
     def mix(self) -> Mix:
@@ -147,11 +154,14 @@ class Trained:
 
 def drop_derived(store: Path | None) -> None:
     """Remove what is about whoever is forgotten, too: what a model wrote of people's histories while measuring and training, and
-    what is fitted to all of them and refitted only with the catalog."""
+    what is fitted to all of them and refitted only with the catalog. What is trained stays; the next adapter takes its place."""
     if store:
         drop(store, "linear")
         for folder in (store / "measured", *(store / "trained").glob("*.unfinished")):
             shutil.rmtree(folder, ignore_errors=True)
+        for task in TASKS:
+            if (place := store / "trained" / task).is_dir():
+                (place / FORGOTTEN).touch()
 
 
 def parts_trained(store: Path | None) -> list[str]:

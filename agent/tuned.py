@@ -57,13 +57,8 @@ class Tuned:
         return Learned.load(store / "tuned") if self.learned and store else None
 
     def judged_fusion(self, store: Path) -> Learned | None:
-        """Learned fusion as it was judged, where it is switched on. Raises MissingExtra without LightGBM, EvokeError where there is
-        none: it was tuned before there was."""
-        if not self.learned:
-            return None
-        if not (store / "tuned" / JUDGED).is_dir():
-            raise EvokeError(f"{store} was tuned by an earlier version; run `evoke tune` again")
-        return Learned.load(store / "tuned" / JUDGED)
+        """Learned fusion as it was judged, where it is switched on. Raises MissingExtra without LightGBM."""
+        return Learned.load(store / "tuned" / JUDGED) if self.learned else None
 
     def joining(self, store: Path | None) -> Joined | None:
         """Learned joining, where it and learned fusion are switched on. Raises MissingExtra without LightGBM."""

@@ -193,6 +193,7 @@ def _trained(task: str, **given: Any) -> None:
     if as_json:
         rewritten = [asdict(one) for one in done.rewritten]
         told = {"adapter": done.adapter.name, "on": done.adapter.on, "evidence": done.adapter.evidence}
+        told["stays"] = done.stays.name if done.stays else None
         print_json(told | {"rewritten": rewritten})
         return
     from rich.console import Console
@@ -202,6 +203,8 @@ def _trained(task: str, **given: Any) -> None:
         paid = "it pays and is on; `evoke tune` says how much it weighs"
     else:
         paid = "no gain is shown, but it is on as you asked" if done.adapter.on else "it stays off: no gain is shown"
+        if done.stays:
+            paid += f"; {done.stays.name} stays on"
     click.echo(f"{done.adapter.name}: {paid}")
 
 

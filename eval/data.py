@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent.settings import Settings
 from eval.errors import EvalError
 from store.load import find_dataset, read_events, read_items
 from store.positive import Scale
@@ -31,6 +32,16 @@ class Data:
         """The scale of the ratings."""
         ratings = [event.rating for event in self.events if event.rating is not None]
         return Scale(min(ratings), max(ratings)) if ratings else Scale(None, None)
+
+
+def indexed(dataset: Path, store: str | Path | None) -> Path:
+    """The store of a dataset folder (without `store`, the dataset's own), brought up to date with it. Raises StoreError."""
+    from store.index import index
+    from store.place import default_store
+
+    folder = Path(store) if store else default_store(dataset)
+    index(dataset, folder, embedder=Settings.load().embedder())
+    return folder
 
 
 def read_data(dataset: Path) -> Data:

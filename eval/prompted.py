@@ -22,6 +22,7 @@ from agent.trained import Trained
 from agent.tuned import Tuned
 from eval.answers import Progress, quiet
 from eval.arms import JOINING, Bench
+from eval.data import indexed
 from eval.errors import EvalError
 from eval.fitting import fit
 from eval.judged import LEAST_USERS
@@ -33,6 +34,7 @@ from eval.steps import Steps
 from eval.trust import measured_catalog, seen_hash
 from eval.tune import MINUTES, MODEL_CASES, repeating, validation_cases
 from eval.variants import IN_FORCE, POOL, Variant, fingerprint, proposals, put, task
+from store.place import alone
 
 ROUNDS = 2
 PROPOSALS = 4
@@ -95,15 +97,11 @@ def tune_prompts(
     Further keywords override settings, such as `base_url`. Raises EvalError for too few cases, for a store tuned on other
     data or with an adapter that writes its queries, and where no model answers; nothing is written then.
     """
-    from store.index import index
-    from store.place import default_store
-
     dataset = Path(dataset)
     cases = validation_cases(dataset).sample(MOST_CASES, seed)
     rows, racing = _drawn(cases, model_cases, seed)
-    folder = Path(store) if store else default_store(dataset)
     say("indexing")
-    index(dataset, folder)
+    folder = indexed(dataset, store)
     tuned, seen = Tuned.load(folder), seen_hash(dataset)
     if tuned.evidence and tuned.evidence.get("seen") != seen:
         raise EvalError(f"{folder} was tuned on other data than {dataset} holds now; run `evoke tune` first")
@@ -115,13 +113,13 @@ def tune_prompts(
     told = tuned.applied(Settings.load(**settings), folder)
     proposer = (proposer or told).model_copy(update={"prompts": told.prompts})
     before = fingerprint(IN_FORCE, told)
-    key = [seen, seed, model_cases, minutes, rounds, before, told.weights, told.n_queries]
+    key = [seen, seed, model_cases, minutes, rounds, before, told.weights, told.n_queries, tuned.evidence]
     # Beside the answers: these hold queries too, which are about people, and `evoke forget` empties that folder.
     steps = Steps(
         folder / "measured" / "unfinished-prompts.json",
         " ".join(map(str, [*key, _place(told), told.model, _place(proposer), proposer.model])),
     )
-    with measured_catalog(folder, cases.on) as catalog:
+    with alone(folder, "tuning", "tuning the prompts of"), measured_catalog(folder, cases.on) as catalog:
         say(f"fitting on {len(cases.events)} events before the cut")
         fusion = tuned.judged_fusion(folder)
         bench = Bench(fit(cases, catalog), fusion, told.weights, tuned.baselines, repeating(cases))

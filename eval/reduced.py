@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 
 from agent.features import Candidates
-from agent.learned import Learned
+from agent.learned import FILE, Learned
 from agent.signals import CHANNEL_OF, Signals
 from agent.tuned import Tuned
 from eval.cases import known_in_use
@@ -59,7 +59,7 @@ def refitted(dataset: Path, tuned: Tuned, folder: Path, channel: str, former: Ca
         / "tuned"
         / "-".join(["without", *(["retriever"] if former is not None else []), *([channel] if channel else [])])
     )
-    if not kept.is_dir():
+    if not (kept / FILE).is_file():
         known, evidence = known_in_use(dataset), tuned.evidence
         with nullcontext(former) if former is not None else measured_catalog(folder, known.on) as catalog:
             taught, chosen = lessons(

@@ -13,6 +13,7 @@ from agent.tuned import Tuned
 from eval.answers import Progress, quiet
 from eval.arms import BUDGET, DEFAULT, MODEL, RANK, TRAINED, Bench, parts, untaught
 from eval.cases import data_hash, load_cases
+from eval.data import indexed
 from eval.errors import EvalError
 from eval.fitting import fit
 from eval.measured import measured
@@ -51,17 +52,13 @@ def compare(
     `against` is a saved run to compare this one with. Further keywords override settings, such as `base_url`. An arm that cannot
     run is listed with the reason. Raises EvalError and StoreError in one line that names the remedy.
     """
-    from store.index import index
-    from store.place import default_store
-
     dataset = Path(dataset)
     earlier = Run.load(Path(against)) if against else None
     arms = list(dict.fromkeys(arms))
     for arm in arms:
         parts(arm)  # says what there is before any work
     asked = load_cases(dataset, on, how)
-    folder = Path(store) if store else default_store(dataset)
-    index(dataset, folder)
+    folder = indexed(dataset, store)
     with measured_catalog(folder, on) as catalog:
         tuned, warnings = trusted(folder, dataset, on, how)
         adapters, doubts = trusted_adapters(folder, dataset, on, how)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from agent.settings import Settings
 from agent.trained import Adapter, Trained
 from agent.tuned import Tuned
 from eval.answers import Progress
@@ -35,15 +36,14 @@ def measured_catalog(store: Path, on: str) -> Catalog:
     """
     before = judged(store) if on == "valid" else None
     if before is None:
-        return Catalog.open(store, create=False)
+        return Catalog.open(store, create=False, embedder=Settings.load().embedder())
     embed_anew(store, before)
     return Catalog.open(before, create=False, embedder=Embedder(str(before)))
 
 
 def untrained(retriever: Path) -> str:
-    """The name of the encoder that a trained one began as."""
-    evidence = json.loads((retriever / EVIDENCE).read_text(encoding="utf-8"))
-    return str(evidence.get("untrained") or evidence["from"])
+    """The encoder that a trained one began as: a folder or a name."""
+    return str(json.loads((retriever / EVIDENCE).read_text(encoding="utf-8"))["untrained"])
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from eval.answers import Progress, quiet
 from eval.arms import FUSED, Bench
 from eval.cases import case_file, known_in_use, load_cases
 from eval.crossfit import lessons
+from eval.data import indexed
 from eval.errors import EvalError
 from eval.fitting import fit, table
 from eval.judged import Judge, diversity, model_channels
@@ -34,6 +35,7 @@ from eval.steps import Steps
 from eval.trust import measured_catalog, seen_hash
 from store import Catalog, History
 from store.cooccurrence import Cooccurrence
+from store.place import alone
 
 SEARCH_CASES = 1500
 """Cases that weights and the comparison's baselines are searched on."""
@@ -65,21 +67,18 @@ def tune(
     and between trees; channel weights go by recall@100 and nDCG@10 together. Further keywords override settings, such as
     `base_url`. `say` is told each step. Raises EvalError where there are no validation cases or no events to fit on.
     """
-    from store.index import index
-    from store.place import default_store
-
     dataset = Path(dataset)
     cases = validation_cases(dataset)
-    folder = Path(store) if store else default_store(dataset)
     say("indexing")
-    index(dataset, folder)
+    folder = indexed(dataset, store)
     cases = cases.sample(MOST_CASES, seed)
     seen = seen_hash(dataset)
-    steps = Steps(folder / "tuned" / "unfinished.json", f"{seen} {seed} {measure}")
+    # Beside the model's answers: ranking's are about people, too, and `evoke forget` empties that folder.
+    steps = Steps(folder / "measured" / "unfinished.json", f"{seen} {seed} {measure}")
     former = Tuned.load(folder).settings
     prompts = {"prompts": former["prompts"]} if "prompts" in former else {}
     in_force = Tuned(prompts).applied(Settings.load(**settings), folder)
-    with measured_catalog(folder, cases.on) as catalog:
+    with alone(folder, "tuning", "tuning"), measured_catalog(folder, cases.on) as catalog:
         say(f"fitting on {len(cases.events)} events before the cut")
         signals = fit(cases, catalog)
         repeats = repeating(cases)
@@ -136,7 +135,8 @@ def tune(
         if not joined:
             shutil.rmtree(folder / "tuned" / JOINED, ignore_errors=True)
     if judged_fusion:
-        with Catalog.open(folder, create=False) as catalog, History.open(folder) as history:
+        own = Catalog.open(folder, create=False, embedder=Settings.load().embedder())
+        with own as catalog, History.open(folder) as history:
             counts = Cooccurrence.of(history, catalog.snapshot(), catalog.folder)
             Signals.of(catalog, history, counts, refit=True)
     steps.finish()

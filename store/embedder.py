@@ -57,6 +57,12 @@ class Embedder:
         folder = Path(self._source).expanduser()
         return folder.resolve().name if folder.is_dir() else self._source
 
+    @property
+    def found_at(self) -> str:
+        """What finds the model again on this machine: the path of its folder, else its name."""
+        folder = Path(self._source).expanduser()
+        return self._source if self.remote or not folder.is_dir() else str(folder.resolve())
+
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the weights (of endpoint and model name for a URL), so that a store knows its model again."""

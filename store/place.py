@@ -141,16 +141,17 @@ def writing(store: Path) -> Iterator[None]:
 
 
 @contextmanager
-def training(store: Path, task: str) -> Iterator[None]:
-    """Be the one process that trains this for the store. Raises StoreBusy naming the other's pid."""
-    lock = _lock(store, f"training {task} for", f"{task}.lock")
+def alone(store: Path, what: str, doing: str) -> Iterator[None]:
+    """Be the one process that changes `what` for the store, which is said to be `doing` it. Raises StoreBusy that says what the
+    other one does, with its pid."""
+    lock = _lock(store, f"{what}.lock", doing)
     try:
         yield
     finally:
         os.close(lock)
 
 
-def _lock(store: Path, doing: str = "writing", name: str = "lock") -> int:
+def _lock(store: Path, name: str = "lock", doing: str = "writing") -> int:
     try:
         handle = os.open(store / name, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
@@ -158,11 +159,13 @@ def _lock(store: Path, doing: str = "writing", name: str = "lock") -> int:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        pid = os.read(handle, 32).decode(errors="replace").strip() or "unknown"
+        pid, _, other = os.read(handle, 128).decode(errors="replace").partition(" ")
         os.close(handle)
-        raise StoreBusy(f"another process (pid {pid}) is {doing} {store}; wait until it is done") from None
+        raise StoreBusy(
+            f"another process (pid {pid or 'unknown'}) is {other or doing} {store}; wait until it is done"
+        ) from None
     os.ftruncate(handle, 0)
-    os.pwrite(handle, str(os.getpid()).encode(), 0)
+    os.pwrite(handle, f"{os.getpid()} {doing}".encode(), 0)
     return handle
 
 

@@ -33,16 +33,18 @@ def embed_anew(
     model: Path,
     progress: Callable[[int, int], None] | None = None,
     vectors: Mapping[str, np.ndarray] | None = None,
+    present: Embedder | None = None,
 ) -> dict[str, Any]:
     """Index the store's items with the sentence-transformers model in the folder `model`, into that folder; the store stays as is.
 
     Returns what `put_in_force` wants to know. What is there already costs nothing, and ended early the next call goes on.
-    `progress(done, total)` counts items. `vectors` are unit vectors of documents, where they are known, by text.
+    `progress(done, total)` counts items. `vectors` are unit vectors of documents, where they are known, by text. `present` is the
+    store's model so far, where it is not found by its name.
     """
     embedder = _AtHand(str(model), vectors or {})
     with (
         places.writing(store),
-        Catalog.open(store, create=False) as old,
+        Catalog.open(store, create=False, embedder=present) as old,
         Catalog.open(model, embedder=embedder) as new,
     ):
         total = len(old)
@@ -52,14 +54,23 @@ def embed_anew(
     return {"model": embedder.name, "fingerprint": embedder.fingerprint, "dim": embedder.dim, "of": version}
 
 
-def put_in_force(store: Path, model: Path, facts: dict[str, Any], judged: Path | None = None) -> None:
+def put_in_force(
+    store: Path,
+    model: Path,
+    facts: dict[str, Any],
+    judged: Path | None = None,
+    present: Embedder | None = None,
+    first: Callable[[], None] = lambda: None,
+) -> None:
     """Take the model, with what `embed_anew` wrote and returned, into the store, and use it from now on; beside it the one that
     was `judged`, where that is another. The one file that says so is written at once: a crash leaves all as before, or all done.
-    Raises StoreError where the catalog has changed since."""
+    `present` as there; `first` is called before, once nothing is refused any more. Raises StoreError where the catalog has
+    changed since."""
     with places.writing(store):
-        with Catalog.open(store, create=False) as old:
+        with Catalog.open(store, create=False, embedder=present) as old:
             if old.version != facts["of"]:
                 raise StoreError("items were changed while the model was judged; run the same command again")
+        first()
         sweep(store)
         (store / places.RETRIEVERS).mkdir(parents=True, exist_ok=True)
         for each in filter(None, (judged, model)):

@@ -208,10 +208,10 @@ def test_ctrl_c_says_that_nothing_is_lost(films: Path, model_server: Callable[..
 
 def test_forgetting_names_what_was_trained_on_the_user_and_drops_what_a_model_wrote(films: Path) -> None:
     Tuned(learned=True).save(films)
-    (films / "tuned" / "fusion.json").write_text('{"names": [], "models": 0}')
+    (films / "tuned" / "fusion.json").write_text('{"names": [], "models": []}')
     (films / "measured").mkdir()
     (films / "measured" / "answers.db").write_text("mara")
     done = evoke("forget", "--user", "mara", "--store", films, "--json")
     assert printed(done)["trained"] == ["learned fusion"]
-    assert "train it anew with `evoke tune`" in done.stderr
+    assert "take mara out of the dataset, then run `evoke tune DIR`" in done.stderr
     assert not (films / "measured").exists()

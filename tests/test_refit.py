@@ -7,6 +7,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +15,27 @@ import numpy as np
 import pytest
 
 from agent import Recommender
+from agent.trained import drop_derived
 from agent.tuned import Tuned
 from eval import compare, crossfit, search
 from eval.cases import Cases, load_cases
 from eval.data import read_data
+from eval.errors import EvalError
 from eval.fitting import fit
 from eval.pairs import FOLDS
 from eval.reduced import refitted
 from eval.splits import _by_time
 from eval.train import optimizing, retriever
+from eval.train.encoder import Encoder, Material
 from eval.train.verdict import Verdict
 from eval.trust import measured_catalog, trusted
 from eval.tune import tune
-from store import Catalog, History
+from store import Catalog, History, Item, StoreError
 from store import place as places
 from store.embedder import Embedder
 from store.index import index
 from tests.recommending import FILMS
-from tests.test_train_retriever import NOBODY, few_steps, found, hashed
+from tests.test_train_retriever import NOBODY, few_steps, found, hashed, noised
 from tests.test_tune import TINY
 
 
@@ -225,6 +229,85 @@ def test_a_crash_before_the_switch_leaves_the_store_and_the_next_run_ends_it(
     done = retriever.train(FILMS, store=films, samples=300)
     assert found(films)[0] == done.name
     assert set(kept(films)) == {done.name, places.about(films)["judged"]}
+
+
+def test_items_written_while_it_learns_get_the_vectors_of_their_own_texts(
+    films: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Item] = []
+
+    def learned(self: Encoder, *_: Any, **__: Any) -> float:
+        if not written:
+            with Catalog.open(films, create=False) as catalog:
+                (first, *_) = catalog.items()
+                written.extend([replace(first, text="a film about lamps"), replace(first, id="new", title="New")])
+                catalog.upsert(written)
+        return noised(self)
+
+    monkeypatch.setattr(Encoder, "learn", learned)
+    done = retriever.train(FILMS, store=films, samples=300)
+    for store in filter(None, (films, places.judged(films))):
+        with Catalog.open(store, create=False) as catalog:
+            own = catalog.embedder.encode_documents([item.document for item in written])
+            np.testing.assert_allclose(catalog.vectors([item.id for item in written]), own, atol=1e-5)
+    assert found(films)[0] == done.name
+
+
+def test_what_is_refused_at_the_switch_leaves_learned_fusion_on(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tuned = Tuned({"decay": 0.6}, {}, True, {"on": "valid", "seen": "before"})
+    tuned.save(films)
+    before = found(films)
+
+    def meanwhile(*_: Any) -> tuple[dict[str, float], bool]:
+        with Catalog.open(films, create=False) as catalog:
+            (first, *_) = catalog.items()
+            catalog.upsert([replace(first, id="new")])
+        return {"present": 0.8, "trained": 0.8}, False
+
+    # Learned for use from what is there by then, so that only what is written after that can be refused.
+    monkeypatch.setattr(retriever, "searched", meanwhile)
+    monkeypatch.setattr(Material, "same", lambda *_: True)
+    with pytest.raises(StoreError, match="items were changed while the model was judged; run the same command again"):
+        retriever.train(FILMS, store=films, samples=300)
+    assert Tuned.load(films) == tuned
+    assert found(films) == before
+
+
+@pytest.mark.parametrize("at", [1, 3, 1 + FOLDS + 1, 1 + FOLDS + 3])
+def test_somebody_forgotten_while_it_learns_is_in_no_model_that_is_used(
+    films: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    before, learning = found(films), Encoder.learn
+    calls: list[int] = []
+
+    def forgetting(self: Encoder, *given: Any, **more: Any) -> float:
+        calls.append(1)
+        if len(calls) == at:
+            drop_derived(films)
+        return learning(self, *given, **more)
+
+    monkeypatch.setattr(Encoder, "learn", forgetting)
+    with pytest.raises(EvalError, match="somebody was forgotten meanwhile"):
+        retriever.train(FILMS, store=films, samples=300)
+    assert len(calls) >= at
+    assert found(films) == before
+    assert not (films / "trained" / retriever.UNFINISHED).exists()
+
+
+def test_an_encoder_in_a_folder_is_named_by_the_setting_and_found_again_after_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = shutil.copytree(Embedder().folder, tmp_path / "our-encoder")
+    monkeypatch.setenv("EVOKE_EMBEDDING_MODEL", str(encoder))
+    store = tmp_path / "store"
+    run = compare(FILMS, ["dense"], store=store, cases=5)
+    assert places.about(store)["model"] == "our-encoder"
+    done = retriever.train(FILMS, store=store, samples=300)
+    assert found(store)[0] == done.name
+    monkeypatch.delenv("EVOKE_EMBEDDING_MODEL")
+    after = compare(FILMS, ["dense", "dense-retriever"], store=store, cases=5)
+    before, without, trained = run.arms["dense"], after.arms["dense-retriever"], after.arms["dense"]
+    assert before["mrr"] == without["mrr"] != trained["mrr"]
 
 
 def kept(store: Path) -> Iterator[str]:

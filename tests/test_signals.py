@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from agent.errors import EvokeError
 from agent.features import candidates
 from agent.learned import Learned
 from agent.signals import CHANNEL_OF, Signals
@@ -169,6 +171,33 @@ def test_learned_fusion_learns_keeps_and_repeats_itself(signals: Signals, tmp_pa
     kept = Learned.load(tmp_path)
     assert kept.names == table.names
     np.testing.assert_allclose(kept.scores(table), learned.scores(table))
+    with pytest.raises(EvokeError, match=r"fusion\.json cannot be read .*: run `evoke tune` again"):
+        Learned.load(tmp_path / "elsewhere")
+    (tmp_path / "fusion.json").write_text('{"names": ["next"], "models": ["tree"]}')
+    with pytest.raises(EvokeError, match=r"fusion\.json cannot be read .*: run `evoke tune` again"):
+        Learned.load(tmp_path)
+
+
+def test_learned_fusion_reads_features_by_name(signals: Signals) -> None:
+    asked, truth = [walk[:-1] for walk in walks(2)], np.array([walk[-1] for walk in walks(2)])
+    table = candidates(signals, asked, repeats=True)
+    learned = Learned.fit(table, table.item == truth[table.case], seeds=(0,), rounds=10, min_data_in_leaf=5)
+    scores = learned.scores(table)
+    order = np.random.default_rng(0).permutation(len(table.names))
+    moved = replace(table, features=table.features[:, order], names=[table.names[at] for at in order])
+    np.testing.assert_array_equal(learned.scores(moved), scores)
+    another = np.column_stack([np.arange(len(scores), dtype=np.float32), table.features])
+    np.testing.assert_array_equal(
+        learned.scores(replace(table, features=another, names=["price", *table.names])), scores
+    )
+    used = int(np.argmax(learned.models[0].feature_importance()))
+    unknown = table.features.copy()
+    unknown[:, used] = np.nan
+    without = replace(
+        table, features=np.delete(table.features, used, axis=1), names=np.delete(table.names, used).tolist()
+    )
+    np.testing.assert_array_equal(learned.scores(without), learned.scores(replace(table, features=unknown)))
+    assert not np.array_equal(learned.scores(without), scores)
 
 
 def test_people_alike_are_those_who_chose_the_same() -> None:

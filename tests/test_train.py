@@ -22,23 +22,25 @@ from agent.embedded import file_hash, find_weights
 from agent.facts import TITLE
 from agent.interests import SEEN
 from agent.topup import Mix
-from agent.trained import WEIGHTS, Trained
+from agent.trained import WEIGHTS, Trained, drop_derived
 from eval.answers import quiet
 from eval.cases import load_cases
 from eval.errors import EvalError
 from eval.pairs import Pair, pairs
 from eval.records import Case
 from eval.train import lora as lora_module
-from eval.train import optimizing, queries, rank, reward
+from eval.train import optimizing, queries, rank, reward, run
 from eval.train.examples import SPELLED, Examples, chosen_next, near
 from eval.train.lora import Lora, Sample
 from eval.train.loss import compared
 from eval.train.verdict import Verdict, spread
+from eval.trust import seen_hash
 from eval.tune import validation_cases
 from prompts import Prompts
 from store import Catalog
-from store.place import training
+from store.place import alone
 from tests.recommending import FILMS
+from tests.test_adapters import recorded
 from tests.test_cli import printed
 
 
@@ -375,10 +377,16 @@ def test_the_commands_teach_judge_and_keep_an_adapter(films: Path) -> None:
     with Catalog.open(films) as catalog:
         assert set(rewritten["history"]) <= set(catalog.snapshot().titles)
     assert not (films / "trained" / "queries.unfinished").exists()
-    table = evoke("train", "rank", FILMS, "--store", films, "--samples", "4", "--cases", "1")
+    few = ("--store", films, "--samples", "4", "--cases", "1")
+    table = evoke("train", "rank", FILMS, *few)
     assert "as fused" in table.stdout
     assert re.search(r"evoke-rank-\w+: it stays off", table.stdout)
     assert not Trained.load(films).adapters["rank"].on
+    assert printed(evoke("train", "rank", FILMS, *few, "--anyway", "--json"))["stays"] is None
+    on = Trained.load(films).adapters["rank"]
+    table = evoke("train", "rank", FILMS, *few)
+    assert re.search(rf"evoke-rank-\w+: it stays off: no gain is shown; {on.name} stays on", table.stdout)
+    assert Trained.load(films).adapters["rank"] == on
     told = printed(evoke("forget", "--store", films, "--user", "mara", "--json"))["trained"]
     assert {"queries adapter", "rank adapter"} <= set(told)
     # One that is on is used: what its searches found says so in the trace.
@@ -389,10 +397,61 @@ def test_the_commands_teach_judge_and_keep_an_adapter(films: Path) -> None:
 
 
 def test_two_trainings_of_one_task_are_kept_apart(films: Path) -> None:
-    with training(films, "queries"):
+    with alone(films, "queries", "training queries for"):
         told = evoke("train", "queries", FILMS, "--store", films)
     assert told.returncode == 1
     assert re.search(r"another process \(pid \d+\) is training queries for .*; wait until it is done", told.stderr)
+
+
+def test_nothing_is_tuned_while_the_retriever_is_trained(films: Path) -> None:
+    with alone(films, "tuning", "training the retriever of"):
+        for words in (["tune", FILMS, "--no-model"], ["tune", FILMS, "--prompts"], ["train", "retriever", FILMS]):
+            told = evoke(*words, "--store", films, EVOKE_BASE_URL="http://127.0.0.1:9/v1")
+            assert told.returncode == 1
+            assert told.stderr.splitlines()[-1].endswith("wait until it is done")
+            assert re.search(r"another process \(pid \d+\) is training the retriever of ", told.stderr)
+
+
+def test_what_is_learned_from_somebody_who_is_forgotten_meanwhile_is_gone(tmp_path: Path) -> None:
+    kept = tmp_path / "trained" / "queries.unfinished"
+    with optimizing.unfinished(kept) as check:
+        check()
+        (kept / "batches.pt").touch()
+    assert not kept.exists()
+    with pytest.raises(Killed), optimizing.unfinished(kept):
+        (kept / "batches.pt").touch()
+        raise Killed
+    with pytest.raises(Killed), optimizing.unfinished(kept):
+        assert (kept / "batches.pt").is_file()  # gone on from
+        raise Killed
+    for ends_by_itself in (True, False):
+        with pytest.raises(EvalError, match="somebody was forgotten meanwhile"), optimizing.unfinished(kept) as check:
+            drop_derived(tmp_path)
+            if ends_by_itself:
+                (kept / "adapter.json").write_text("the folder is not there")
+            kept.mkdir()
+            (kept / "batches.pt").touch()
+            check()
+        assert not kept.exists()
+    with pytest.raises(Killed), optimizing.unfinished(kept):
+        drop_derived(tmp_path)
+        kept.mkdir()
+        (kept / "batches.pt").touch()
+        raise Killed
+    with optimizing.unfinished(kept):
+        assert not (kept / "batches.pt").exists()
+
+
+def test_an_adapter_stays_on_while_what_judged_it_holds(films: Path) -> None:
+    seen = seen_hash(FILMS)
+    assert run._good_still(films, "queries", seen) is None
+    former = recorded("queries", films, evidence={"on": "valid", "seen": seen})
+    stays = run._good_still(films, "queries", seen)
+    assert stays and stays.name == former.name
+    assert run._good_still(films, "queries", "other data") is None
+    drop_derived(films)
+    assert run._good_still(films, "queries", seen) is None
+    assert Trained.load(films).adapter("queries")  # used until another takes its place
 
 
 def test_what_is_no_gguf_file_is_refused_before_anything_is_learned(films: Path, tmp_path: Path) -> None:

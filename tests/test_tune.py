@@ -80,7 +80,7 @@ def test_without_a_model_its_channels_keep_their_defaults(films: Path) -> None:
     assert "model channels" not in tuned.evidence
     assert any("not judged" in line for line in said)
     assert Tuned.load(films) == tuned
-    assert not (films / "tuned" / "unfinished.json").exists()
+    assert not (films / "measured" / "unfinished.json").exists()
     assert tune(FILMS, store=films, model_cases=0) == tuned
 
 
@@ -233,7 +233,7 @@ def test_a_killed_tuning_goes_on_where_it_stopped(films: Path) -> None:
     )
     assert killed.returncode == -signal.SIGKILL
     arguments = [sys.executable, "-c", small + "cli.main()", *words]
-    kept = json.loads((films / "tuned" / "unfinished.json").read_text())["steps"]
+    kept = json.loads((films / "measured" / "unfinished.json").read_text())["steps"]
     assert not (films / "tuned" / "tuned.json").exists()
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,15 +1,19 @@
-"""What every training shares: how its rate goes, and checkpoints that it goes on from after a kill."""
+"""What every training shares: how its rate goes, and what it goes on from after a kill."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from agent import embedded
+from eval.errors import EvalError
 
 SAVED_EVERY = 60.0
 """Seconds between checkpoints."""
@@ -35,6 +39,38 @@ def schedule(step: int, steps: int, warm: float) -> float:
     """The share of the full rate at a step: it rises over the share `warm` of the steps, and then falls to 0 in a line."""
     rising = max(round(steps * warm), 1)
     return min((step + 1) / rising, (steps - step) / max(steps - rising, 1))
+
+
+@contextmanager
+def unfinished(kept: Path) -> Iterator[Callable[[], None]]:
+    """The folder of a training under way: what lies there from an earlier one that was killed is gone on from, and at the end it
+    is removed.
+
+    Forgetting somebody removes it, too (`agent.trained.drop_derived`), whatever is written there later. What is given raises
+    EvalError where that has happened, and so does an OSError that came of it.
+    """
+    mark = kept / "under way"
+    if not mark.is_file():
+        shutil.rmtree(kept, ignore_errors=True)
+        kept.mkdir(parents=True)
+        mark.touch()
+
+    def check() -> None:
+        if not mark.is_file():
+            shutil.rmtree(kept, ignore_errors=True)
+            raise EvalError("somebody was forgotten meanwhile, and what had learned from them is gone; run it again")
+
+    try:
+        yield check
+    except BaseException as error:
+        if isinstance(error, OSError):
+            check()
+        if kept.is_dir() and list(kept.iterdir()) == [mark]:  # refused before there was anything to keep
+            shutil.rmtree(kept)
+            with suppress(OSError):
+                kept.parent.rmdir()
+        raise
+    shutil.rmtree(kept)
 
 
 @dataclass

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from agent.trained import Trained
 from agent.tuned import Tuned
 from eval.answers import Progress, quiet
 from eval.cases import data_hash, known_in_use
+from eval.data import indexed
 from eval.errors import EvalError
 from eval.fitting import TURNS, turns_of
 from eval.metrics import per_case
@@ -29,13 +31,14 @@ from eval.reduced import MOST_CASES
 from eval.search import Say
 from eval.train.encoder import Encoder, Material
 from eval.train.encoders import SEARCHES, compared, searched
+from eval.train.optimizing import unfinished
 from eval.train.verdict import Verdict
 from eval.trust import EVIDENCE, measured_catalog, seen_hash, untrained
 from eval.tune import validation_cases
 from store import Catalog, History
 from store import place as places
 from store.embedder import UNTRAINED, Embedder, turned
-from store.index import index, refresh
+from store.index import refresh
 from store.retrained import embed_anew, put_in_force
 from store.snapshot import Snapshot
 
@@ -93,33 +96,28 @@ def train(
     by seed on one machine's CPU; uses a GPU where there is one. Raises EvalError where there is too little to learn from, or
     the store's vectors come from a server.
     """
-    from store.place import default_store
-
     dataset = Path(dataset)
     known, in_use = validation_cases(dataset).sample(MOST_CASES, seed), known_in_use(dataset)
     per_case([], [])  # says what is missing for measuring before the work, not after it
-    folder = Path(store) if store else default_store(dataset)
     say("indexing")
-    index(dataset, folder)
+    folder, present = indexed(dataset, store), Settings.load().embedder()
     kept = folder / "trained" / UNFINISHED
-    with places.training(folder, "retriever"):
+    with places.alone(folder, "tuning", "training the retriever of"), unfinished(kept) as check:
         with measured_catalog(folder, known.on) as catalog:
             _check(folder, catalog)
-            snapshot = catalog.snapshot()
+            snapshot, documents = _texts(folder, catalog)
             before = _material(known, snapshot, samples or PAIRS, seed)
-            made, loss, vectors = _taught(catalog, before, seed, kept / "encoder.pt", say, progress)
-            facts = _indexed(folder, made, vectors, say, progress)
+            made, loss, vectors = _taught(catalog, before, documents, seed, kept / "encoder.pt", say, progress)
+            check()
+            facts = _indexed(folder, made, vectors, present, say, progress)
             # As the store will read it: in its precision, and whole documents.
             with Catalog.open(made, create=False, embedder=Embedder(str(made))) as anew:
                 verdict = compared(known, catalog, anew, folder, seed, say, progress)
-                if not made.is_dir():
-                    raise EvalError(
-                        "somebody was forgotten meanwhile, and what had learned from them is gone; run it again"
-                    )
+                check()
                 after = anew.vectors(snapshot.ids)
                 searches, worse = searched(snapshot, after, catalog.embedder, anew.embedder, seed)
         trained = places.retriever(folder)
-        first = untrained(trained) if trained else catalog.embedder.name
+        first = untrained(trained) if trained else catalog.embedder.found_at
         evidence = {
             "on": "valid", "seen": seen_hash(dataset), "seed": seed, "pairs": len(before.pairs), "loss": loss,
             "from": catalog.embedder.name, "untrained": first,
@@ -129,20 +127,21 @@ def train(
         evidence |= {"title search is worse": worse, "pays": pays}
         if pays or anyway:
             judged = made
-            with Catalog.open(folder, create=False) as catalog:
-                for_use = _material(in_use, catalog.snapshot(), samples or PAIRS, seed)
+            with Catalog.open(folder, create=False, embedder=present) as catalog:
+                snapshot, documents = _texts(folder, catalog)
+                for_use = _material(in_use, snapshot, samples or PAIRS, seed)
                 if not for_use.same(before):
                     say("learning once more, for use")
-                    made, loss, vectors = _taught(catalog, for_use, seed, kept / "for use.pt", say, progress)
-                    facts = _indexed(folder, made, vectors, say, progress)
+                    made, loss, vectors = _taught(catalog, for_use, documents, seed, kept / "for use.pt", say, progress)
+                    check()
+                    facts = _indexed(folder, made, vectors, present, say, progress)
                     evidence["for use"] = {"pairs": len(for_use.pairs), "loss": loss, "data": data_hash(dataset)}
             (made / EVIDENCE).write_text(json.dumps(evidence, indent=1) + "\n", encoding="utf-8")
-            _outdate(folder)
             shutil.rmtree(made / "derived", ignore_errors=True)  # judging left it; the store keeps its own
-            put_in_force(folder, made, facts, judged if judged != made else None)
+            check()
+            put_in_force(folder, made, facts, judged if judged != made else None, present, lambda: _outdate(folder))
             with Catalog.open(folder, create=False) as catalog, History.open(folder) as history:
                 refresh(catalog, history)
-        shutil.rmtree(kept)
         return Retrained(made.name, pays, pays or anyway, verdict, searches, evidence)
 
 
@@ -153,10 +152,13 @@ def _check(folder: Path, catalog: Catalog) -> None:
         raise EvalError(f"{folder} has its vectors on a Chroma server, which are not replaced; {again}")
     if catalog.embedder.remote:
         raise EvalError(f"{folder} has its vectors from an embeddings URL, whose model cannot be trained here; {again}")
-    if turns_of(catalog) is not None and catalog.embedder.turn_back is None:
-        raise EvalError(
-            f"{folder} has a retriever that does not know the encoder it began as; index into a new store, and train"
-        )
+
+
+def _texts(folder: Path, catalog: Catalog) -> tuple[Snapshot, list[str]]:
+    """The items as they are, and their texts: what is written meanwhile would give a text the vector of another."""
+    with places.writing(folder):
+        snapshot = catalog.snapshot()
+        return snapshot, [item.document for item in catalog.get(snapshot.ids).values()]
 
 
 def _material(cases: Cases, snapshot: Snapshot, n: int, seed: int) -> Material:
@@ -168,14 +170,18 @@ def _material(cases: Cases, snapshot: Snapshot, n: int, seed: int) -> Material:
 
 
 def _taught(
-    catalog: Catalog, material: Material, seed: int, checkpoint: Path, say: Say, progress: Progress
+    catalog: Catalog,
+    material: Material,
+    documents: Sequence[str],
+    seed: int,
+    checkpoint: Path,
+    say: Say,
+    progress: Progress,
 ) -> tuple[Path, float, dict[str, np.ndarray]]:
     """The folder of the encoder that learned from this, beside the checkpoint; its loss; what it makes of the texts."""
     say(f"{len(material.pairs)} steps to learn from; loading {catalog.embedder.name}")
     encoder = Encoder(catalog.embedder, seed)
     loss = encoder.learn(material, checkpoint, progress)
-    ids = catalog.snapshot().ids
-    documents = (item.document for item in catalog.get(ids).values())
     made = _saved(encoder, checkpoint.parent)
     np.save(made / TURNS, _turns(encoder, catalog, material, seed, checkpoint, progress))
     back, former = np.linalg.inv(encoder.matrix.astype(np.float64)), catalog.embedder.turn_back
@@ -203,10 +209,12 @@ def _turns(
     return np.stack(turns).astype(np.float32)
 
 
-def _indexed(folder: Path, made: Path, vectors: dict[str, np.ndarray], say: Say, progress: Progress) -> dict[str, Any]:
+def _indexed(
+    folder: Path, made: Path, vectors: dict[str, np.ndarray], present: Embedder | None, say: Say, progress: Progress
+) -> dict[str, Any]:
     say("indexing with what was learned")
     with progress("items indexed") as advance:
-        return embed_anew(folder, made, advance, vectors)
+        return embed_anew(folder, made, advance, vectors, present)
 
 
 def _saved(encoder: Encoder, kept: Path) -> Path:
@@ -224,8 +232,8 @@ def _outdate(folder: Path) -> None:
     if tuned.evidence:
         reason = "it was tuned before the retriever was trained; run `evoke tune` again"
         replace(tuned, learned=False, evidence=tuned.evidence | {"outdated": reason}).save(folder)
-    for unfinished in (*(folder / "tuned").glob("unfinished*.json"), *(folder / "measured").glob("unfinished*.json")):
-        unfinished.unlink()
+    for steps in (folder / "measured").glob("unfinished*.json"):
+        steps.unlink()
 
 
 def to_do_next(folder: Path) -> list[str]:

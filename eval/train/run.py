@@ -18,6 +18,7 @@ from agent.tuned import Tuned
 from eval import reranked
 from eval.answers import Progress, quiet
 from eval.arms import BUDGET, Bench
+from eval.data import indexed
 from eval.errors import EvalError
 from eval.fitting import fit
 from eval.heard import Heard, heard, unsaid
@@ -29,12 +30,13 @@ from eval.train import queries, rank
 from eval.train.examples import Examples, chosen_next, near
 from eval.train.export import check_architecture, export
 from eval.train.lora import Lora
-from eval.train.optimizing import settle
+from eval.train.optimizing import settle, unfinished
 from eval.train.verdict import Verdict, judging
 from eval.trust import measured_catalog, seen_hash
 from eval.tune import repeating, validation_cases
 from prompts import Prompts
 from store import Catalog
+from store.place import alone
 
 SAMPLES: Mapping[str, int] = {"queries": 400, "rank": 400}
 """Steps from one item to the next to learn from."""
@@ -59,10 +61,14 @@ class Rewritten:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What a training came to: the adapter, on or off, the table that says why, and ten people's searches (kept nowhere)."""
+    """What a training came to: the adapter, on or off, the table that says why, and ten people's searches (kept nowhere).
+
+    `stays` is the adapter so far, where that stays on because the new one does not pay: the new one is not kept then.
+    """
 
     adapter: Adapter
     verdict: Verdict
+    stays: Adapter | None
     rewritten: list[Rewritten]
 
     def __rich__(self) -> Any:
@@ -99,17 +105,13 @@ def train(
     override settings. Raises EvalError where there is too little to learn from, or the extra "train" is missing;
     StoreBusy where another process is at it.
     """
-    from store.index import index
-    from store.place import default_store, training
-
     settle()
     dataset = Path(dataset)
     known = validation_cases(dataset)
     per_case([], [])  # says what is missing for measuring before the work, not after it
     repeats = repeating(known)
-    folder = Path(store) if store else default_store(dataset)
     say("indexing")
-    index(dataset, folder)
+    folder = indexed(dataset, store)
     tuned = Tuned.load(folder)
     in_force = tuned.applied(Settings.load(**settings), folder)
     prompts = Prompts(in_force.prompts)
@@ -119,7 +121,7 @@ def train(
     weights = find_weights(in_force.model).resolve()
     check_architecture(weights)
     kept = folder / "trained" / f"{task}.unfinished"
-    with training(folder, task):
+    with alone(folder, task, f"training {task} for"), unfinished(kept) as check:
         with measured_catalog(folder, known.on) as catalog:
             drawn = pairs(known, catalog.snapshot(), samples or SAMPLES[task], seed)
             say(f"fitting on {len(known.events)} events before the cut")
@@ -161,21 +163,22 @@ def train(
             verdict, rewritten = judged(judge, adapter, catalog, in_force, folder / "measured" / "answers.db", progress)
         evidence = adapter.evidence | {"verdict": verdict.as_json()}
         adapter = replace(adapter, on=verdict.paid or anyway, evidence=evidence)
-        adapter.check_files()  # forgetting somebody takes what is unfinished
+        check()
         Trained.save(adapter)
-        # One that pays is not given up for one that does not.
-        if adapter.on or not _on(folder, task):
+        stays = None if adapter.on else _good_still(folder, task, seen_hash(dataset))
+        if not stays:
             adapter = _taken_in(adapter, folder / "trained" / task)
-        shutil.rmtree(kept)
-        return Training(adapter, verdict, rewritten)
+        return Training(adapter, verdict, stays, rewritten)
 
 
-def _on(folder: Path, task: str) -> bool:
-    """Whether an adapter for the task is on; one whose record cannot be read is not."""
+def _good_still(folder: Path, task: str, seen: str) -> Adapter | None:
+    """The adapter so far, which is not given up for one that does not pay: where it is on, was judged by these data, and nobody
+    was forgotten since."""
     try:
-        return Trained.load(folder, [task]).adapter(task) is not None
+        former = Trained.load(folder, [task]).adapter(task)
     except EvokeError:
-        return False
+        return None
+    return former if former and former.evidence.get("seen") == seen and not former.knows_forgotten else None
 
 
 def _taken_in(adapter: Adapter, place: Path) -> Adapter:
