@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
-from agent.errors import BadAnswer, ModelDown, ModelError, ModelSlow
+from agent.errors import BadAnswer, ModelDown, ModelError, ModelSlow, RequestRefused
 
 T = TypeVar("T")
 
@@ -81,7 +81,7 @@ def _as_model_error(error: Exception) -> ModelError:
     if status is not None and status >= 500:
         return ModelDown(f"the server failed ({status})")
     if status is not None and status >= 400:
-        return BadAnswer(f"the server refused the request ({status}); a prompt may be too long for the model")
+        return RequestRefused(f"the server refused the request ({status}); a prompt may be too long for the model")
     if isinstance(error, openai.APIConnectionError) and _worth_retrying(error):
         return ModelDown("no connection to the model server")
     if isinstance(error, openai.APIConnectionError | OSError) or type(error).__module__.startswith("http"):

@@ -29,5 +29,9 @@ class BadAnswer(ModelError):
     """The model answered, but with nothing that can be used."""
 
 
+class RequestRefused(BadAnswer):
+    """The server does not take the request as it is: a prompt may be too long for the model."""
+
+
 class AdapterRefused(ModelError):
     """A trained adapter does not belong to what would run with it."""

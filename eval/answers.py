@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import sqlite3
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import bridge, embedded, model
-from agent.errors import BadAnswer, ModelDown, ModelError
+from agent.errors import BadAnswer, ModelDown, ModelError, RequestRefused
 from agent.interests import MAX_TOKENS, PENALTY, Call, answered, calls, checked
 from agent.llm import LLM, Deadline
 from agent.results import NOTHING, Interests, Stage
@@ -140,14 +141,18 @@ async def _answers(
 
 
 async def _asked(llm: LLM, call: Call) -> Reply:
-    """What the model answers to one question; nothing written where it is of no use. Raises ModelError where no answer comes."""
+    """What the model answers to one question; nothing written where it is of no use. Raises ModelError where no answer comes, or
+    the request is refused: another time it may not be."""
+    started = time.perf_counter()
     try:
         try:
             reply = await answered(llm, [call], Deadline(DEADLINE))
         except ModelDown:
             reply = await answered(llm, [call], Deadline(DEADLINE))
+    except RequestRefused:
+        raise
     except BadAnswer:
-        return Reply(None)
+        return Reply(None, ms=round((time.perf_counter() - started) * 1000, 1))
     usage = reply.usage
     written = reply.value.model_dump(exclude_unset=True)  # what was not asked for must not hide another answer's
     return Reply(written, usage.tokens_in, usage.tokens_out, round(reply.ms, 1))

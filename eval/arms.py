@@ -188,9 +188,12 @@ class Bench:
     def by_weight(self, lists: Mapping[str, Lists], k: int) -> Lists:
         """What an arm `a+b` fuses: all equally, a model's channel beside dense by what tuning found for that arm, and beside base
         what joins it by its weight, as the recommender does."""
+        return self.fused(self.cut(lists, k), self.shares(lists), k)
+
+    def cut(self, lists: Mapping[str, Lists], k: int) -> dict[str, Lists]:
+        """The lists of an arm `a+b`, of a model's channel as many of the first rows as tuning found for that arm."""
         depth = int(self._found(lists).get(DEPTH, k))
-        cut = {s: [row[:depth] for row in own] if s in MODEL else own for s, own in lists.items()}
-        return self.fused(cut, self.shares(lists), k)
+        return {s: [row[:depth] for row in own] if s in MODEL else own for s, own in lists.items()}
 
     def shares(self, singles: Collection[str]) -> dict[str, float]:
         """The weights by which the lists of these single arms are fused."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from eval.data import Data, case_file, data_hash, read_data
+from eval.data import Data, case_file, data_hash, hidden_targets, read_data
 from eval.errors import EvalError
 from eval.records import FITTED, Case, Cases, check_part, told_targets
 from eval.splits import make_cases, make_cases_of
@@ -70,10 +70,7 @@ def read_cases(dataset: Path, on: str) -> Cases:
     cases = _read(path, data.items)
     if not cases:
         raise EvalError(f"{path}: there is no case; add one line for each request whose answer is known")
-    warnings = list(data.warnings)
-    hidden = sum(target in data.hidden for case in cases for target in case.targets)
-    if hidden:
-        warnings.append(f"{hidden} targets are hidden items, which are never returned")
+    warnings = [*data.warnings, *hidden_targets(data, cases)]
     events = _fitted(data, on, dataset, warnings)
     return Cases(data.name, on, cases, tuple(events), warnings)
 

@@ -90,9 +90,7 @@ def _delta(before: Run, after: Run, arm: str, measure: str) -> Delta | None:
 def _tested(before: Run, after: Run, deltas: list[Delta]) -> list[Delta]:
     """The deltas with their significance, where both runs kept the values of the very same cases."""
     users = after.case_users
-    if users is None or before.case_users is None or (before.data, before.on) != (after.data, after.on):
-        return deltas
-    if not np.array_equal(before.case_users, users):
+    if users is None or before.case_users is None or (before.data, before.asked) != (after.data, after.asked):
         return deltas
     tests = {}
     for row, delta in enumerate(deltas):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import click
@@ -60,6 +61,8 @@ def compare(
     from eval.arms import DEFAULT
     from eval.runner import compare as run_compare
 
+    if out:
+        _writable(out)
     run = run_compare(
         dataset,
         [arm.strip() for arm in arms.split(",") if arm.strip()] if arms else DEFAULT,
@@ -72,14 +75,25 @@ def compare(
         against=against,
         progress=progress,
     )
-    if out:
-        say(f"saved {run.save(out)}")
     if as_json:
         print_json(run.as_json())
     else:
         from rich.console import Console
 
         Console().print(run)
+    if out:
+        say(f"saved {run.save(out)}")
+
+
+def _writable(folder: Path) -> None:
+    """Says that results could not be saved there before they are worked out, not after."""
+    from eval.errors import EvalError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise EvalError(f"{folder} cannot be written ({error.strerror}); choose another --out") from error
 
 
 @cli.command()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.settings import Settings
 from eval.errors import EvalError
+from eval.records import Case
 from store.load import find_dataset, read_events, read_items
 from store.positive import Scale
 from store.records import Event
@@ -74,9 +76,17 @@ def read_data(dataset: Path) -> Data:
 def case_file(dataset: Path, on: str) -> Path | None:
     """The file with the cases of this part, if there is one."""
     found = [path for path in (Path(dataset) / f"{on}{ending}" for ending in CASE_FORMATS) if path.exists()]
+    if not found and (table := Path(dataset) / f"{on}.csv").exists():
+        raise EvalError(f"{table}: cases hold lists, which a CSV file has no way to write; give {on}.jsonl or .parquet")
     if len(found) > 1:
         raise EvalError(f"{dataset}: both {found[0].name} and {found[1].name} are there; keep one")
     return found[0] if found else None
+
+
+def hidden_targets(data: Data, cases: Iterable[Case]) -> list[str]:
+    """A warning of targets that no arm can return."""
+    hidden = sum(target in data.hidden for case in cases for target in case.targets)
+    return [f"{hidden} targets are hidden items, which are never returned"] if hidden else []
 
 
 def data_hash(dataset: Path) -> str:

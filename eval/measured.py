@@ -47,6 +47,7 @@ def measured(cases: Cases, ranked: dict[str, list[list[str]]], catalog: Catalog,
         users=cases.users,
         arms=arms,
         comparisons=significance.holm(tests),
+        asked=cases.hash,
         union_ceiling=metrics.union_ceiling(cases.cases, channels) if channels else None,
         intervals={
             arm: significance.intervals({measure: values[arm][measure] for measure in CERTAIN}, users) for arm in ranked

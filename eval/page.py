@@ -61,9 +61,15 @@ def headline(run: Run) -> str:
     level = [arm for arm in order if arm in compared and chance(compared[arm]) >= ALPHA]
     ahead = len(compared) - len(level)
     if not level:
-        return (
-            f"{said}, significantly ahead of {'the other arm' if ahead == 1 else f'all {ahead} arms compared with it'}."
+        whom = (
+            "the other arm"
+            if len(others) == 1
+            else next(iter(compared))
+            if ahead == 1
+            else f"all {ahead} compared with it"
         )
+        untold = f"; {len(others) - ahead} were not compared with it" if ahead < len(others) else ""
+        return f"{said}, significantly ahead of {whom}{untold}."
     return f"{said}, but {' and '.join(level)} may be as good: the difference could be chance."
 
 

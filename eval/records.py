@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
@@ -68,6 +70,12 @@ class Cases:
     def users(self) -> int:
         """How many users the cases come from."""
         return len({case.user for case in self.cases})
+
+    @property
+    def hash(self) -> str:
+        """A hash of what is asked: the cases, in their order."""
+        told = json.dumps([asdict(case) for case in self.cases])
+        return hashlib.blake2b(told.encode(), digest_size=12).hexdigest()
 
     def __len__(self) -> int:
         return len(self.cases)

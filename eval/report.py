@@ -9,14 +9,16 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 
 from eval.errors import EvalError
 from eval.significance import Comparison
+from store.place import write_atomically
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -46,7 +48,8 @@ class Run:
     "ms_p50", "ms_p90", "calls", "tokens_in", "tokens_out", "tokens". `intervals` are 95 % intervals by arm and measure.
     `strata` is what `metrics.within` gives, `overlap` what `metrics.overlap` gives. `values` are the per-case values of
     some measures by arm, (n_cases,), and `case_users` a code for each case's user: saved beside the JSON, so that a later run can
-    be compared case by case. `changes` are those since an earlier run (see `eval.changes`), where one was given."""
+    be compared case by case, where `asked`, a hash of the cases, says that they are the same. `changes` are those since an earlier
+    run (see `eval.changes`), where one was given."""
 
     dataset: str
     on: str
@@ -56,6 +59,7 @@ class Run:
     comparisons: list[Comparison] = field(default_factory=list)
     union_ceiling: float | None = None
     data: str = ""
+    asked: str = ""
     seed: int = 0
     model: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
@@ -95,8 +99,14 @@ class Run:
             ) from error
 
     def save(self, folder: Path) -> Path:
-        """Write run.json, report.html and the per-case values (values.npz) into the folder; gives the path of run.json."""
-        folder = Path(folder)
+        """Write run.json, report.html and the per-case values (values.npz) into the folder, each whole or not at all; gives the
+        path of run.json. Raises EvalError where that is not possible."""
+        try:
+            return self._save(Path(folder))
+        except OSError as error:
+            raise EvalError(f"{folder} cannot be written ({error.strerror}); choose another folder") from error
+
+    def _save(self, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         if self.case_users is not None:
             columns: dict[str, Any] = {
@@ -104,10 +114,11 @@ class Run:
                 for arm, measures in self.values.items()
                 for measure, values in measures.items()
             }
-            np.savez_compressed(folder / "values.npz", users=self.case_users, **columns)
-        (folder / "report.html").write_text(self.html(), encoding="utf-8")
+            np.savez_compressed(file := BytesIO(), users=self.case_users, **columns)
+            write_atomically(folder / "values.npz", file.getvalue())
+        write_atomically(folder / "report.html", self.html().encode())
         path = folder / "run.json"
-        path.write_text(json.dumps(self.as_json(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        write_atomically(path, (json.dumps(self.as_json(), ensure_ascii=False, indent=1) + "\n").encode())
         return path
 
     @classmethod
@@ -124,13 +135,19 @@ class Run:
         run = cls.from_json(saved)
         beside = file.parent / "values.npz"
         if beside.exists():
-            with np.load(beside, allow_pickle=False) as columns:
-                run.case_users = columns["users"]
-                for name in columns.files:
-                    if name != "users":
-                        arm, _, measure = name.rpartition("/")
-                        run.values.setdefault(arm, {})[measure] = columns[name].astype(np.float64)
+            try:
+                run._read(beside)
+            except (OSError, ValueError, KeyError, BadZipFile) as error:
+                raise EvalError(f"{beside} cannot be read ({error}); run compare again, or take it away") from error
         return run
+
+    def _read(self, values: Path) -> None:
+        with np.load(values, allow_pickle=False) as columns:
+            self.case_users = columns["users"]
+            for name in columns.files:
+                if name != "users":
+                    arm, _, measure = name.rpartition("/")
+                    self.values.setdefault(arm, {})[measure] = columns[name].astype(np.float64)
 
     def ordered(self, measure: str = PRIMARY[0]) -> list[str]:
         """The arms, the best of the measure first."""

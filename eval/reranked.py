@@ -99,14 +99,18 @@ def reordered(
     adapter: Adapter | None,
     kept: Path,
     progress: Progress,
-) -> tuple[list[list[Candidate]], np.ndarray, str]:
+) -> tuple[list[list[Candidate]], np.ndarray, str, str]:
     """The lists with this share of the model's ranking in the score, what that cost, (n_cases, 4): milliseconds, calls, tokens in
-    and out, and which model ranked. Answers are kept in the file `kept`, and not asked for again. Raises ModelError where no model
-    can be had or answers nothing, EvalError where one stops answering."""
+    and out, which model ranked, and in words what became of its answers. These are kept in the file `kept`, and not asked for
+    again. Raises ModelError where no model can be had or answers nothing, EvalError where one stops answering."""
     replies, by = bridge.run(_reordered(cases, fused, catalog, settings, adapter, kept, progress))
     windows = [-(-len(own[: settings.rank_depth]) // WINDOW) * settings.rank_shuffles for own in fused]
     cost = [[reply.ms, calls, reply.tokens_in, reply.tokens_out] for reply, calls in zip(replies, windows, strict=True)]
-    return blended(fused, [reply.written or {} for reply in replies], share), np.array(cost), by
+    places = [reply.written or {} for reply in replies]
+    unranked = float(np.mean([not own for own in places])) if places else 0.0
+    at_once = settings.concurrency if settings.base_url else AT_ONCE
+    note = f"{by} ranks, {at_once} cases at once" + (f"; {unranked:.0%} of them it cannot rank" if unranked else "")
+    return blended(fused, places, share), np.array(cost), by, note
 
 
 async def _reordered(

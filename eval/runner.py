@@ -27,6 +27,8 @@ from store.place import retriever
 
 FORMER = ("retriever", "training")
 """What arms do without that rank by the encoder's vectors as they were before its training."""
+IN_FORCE = {"weights", "n_queries", "rank_weight", "rank_depth", "rank_shuffles"}
+"""Settings that lists depend on, whether they were tuned or set by hand."""
 MODEL_CASES = 1000
 """Cases of a run in which an arm calls a model, unless told otherwise."""
 
@@ -55,6 +57,8 @@ def compare(
     dataset = Path(dataset)
     earlier = Run.load(Path(against)) if against else None
     arms = list(dict.fromkeys(arms))
+    if not arms:
+        raise EvalError("no arm is named; name some, such as base,dense")
     for arm in arms:
         parts(arm)  # says what there is before any work
     asked = load_cases(dataset, on, how)
@@ -107,8 +111,9 @@ def compare(
         for arm, cost in each.cost.items():
             run.arms[arm] |= cost
     run.data, run.seed, run.arms_not_run = data_hash(dataset), seed, not_run
-    run.warnings += warnings
-    run.settings = {"allow_repeats": allow_repeats, "budget": BUDGET, "tuned": tuned.settings, "learned": tuned.learned}
+    run.warnings += warnings + _out_of_reach(asked, allow_repeats)
+    run.settings = {"split": how or "as given", "allow_repeats": allow_repeats, "budget": BUDGET}
+    run.settings |= {"tuned": tuned.settings, "learned": tuned.learned, "in force": told.model_dump(include=IN_FORCE)}
     run.settings["joined"] = list(bench.joining.channels) if bench.joining else []
     if bench.joining and (by_weight := [arm for arm in lists if bench.weighs(parts(arm, switched_on))]):
         run.warnings.append(
@@ -119,6 +124,14 @@ def compare(
     if earlier:
         run.changes = run.against(earlier).as_json()
     return run
+
+
+def _out_of_reach(cases: Cases, repeats: bool) -> list[str]:
+    """A warning of targets that no arm can find."""
+    again = sum(target in case.known for case in cases.cases for target in case.targets)
+    if repeats or not again:
+        return []
+    return [f"{again} targets stand in their case's own history, which no arm recommends without --allow-repeats"]
 
 
 def _untrained(arms: Sequence[str], folder: Path, adapters: Mapping[str, Adapter]) -> dict[str, str]:
@@ -183,6 +196,7 @@ def _tell_model(
     if rankers := [of.ranker for of in ran.values() if of.ranker]:
         run.model = run.model or rankers[0]
         run.prompts["rank"] = Prompts(settings.prompts).fingerprint("rank")
+        run.warnings += [f"{arm}: {note}" for of in ran.values() for arm, note in of.ranked.items()]
     if any(part.startswith("full") for arm in arms for part in arm.split("+")):
         shares = settings.weights | {RANK: settings.rank_weight}
         run.settings["full"] = {"base": 1.0} | {part: shares[part] for part in switched_on}

@@ -34,12 +34,13 @@ FITTED = frozenset({"collaborative", "popular", "item-knn", "ease", "star"})
 @dataclass
 class Ran:
     """By arm the ids ranked for each case and the cost of a request; what the model said, by what it was asked for; which model
-    ranked, if one did; and the arms that could not run, each with the reason."""
+    ranked, if one did, and by arm in words what became of that; and the arms that could not run, each with the reason."""
 
     lists: dict[str, list[list[str]]] = field(default_factory=dict)
     cost: dict[str, dict[str, float]] = field(default_factory=dict)
     said: dict[Parts, Heard] = field(default_factory=dict)
     ranker: str = ""
+    ranked: dict[str, str] = field(default_factory=dict)
     not_run: dict[str, str] = field(default_factory=dict)
 
 
@@ -72,7 +73,7 @@ def run_arms(
             share = settings.rank_weight or JOINING
             fused = _fused(arm, ran.lists[arm], bench, cases, given)
             try:
-                moved, ranking, ran.ranker = reordered(
+                moved, ranking, ran.ranker, ran.ranked[arm] = reordered(
                     cases.cases, fused, share, catalog, settings, adapters.get(RANK), kept, progress
                 )
             except ModelError as error:
@@ -93,7 +94,7 @@ def _fused(arm: str, ranked: list[list[str]], bench: Bench, cases: Cases, given:
     else:
         said, ids = asked_parts(plan), bench.snapshot.ids
         at_hand = {single: given[key] for single in plan if (key := (single, said if single in MODEL else ())) in given}
-        rows = at_hand | _singles(set(plan) - at_hand.keys(), bench, cases)
+        rows = bench.cut(at_hand | _singles(set(plan) - at_hand.keys(), bench, cases), BUDGET)
         lists = {single: [[ids[row] for row in own] for own in rows[single]] for single in plan}
         shares = bench.shares(plan)
     hits = [{name: [Hit(id, 0.0) for id in own[row]] for name, own in lists.items()} for row in range(len(cases))]
@@ -188,7 +189,8 @@ def _ranked(
 def _cost(
     bench: Bench, arm: str, cases: Cases, given: Given, model: np.ndarray, talking: Sequence[float] | None
 ) -> dict[str, float]:
-    """Milliseconds of one request at a time (p50 and p90), a model's answers included, and calls and tokens of a request."""
+    """Milliseconds of a request (p50 and p90), and calls and tokens of it. A model's milliseconds are as they came with as many
+    requests at once as the run says; the others' of one at a time."""
     taken: list[float] = []
     begun = time.perf_counter()
     for row, history in enumerate(histories(cases.cases, bench.signals.snapshot)[:TIMED]):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.data import Data, read_data
+from eval.data import Data, hidden_targets, read_data
 from eval.errors import EvalError
 from eval.records import FITTED, Case, Cases, check_part
 from store.positive import positive_events
@@ -90,7 +90,7 @@ def _made(data: Data, on: str, how: str, cuts: tuple[float, float], warnings: li
         )
     if how in ("per-user", "last-out"):
         warnings = [*warnings, _SEES_FUTURE.format(how={"per-user": "a split per user"}.get(how, "leave-last-out"))]
-    return Cases(data.name, on, cases, fitted, [*data.warnings, *warnings])
+    return Cases(data.name, on, cases, fitted, [*data.warnings, *hidden_targets(data, cases), *warnings])
 
 
 def _by_time(data: Data, cuts: tuple[float, float]) -> list[str | None]:

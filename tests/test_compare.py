@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ from eval.errors import EvalError
 from eval.report import Run
 from eval.trust import seen_hash
 from store import Event, History
-from tests.faults import Status, Text
+from tests.faults import Labels, Status, Text
 from tests.recommending import FILMS, GOOD, modelled
 
 COUNTED = ("calls", "tokens_in", "tokens_out", "tokens")
@@ -82,6 +85,35 @@ def test_a_comparison_prints_itself_and_is_the_same_again(films: Path) -> None:
     assert first.cases < CASES
     other = compare(FILMS, ["base"], store=films, cases=12, seed=4)
     assert other.case_users is not None and quality(other) != quality(first)
+    assert other.asked != first.asked == again.asked
+    assert all(delta.p is None for delta in other.against(first).measures)
+    again = compare(FILMS, ["base"], store=films, cases=12, seed=3, weights={"dense": 1.0}, how="last-out")
+    assert again.settings["in force"]["weights"] == {"dense": 1.0}
+    assert again.against(first).inputs["settings.split"] == ("as given", "last-out")
+
+
+def test_what_cannot_be_done_is_said_before_the_work(films: Path, tmp_path: Path) -> None:
+    with pytest.raises(EvalError, match="no arm is named; name some"):
+        compare(FILMS, [], store=films)
+    (tmp_path / "file").touch()
+    told = evoke("compare", str(FILMS), "--store", str(films), "--arms", "popular", "--out", str(tmp_path / "file"))
+    assert (told.returncode, told.stdout) == (1, "")
+    assert re.fullmatch(r"evoke: \S+file cannot be written \(.*\); choose another --out\n", told.stderr)
+
+
+def test_targets_that_no_arm_can_find_are_told(films: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(FILMS, tmp_path / "films")
+    (data / "test.jsonl").write_text(
+        json.dumps({"user": "nobody yet", "history": ["heat-1995"], "targets": ["heat-1995", "ronin-1998"]}) + "\n"
+    )
+    run = compare(data, ["popular"], store=films)
+    assert any(line.startswith("1 targets stand in their case's own history") for line in run.warnings)
+    assert not any(
+        "own history" in line for line in compare(data, ["popular"], store=films, allow_repeats=True).warnings
+    )
+    (data / "test.jsonl").rename(data / "test.csv")
+    with pytest.raises(EvalError, match=r"test\.csv: cases hold lists.*give test\.jsonl or \.parquet"):
+        compare(data, ["popular"], store=films)
 
 
 def test_nothing_the_store_knows_beyond_the_cut_has_an_effect(films: Path, model_server: Callable[..., Any]) -> None:
@@ -182,6 +214,31 @@ def test_queries_that_fail_the_checks_are_topped_up_and_counted(films: Path, mod
     assert said["queries added"] > 3
     assert said["failed"] == pytest.approx((CASES - 1) / CASES)
     assert run.arms["queries"]["recall@100"] > 0
+    # What came and is of no use took time, too, and the same would come again.
+    with closing(sqlite3.connect(films / "measured" / "answers.db")) as kept:
+        replies = [json.loads(reply) for (reply,) in kept.execute("SELECT reply FROM answers")]
+    assert len(replies) == CASES and all(reply["ms"] > 0 for reply in replies)
+
+
+def test_a_request_that_is_refused_is_made_again_the_next_time(films: Path, model_server: Callable[..., Any]) -> None:
+    fits: list[bool] = []
+
+    def behave(body: dict[str, Any]) -> Text | Status:
+        return Text(json.dumps(GOOD)) if fits or len(server.requests) % 2 else Status(413)
+
+    server = model_server(behave)
+    run = compare(FILMS, ["queries"], store=films, base_url=server.base_url, concurrency=1)
+    assert 0 < run.settings["model"]["queries"]["failed"] < 1
+    fits.append(True)
+    run = compare(FILMS, ["queries"], store=films, base_url=server.base_url, concurrency=1)
+    assert run.settings["model"]["queries"]["failed"] == 0
+
+
+def test_a_model_that_cannot_rank_is_told(films: Path, model_server: Callable[..., Any]) -> None:
+    server = model_server(lambda _: Labels({"none of them": -0.1}))
+    run = compare(FILMS, ["base", "base+rank"], store=films, base_url=server.base_url, cases=5)
+    assert any(re.search(r"base\+rank: .* ranks, .*; 100% of them it cannot rank", line) for line in run.warnings)
+    assert run.arms["base+rank"]["mrr"] == run.arms["base"]["mrr"]
 
 
 def test_a_dead_model_leaves_the_other_arms(films: Path) -> None:

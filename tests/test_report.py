@@ -62,6 +62,7 @@ def run() -> Run:
         holm(tests),
         union_ceiling=0.61,
         data="abc",
+        asked="these",
         seed=3,
         model="tiny",
         settings={"weights": {"dense": 0.3}, "allow_repeats": False},
@@ -102,6 +103,16 @@ def test_a_saved_run_is_the_same_when_loaded(run: Run, tmp_path: Path) -> None:
     assert sorted(file.name for file in path.parent.iterdir()) == ["report.html", "run.json", "values.npz"]
 
 
+def test_a_run_that_cannot_be_saved_or_read_whole_says_so(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(EvalError, match=r"file cannot be written .*; choose another folder"):
+        run.save(tmp_path / "file")
+    values = run.save(tmp_path / "one").with_name("values.npz")
+    values.write_bytes(values.read_bytes()[:200])
+    with pytest.raises(EvalError, match=r"values\.npz cannot be read .*; run compare again, or take it away"):
+        Run.load(values.parent)
+
+
 @pytest.mark.parametrize("text", [None, "{", "[]", "{}", '{"comparisons": [{"c": 1}], "union_ceiling@100": 1}'])
 def test_what_is_no_run_is_refused(tmp_path: Path, text: str | None) -> None:
     if text is not None:
@@ -139,6 +150,8 @@ def test_the_headline_does_not_claim_more_than_was_shown(run: Run) -> None:
     del run.arms["full"]
     run.comparisons = [each for each in run.comparisons if "full" not in (each.a, each.b)]
     assert headline(run).endswith("significantly ahead of the other arm.")
+    run.arms["popular"] = dict(run.arms["dense"])
+    assert headline(run).endswith("significantly ahead of dense; 1 were not compared with it.")
     run.comparisons = []
     assert re.fullmatch(r"base is best in nDCG@10 with \.\d{3}\.", headline(run))
     run.arms = {}
@@ -232,3 +245,5 @@ def test_other_data_is_not_tested_as_if_it_were_the_same(run: Run, tmp_path: Pat
     other = replace(Run.load(tmp_path), data="other")
     changes = run.against(other)
     assert changes.inputs == {"data": ("other", "abc")} and all(delta.p is None for delta in changes.measures)
+    others = run.against(replace(Run.load(tmp_path), asked="as many others"))
+    assert all(delta.p is None for delta in others.measures)

@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from store import Catalog, History
 
 FILMS = Path(__file__).parent.parent / "films"
 GROWTH = 150.0
+LATER = 5_000
+"""The first number of what is said while the service is killed: nothing of it was said before."""
 MORE = ("something else", "another one", "more like that", "less known", "one more")
 
 
@@ -89,11 +92,11 @@ async def turn(port: int, session: str, year: int, text: str, seen: Seen) -> Non
         seen.mixed.append(session)
 
 
-async def converse(port: int, number: int, until: float, think: float, seen: Seen) -> None:
-    """One conversation until the time is over."""
+async def converse(port: int, number: int, until: float, think: float, seen: Seen, begun: int) -> None:
+    """One conversation until the time is over; what is said is told apart by numbers from `begun` on."""
     session, year = f"load-{number}", 1950 + number % 50
     await asyncio.sleep(think * number / 100)
-    said = 0
+    said = begun
     while time.monotonic() < until:
         text = (
             f"a slow crime film from {year} on, number {said}"
@@ -111,9 +114,9 @@ async def converse(port: int, number: int, until: float, think: float, seen: See
         await asyncio.sleep(think)
 
 
-async def write_events(port: int, until: float, items: list[str], seen: Seen) -> None:
-    """Two events a second, each for a user of its own."""
-    for number, item in enumerate(items * 1000):
+async def write_events(port: int, until: float, items: list[str], seen: Seen, begun: int) -> None:
+    """Two events a second, each for a user of its own, at the times `begun`, the next and so on."""
+    for number, item in enumerate(items * 1000, begun):
         if time.monotonic() > until:
             return
         user = f"writer-{number % 50}"
@@ -155,14 +158,13 @@ def quantile(values: list[float], share: float) -> float:
     return round(sorted(values)[min(len(values) - 1, int(share * len(values)))], 1) if values else float("nan")
 
 
-def lost(store: Path, seen: Seen, port_sessions: dict[str, list[str]]) -> list[str]:
-    """Acknowledged turns and events that are not there after a restart."""
-    gone = [
-        f"turn {text!r} of {s}" for s, texts in seen.turns.items() for text in texts if text not in port_sessions[s]
-    ]
+def lost(store: Path, loads: Sequence[Seen], port_sessions: dict[str, list[str]]) -> list[str]:
+    """Turns and events acknowledged in any of these loads that are not there after a restart."""
+    said = [(s, text) for seen in loads for s, texts in seen.turns.items() for text in texts]
+    gone = [f"turn {text!r} of {s}" for s, text in said if text not in port_sessions[s]]
     with History.open(store) as history:
         kept = {(e.user, e.item, e.timestamp) for n in range(50) for e in history.of(f"writer-{n}")}
-    return gone + [f"event {event}" for event in seen.events if event not in kept]
+    return gone + [f"event {event}" for seen in loads for event in seen.events if event not in kept]
 
 
 def said_in(port: int, sessions: list[str]) -> dict[str, list[str]]:
@@ -189,11 +191,13 @@ def indexed(folder: Path, given: Path | None) -> Path:
     return store
 
 
-async def load(port: int, asked: argparse.Namespace, items: list[str], seconds: float, seen: Seen) -> None:
+async def load(
+    port: int, asked: argparse.Namespace, items: list[str], seconds: float, seen: Seen, begun: int = 0
+) -> None:
     """All conversations and the writer, for so long."""
     until = time.monotonic() + seconds
-    talks = [converse(port, number, until, asked.think, seen) for number in range(asked.sessions)]
-    await asyncio.gather(write_events(port, until, items, seen), *talks)
+    talks = [converse(port, number, until, asked.think, seen, begun) for number in range(asked.sessions)]
+    await asyncio.gather(write_events(port, until, items, seen, begun), *talks)
 
 
 def main() -> None:
@@ -222,15 +226,14 @@ def measured(store: Path, folder: Path, asked: argparse.Namespace, items: list[s
     model = subprocess.Popen([sys.executable, "-m", "eval.bench.model", str(model_port)])  # noqa: S603
     service, port = start(store, model_port, folder)
     try:
-        quiet, seen = Seen(), Seen()
+        quiet, seen, cut = Seen(), Seen(), Seen()
         asyncio.run(load(port, argparse.Namespace(sessions=1, think=0), items, 8, quiet))
         begun = resident(service.pid)
         asyncio.run(load(port, asked, items, asked.seconds, seen))
         ended = resident(service.pid)
-        errors = dict(seen.errors)
 
         async def killed() -> None:
-            talking = asyncio.create_task(load(port, asked, items, 6, seen))
+            talking = asyncio.create_task(load(port, asked, items, 6, cut, LATER))
             await asyncio.sleep(4)
             service.kill()
             await talking
@@ -238,7 +241,7 @@ def measured(store: Path, folder: Path, asked: argparse.Namespace, items: list[s
         asyncio.run(killed())
         service.wait()
         service, port = start(store, model_port, folder)
-        gone = lost(store, seen, said_in(port, list(seen.turns)))
+        gone = lost(store, (seen, cut), said_in(port, list(seen.turns | cut.turns)))
     finally:
         service.kill()
         model.kill()
@@ -249,8 +252,9 @@ def measured(store: Path, folder: Path, asked: argparse.Namespace, items: list[s
         "seconds": asked.seconds,
         "turns": len(seen.first),
         "events": len(seen.events),
-        "errors": errors,
-        "mixed": seen.mixed,
+        "errors": dict(seen.errors),
+        "before_the_kill": {"turns": sum(map(len, cut.turns.values())), "events": len(cut.events)},
+        "mixed": seen.mixed + cut.mixed,
         "first_items_ms": {"p50": quantile(seen.first, 0.5), "p95": quantile(seen.first, 0.95)},
         "retrieval_ms": {"p50": quantile(seen.retrieval, 0.5), "p95": quantile(seen.retrieval, 0.95)},
         "beyond_own_retrieval_ms": {"p50": quantile(beyond, 0.5), "p95": quantile(beyond, 0.95)},

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import resource
 import subprocess
@@ -55,7 +56,8 @@ def main() -> None:
         make(data, asked.items)
         started = time.monotonic()
         command = [sys.executable, "-m", "agent.cli", "index", str(data), "--store", str(folder / "store"), "--json"]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE)  # noqa: S603  our own command
+        own = os.environ | {"XDG_DATA_HOME": str(folder)}  # else the user's last store would be this one
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=own)  # noqa: S603  our own command
         seconds = time.monotonic() - started
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     report = {"items": asked.items, "seconds": round(seconds, 1), "peak_gib": round(peak, 2), **json.loads(done.stdout)}
