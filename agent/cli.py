@@ -136,6 +136,8 @@ def profile(store: Path | None, user: str, as_json: bool) -> None:
 @AS_JSON
 def forget(store: Path | None, user: str, as_json: bool) -> None:
     """Delete everything about a user: events, profiles and what was derived from them."""
+    from store.place import typed_lines
+
     with _opened(store) as (_, history, recommender):
         rows = recommender.forget(user).rows
         if as_json:
@@ -151,6 +153,10 @@ def forget(store: Path | None, user: str, as_json: bool) -> None:
             }.get(part, f"run `evoke train {part.removesuffix(' adapter')} DIR`")
             say(
                 f"{part} was trained on histories that may have held {user}'s: take {user} out of the dataset, then {anew}"
+            )
+        if typed_lines().is_file():
+            say(
+                f"lines typed into `evoke chat` are kept in {typed_lines()}, whoever typed them: that is yours to clear"
             )
         if not history.local:
             say("the database's WAL and backups may still hold this user: that is for its operator to clear")

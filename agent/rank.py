@@ -21,7 +21,7 @@ from agent.llm import LLM, Connect, Deadline
 from agent.results import Stage
 from agent.trained import Adapter
 from prompts import Prompts
-from store import Item
+from store import Catalog, Item
 
 WINDOW = 10
 
@@ -84,6 +84,17 @@ def _windows(head: list[Candidate], shuffle: int) -> list[list[Candidate]]:
     if shuffle:
         random.Random(shuffle).shuffle(order)
     return [order[i : i + WINDOW] for i in range(0, len(order), WINDOW)]
+
+
+def still_there(
+    candidates: list[Candidate], catalog: Catalog, depth: int
+) -> tuple[list[Candidate], dict[str, Item]]:
+    """The candidates whose items are still in the catalog, and the items of at least the first `depth` of them."""
+    head = catalog.get([c.id for c in candidates[:depth]])
+    if len(head) < len(candidates[:depth]):  # some were removed while the request was under way
+        head = catalog.get([c.id for c in candidates])
+        candidates = [c for c in candidates if c.id in head]
+    return candidates, head
 
 
 async def _places(

@@ -133,7 +133,7 @@ class Request:
 async def recall(
     sources: Sources, request: Request, channels: Collection[str], stage: Stage
 ) -> tuple[dict[str, list[Hit]], list[Named]]:
-    """Each asked-for channel's ranked list (at most `request.k`, allowed items only), and the names with their ids."""
+    """Each asked-for channel's ranked list (at most `request.k`, allowed items of the snapshot), and the names with their ids."""
     return await asyncio.to_thread(_recall, sources, request, channels, stage)
 
 
@@ -172,7 +172,7 @@ def _recall(
         else:
             scores = sources.cooccurrence.recent + 0.1 * sources.cooccurrence.popularity
             hits = _top(scores, snapshot, allowed, request.k)
-        found[channel] = [h for h in hits if allowed[snapshot.rows[h.id]]][: request.k]
+        found[channel] = [h for h in hits if h.id in snapshot.rows and allowed[snapshot.rows[h.id]]][: request.k]
     return found, named
 
 

@@ -16,7 +16,7 @@ from agent.fusion import FILLING, channel_weights, fuse, spread
 from agent.interests import interests, remembered
 from agent.known import Known
 from agent.llm import LLM, Deadline
-from agent.rank import rank
+from agent.rank import rank, still_there
 from agent.recall import CHANNELS, Request, Sources, evidence, recall
 from agent.results import NOTHING, Explained, Interests, Recommendation, Result, Stage, Trace
 from agent.settings import Settings
@@ -167,7 +167,7 @@ class AsyncRecommender:
                 f"{len(candidates)} candidates from {', '.join(c for c in lists if lists[c]) or 'no channel'}"
             )
         with trace.stage("rank") as stage:
-            head = self.catalog.get([c.id for c in candidates[: max(settings.rank_depth, n)]])
+            candidates, head = still_there(candidates, self.catalog, max(settings.rank_depth, n))
             candidates = await rank(
                 candidates,
                 head,
@@ -185,7 +185,6 @@ class AsyncRecommender:
         with trace.stage("explain") as stage:
             top = candidates[:n]
             for_them = evidence(sources, [c.id for c in top], [item.id for item in liked])
-            head |= self.catalog.get([c.id for c in top if c.id not in head])
             shown = [Shown(head[c.id], c, [items[e] for e in for_them[c.id] if e in items]) for c in top]
             result = Result(
                 user,

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from agent.errors import EvokeError
 from store.embedder import Embedder
+
+
+def _address(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+        raise ValueError("it is no address of a server such as http://localhost:8000/v1")
+    return url
+
+
+Address = Annotated[str, AfterValidator(_address)]
 
 
 class Serving(BaseModel):
@@ -31,7 +43,7 @@ class TenantSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
     store: Path
     keys: list[str] = Field(min_length=1, repr=False)
-    base_url: str | None = None
+    base_url: Address | None = None
     api_key: str | None = Field(None, repr=False)
     model: str | None = None
 
@@ -50,7 +62,9 @@ class Settings(BaseSettings):
     )
 
     store: Path | None = None
-    base_url: str | None = Field(None, validation_alias=AliasChoices("EVOKE_BASE_URL", "OPENAI_BASE_URL", "base_url"))
+    base_url: Address | None = Field(
+        None, validation_alias=AliasChoices("EVOKE_BASE_URL", "OPENAI_BASE_URL", "base_url")
+    )
     api_key: str | None = Field(
         None, validation_alias=AliasChoices("EVOKE_API_KEY", "OPENAI_API_KEY", "api_key"), repr=False
     )
@@ -91,6 +105,16 @@ class Settings(BaseSettings):
     serve: Serving = Serving()
     tenants: dict[str, TenantSettings] = Field(default_factory=dict, repr=False)
 
+    @field_validator("weights")
+    @classmethod
+    def _are_of_channels(cls, weights: dict[str, float]) -> dict[str, float]:
+        channels = cls.model_fields["weights"].get_default(call_default_factory=True)
+        if unknown := weights.keys() - channels.keys():
+            raise ValueError(f"there is no channel {', '.join(sorted(unknown))}; there are {', '.join(channels)}")
+        if not all(0 <= weight < inf for weight in weights.values()):
+            raise ValueError("a weight is a number from 0 on")
+        return weights
+
     @property
     def seconds(self) -> float:
         """Seconds for all model stages of a request together."""
@@ -124,7 +148,8 @@ class Settings(BaseSettings):
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
-            raise EvokeError(f"setting {name}: {first['msg']}; mend it in evoke.toml or the environment") from None
+            why = first["msg"].removeprefix("Value error, ")
+            raise EvokeError(f"setting {name}: {why}; mend it in evoke.toml or the environment") from None
         except ValueError as error:
             raise EvokeError(f"evoke.toml cannot be read: {error}") from None
 

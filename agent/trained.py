@@ -156,7 +156,8 @@ def drop_derived(store: Path | None) -> None:
     """Remove what is about whoever is forgotten, too: what a model wrote of people's histories while measuring and training, and
     what is fitted to all of them and refitted only with the catalog. What is trained stays; the next adapter takes its place."""
     if store:
-        drop(store, "linear")
+        for fitted in ("linear", "cooccurrence"):
+            drop(store, fitted)
         for folder in (store / "measured", *(store / "trained").glob("*.unfinished")):
             shutil.rmtree(folder, ignore_errors=True)
         for task in TASKS:

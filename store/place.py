@@ -197,3 +197,8 @@ def home() -> Path:
     """The folder of what Evoke keeps for a person: stores, and which was indexed last."""
     base = os.environ.get("XDG_DATA_HOME")
     return Path(base if base and Path(base).is_absolute() else Path.home() / ".local" / "share") / "evoke"
+
+
+def typed_lines() -> Path:
+    """The file of the lines that were typed into `evoke chat`."""
+    return home() / "chat-history"

@@ -145,6 +145,10 @@ def test_wrong_usage_exits_2(words: list[str], said: str) -> None:
         ({"EVOKE_DEADLINE": "soon"}, "deadline"),
         ({"EVOKE_PROMPTS": "no/such/folder"}, "no/such/folder"),
         ({"EVOKE_RANK_WEIGHT": "3"}, "rank_weight"),
+        ({"EVOKE_BASE_URL": "localhost:8000/v1"}, "such as http://localhost:8000/v1"),
+        ({"EVOKE_BASE_URL": "http://localhost:80b0/v1"}, "EVOKE_BASE_URL: Port"),
+        ({"EVOKE_WEIGHTS": '{"colaborative": 1}'}, "no channel colaborative; there are queries"),
+        ({"EVOKE_WEIGHTS": '{"dense": -1}'}, "weights"),
     ],
 )
 def test_bad_settings_are_one_line(films_store: Path, variables: dict[str, str], said: str) -> None:

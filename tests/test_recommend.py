@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from agent import Recommender
 from agent.errors import EvokeError
-from store import Event, Item, StoreError
+from store import Catalog, Event, History, Item, StoreError
 from tests.faults import GARBAGE, Die, Hang, Labels, Status
 from tests.recommending import GOOD, modelled
 
@@ -210,3 +211,31 @@ def test_one_recommender_serves_many_requests_at_once(rec: Any) -> None:
         results = list(pool.map(lambda user: recommender.recommend(user=user, n=5), users))
     assert [result.user for result in results] == users
     assert results[0].as_json()["items"] == results[2].as_json()["items"]
+
+
+def test_a_request_goes_on_while_items_come_and_go(films: Path, model_server: Callable[..., Any]) -> None:
+    meanwhile: list[Callable[[Catalog], Any]] = []
+
+    def behave(body: dict[str, Any]) -> Any:
+        if meanwhile:
+            with Catalog.open(films) as other:  # as another process would
+                meanwhile.pop()(other)
+        return modelled()(body)
+
+    with Catalog.open(films) as catalog, History.open(films) as history:
+        recommender = Recommender(catalog, history, base_url=model_server(behave).base_url, explain=False)
+
+        def shown(**request: Any) -> list[str]:
+            return [item.item.id for item in recommender.recommend(**request).items]
+
+        first = shown(history=["heat-1995"])
+        meanwhile.append(lambda other: other.delete(first[:3]))
+        left = shown(history=["heat-1995", "heat-1995"], n=20)
+        assert len(left) == 20
+        assert not {*first[:3]} & {*left}
+        meanwhile.append(
+            lambda other: other.upsert([Item("new", "The Newest Heist", "A crew and one last robbery.", {})])
+        )
+        assert len(shown(history=["ronin-1998"], text="a crew and one last robbery")) == 10
+        assert not meanwhile
+        recommender.close()
