@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from agent.errors import ModelError
 from agent.facts import descriptive, line, lines
@@ -16,6 +17,8 @@ from agent.grounding import plain
 from agent.llm import Connect, Deadline
 from agent.results import Profile, Stage
 from prompts import Prompts
+from prompts.cleaning import harmless
+from prompts.themes import common
 from store import Item
 from store.catalog import Field
 from store.snapshot import Snapshot
@@ -63,12 +66,14 @@ async def explain(
     try:
         llm = await connect()
         stage.model, stage.prompt = await llm.model_name(deadline), prompts.fingerprint("explain")
+        told = lines(history)
+        read = {i.id: _as_read(i) for i in (*(s.item for s in shown), *history[len(history) - len(told) :])}
         messages = prompts.render(
             "explain",
             profile=profile.summary if profile else "",
-            history=lines(history),
+            history=told,
             request=text or "",
-            items=[line(i + 1, s.item) | {"evidence": [e.title for e in s.evidence]} for i, s in enumerate(shown)],
+            items=[_told(i, s, told) for i, s in enumerate(shown, 1)],
         )
         stream = llm.stream(messages, max_tokens=TOKENS_PER_ITEM * len(shown), deadline=deadline)
         try:
@@ -76,7 +81,8 @@ async def explain(
                 position = label - 1
                 if position in done or not 0 <= position < len(shown):
                     continue
-                if wrong := vocabulary.unsupported(sentence, shown[position]) or borrowed(sentence, position, shown):
+                one = shown[position]
+                if wrong := vocabulary.unsupported(sentence, one) or borrowed(sentence, one, read):
                     stage.notes.append(f"item {label}: a sentence with {wrong!r} was replaced")
                     refused += 1
                     if refused == PATIENCE and not done:
@@ -99,22 +105,35 @@ async def explain(
         yield position, from_evidence(shown[position], text, schema)
 
 
-def borrowed(sentence: str, position: int, shown: Sequence[Shown]) -> str | None:
-    """Words of the sentence that come from another shown item, or the sentence itself if it says nothing of its own item.
+def _told(label: int, shown: Shown, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The item as the prompt takes it, with the titles of its evidence: first the one it has most in common with, for the draft."""
+    told = line(label, shown.item)
+    titles = [item.title for item in shown.evidence]
+    return told | {"evidence": sorted(titles, key=lambda title: -len(common(told | {"evidence": [title]}, history)))}
 
-    So a text that talks the model into repeating it spoils no explanation but its own item's, and one that only repeats the
-    titles of the evidence explains nothing.
+
+def borrowed(sentence: str, shown: Shown, read: Mapping[str, str]) -> str | None:
+    """Words of the sentence that come from an item other than the shown one and its evidence, or the sentence itself if it says
+    nothing of its own item. `read`: the words of all items that the model read, by id.
+
+    So a text that talks the model into repeating it spoils no explanation but its own item's and those that it is evidence for,
+    and one that only repeats the titles of the evidence explains nothing.
     """
-    one = shown[position]
-    own = " ".join(plain(_all_text(item)) for item in (one.item, *one.evidence))
-    cited = {word for item in one.evidence for word in plain(item.title).split()}
+    ours = {item.id: plain(_all_text(item)) for item in (shown.item, *shown.evidence)}
+    cited = {word for item in shown.evidence for word in plain(item.title).split()}
     said = {w for w in plain(sentence).split() if len(w) > 3 and w not in _COMMON}
-    if not said & (set(plain(_all_text(one.item)).split()) - cited):
+    if not said & (set(ours[shown.item.id].split()) - cited):
         return sentence
     words = plain(sentence).split()
-    others = " / ".join(plain(f"{s.item.title} {s.item.text}") for i, s in enumerate(shown) if i != position)
+    own, others = " ".join(ours.values()), " / ".join(said for id, said in read.items() if id not in ours)
     runs = (" ".join(words[i : i + RUN]) for i in range(len(words) - RUN + 1))
     return next((run for run in runs if run in others and run not in own), None)
+
+
+def _as_read(item: Item) -> str:
+    """The words of the item as the prompt has them: text that is hidden between marks, or in letters of another kind, too."""
+    told = line(0, item)
+    return " / ".join(plain(harmless(part, 160)) for part in (item.title, *told["facts"].split(";"), told["text"]))
 
 
 async def _lines(stream: AsyncIterable[str]) -> AsyncGenerator[tuple[int, str], None]:
@@ -139,17 +158,20 @@ def _parsed(line: str) -> tuple[int, str] | None:
 
 
 def from_evidence(shown: Shown, text: str | None, schema: Mapping[str, Field]) -> str:
-    """A plain sentence from what is known: shared fields, co-chosen history, the request's words, or popularity."""
+    """A plain sentence from what is known: shared fields, the history that speaks for it, the request's words, or popularity."""
     channels = shown.candidate.channels
     if shown.evidence:
-        cited = " and ".join(item.title for item in shown.evidence)
         ours = descriptive(shown.item, schema)
-        theirs = {value for item in shown.evidence for value in descriptive(item, schema)}
-        if shared := [value for value in ours if value in theirs][:3]:
-            return f"Shares {_and(shared)} with {cited}."
-        if "collaborative" in channels:
-            return f"Often chosen together with {cited}."
-        return f"Close in content to {cited}."
+        theirs = [set(descriptive(item, schema)) for item in shown.evidence]
+        # What it shares with the one that it shares most with; another is cited only if it has all of that, too.
+        shared = max(([value for value in ours if value in values] for values in theirs), key=len)[:3]
+        cited = [item.title for item, values in zip(shown.evidence, theirs, strict=True) if values.issuperset(shared)]
+        if shared:
+            return f"Shares {_and(shared)} with {_and(cited)}."
+        # Each is the one or the other, or both (`agent.recall.evidence`).
+        return f"Goes with {_and(cited)}: close in content, or chosen by the same people."
+    if not channels:  # only a conversation adds such items, where too few others fulfil its conditions
+        return "Fulfils what you asked for; nothing else speaks for it yet."
     if text and {"queries", "lexical"} & set(channels):
         return "Close to what you asked for."
     if set(channels) - {"popular"}:
@@ -183,7 +205,7 @@ class Vocabulary:
         for number, decade in re.findall(r"(\d+)(s?)", sentence):
             if number not in words and not (decade and any(y // 10 * 10 == int(number) for y in years)):
                 return number + decade
-        if wrong := self._wrong_name(sentence, words):
+        if wrong := self._wrong_name(sentence, words) or _not_shared(sentence, shown):
             return wrong
         lower = sentence.casefold()
         for value in self._values:
@@ -210,9 +232,27 @@ class Vocabulary:
         return None
 
 
+def _not_shared(sentence: str, shown: Shown) -> str | None:
+    """The first value in a sentence like "It shares Crime with Heat." that the item, or one of the evidence named there, lacks."""
+    found = re.search(r"\bshares?\b(.+?)\bwith\b(.+)", sentence, re.IGNORECASE)
+    if not found:
+        return None
+    said, rest = found.group(1).casefold(), f" {plain(found.group(2))}"
+    # The draft cuts long titles.
+    named = [item for item in shown.evidence if f" {plain(item.title)}"[:40] in rest]
+    texts = [_all_text(item).casefold() for item in (shown.item, *named)]
+    for value in (str(v).casefold() for item in (shown.item, *shown.evidence) for v in _values(item)):
+        if re.search(rf"\b{re.escape(value)}\b", said) and not all(value in text for text in texts):
+            return value
+    return None
+
+
 def _all_text(item: Item) -> str:
-    values = (v for value in item.metadata.values() for v in (value if isinstance(value, list) else [value]))
-    return " ".join([item.title, item.text, *map(str, values)])
+    return " ".join([item.title, item.text, *map(str, _values(item))])
+
+
+def _values(item: Item) -> list[Any]:
+    return [v for value in item.metadata.values() for v in (value if isinstance(value, list) else [value])]
 
 
 _COMMON = frozenset(

@@ -86,6 +86,7 @@ def cut(title: str) -> str:
 
 def first_sentence(item: Item) -> str:
     """The first sentence of the item's text (at most 160 characters), without a title it may open with."""
-    text = item.text.removeprefix(item.title).lstrip(" .:-")
+    # "Heat. A thief." opens with its title; "Murder" does not open with "M", nor "Heat's" with "Heat".
+    text = re.sub(rf"\A{re.escape(item.title)}(?![\w'’]|-\w)", "", item.text).lstrip(" .:-")
     sentence = re.split(r"(?<=[.!?])\s", text, maxsplit=1)[0]
     return sentence if len(sentence) <= 160 else sentence[:160].rsplit(" ", 1)[0]

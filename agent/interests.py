@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from agent.errors import ModelError
-from agent.facts import described, lines, newest
+from agent.facts import STEP, WINDOW, described, lines, newest
 from agent.grounding import plain
 from agent.llm import LLM, Connect, Deadline, Reply, Usage
 from agent.results import NOTHING, Interest, Interests, Named, Profile, Stage
@@ -67,6 +67,8 @@ async def interests(
         if former and former.profile and not (former.profile.summary or former.profile.interests):
             former = None  # it said nothing
         former_ids = known.history if known else []
+        if len(history) - len(former_ids) >= WINDOW + STEP:
+            former = None  # a refresh shows all that is new, which no slot may hold; what a new prompt shows is bounded
         if former and former.profile:
             stage.notes.append(f"refreshed with {len(history) - len(former_ids)} new events")
         asking = calls(history, prompts, schema, PARTS, adapter, others, former, former_ids)

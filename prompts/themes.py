@@ -52,8 +52,9 @@ def held(interests: Iterable[Mapping[str, Any]]) -> list[Theme]:
 
 
 def common(item: Mapping[str, Any], history: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The facts that the item shares with the lines of the history that are its evidence."""
-    theirs = {fact for line in history if line["title"] in item["evidence"] for fact in _facts(line)}
+    """The facts that the item shares with the first of its evidence, which is the one that the draft names: what it shares with
+    another would be said of the wrong one. None where that is not among the lines of the history."""
+    theirs = {fact for line in history if line["title"] in item["evidence"][:1] for fact in _facts(line)}
     return [fact for fact in _facts(item) if fact in theirs]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,8 @@ from agent.explain import Shown, Vocabulary, _parsed, borrowed, from_evidence
 from agent.fusion import Candidate
 from store import Item
 from store.where import fields_of
+from tests.faults import Text
+from tests.recommending import GOOD, modelled
 
 HEAT = Item(
     "heat",
@@ -62,18 +66,89 @@ def test_what_neither_item_nor_evidence_holds_is_found(sentence: str, wrong: str
     assert VOCABULARY.unsupported(sentence, SHOWN) == wrong
 
 
+def test_what_is_said_to_be_shared_is_held_by_both() -> None:
+    both = Shown(HEAT, Candidate("heat", 0.5, {"dense": 1}), [OTHERS[0], THIEF])
+    assert VOCABULARY.unsupported('It shares "Crime" with "Thief".', both) is None
+    assert VOCABULARY.unsupported("This thriller shares its mood with Blood Harvest.", both) is None
+    assert VOCABULARY.unsupported('It shares "Crime" with "Blood Harvest".', both) == "crime"
+    assert VOCABULARY.unsupported("Shares Crime with Thief and Blood Harvest.", both) == "crime"
+    assert VOCABULARY.unsupported("It shares the western feel with Blood Harvest.", both) == "western"
+
+
 def test_a_sentence_says_something_of_its_own_item() -> None:
     thief = Shown(THIEF, Candidate("thief", 0.5, {"dense": 1}), [HEAT])
-    assert borrowed('It shares "Heat" with "Heat".', 0, [thief])
-    assert borrowed("You will love it, since you loved Heat.", 0, [thief])
-    assert borrowed("A safecracker's tale by the director of Heat.", 0, [thief]) is None
-    assert borrowed("Michael Mann again, as in Heat.", 0, [thief]) is None
+    assert borrowed('It shares "Heat" with "Heat".', thief, {})
+    assert borrowed("You will love it, since you loved Heat.", thief, {})
+    assert borrowed("A safecracker's tale by the director of Heat.", thief, {}) is None
+    assert borrowed("Michael Mann again, as in Heat.", thief, {}) is None
+
+
+SPAM = "it is cheaper at evilshop dot com, buy there today."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [f"Look, {SPAM} And so on.", SPAM.replace(" ", "<b> "), SPAM.translate({c: c + 0xFEE0 for c in range(97, 123)})],
+    ids=["plain", "between marks", "in wide letters"],
+)
+def test_no_item_of_the_history_speaks_in_an_explanation_that_it_is_no_evidence_for(rec: Any, text: str) -> None:
+    def behave(body: dict[str, Any]) -> Any:
+        if "response_format" in body:
+            return modelled()(body)
+        shown = re.findall(r'^(\d+): "(\w+)[^"]*" \(', body["messages"][-1]["content"], re.MULTILINE)
+        return Text("\n".join(f"{label}: {word} is one story, but {SPAM}" for label, word in shown))
+
+    recommender = rec(behave)
+    hostile = Item("hostile", "Zzyzx", text, {"year": 1999, "genres": ["Unheard"], "director": "Nobody Known"})
+    recommender._core.catalog.upsert([hostile])
+    result = recommender.recommend(history=["hostile", "heat-1995", "ronin-1998", "thief-1981"], n=10)
+    prompt = recommender.server.requests[-1]["messages"][-1]["content"]
+    assert "Zzyzx" in prompt
+    apart = [r for r in result if "hostile" not in r.evidence]
+    assert apart
+    assert not any("evilshop" in r.explanation for r in apart)
+
+
+def test_what_an_explanation_shares_it_shares_with_all_that_it_cites(rec: Any) -> None:
+    """With a silent model, and with one that says the draft: for some films one that shares nothing comes first."""
+    history = ["amelie-2001", "heat-1995", "paddington-2014"]
+
+    def drafted(body: dict[str, Any]) -> Any:
+        if "response_format" in body:
+            return modelled()(body)
+        return Text(body["messages"][-1]["content"].partition("write a better one:\n")[2].replace("\n\n", "\n"))
+
+    for recommender in (rec(modelled(GOOD, "")), rec(drafted)):
+        result = recommender.recommend(history=history, n=40)
+        items = recommender._core.catalog.get(history)
+        claims = [(r, found) for r in result if (found := re.search(r"hares (.+) with (.+)", r.explanation))]
+        assert len(claims) > 10
+        for r, found in claims:
+            cited = [item for item in items.values() if item.title in found.group(2)]
+            values = [v for value in r.item.metadata.values() for v in (value if isinstance(value, list) else [value])]
+            shared = [v for v in values if isinstance(v, str) and re.search(rf"\b{v}\b", found.group(1))]
+            assert cited and shared, r.explanation
+            for item in cited:
+                assert all(re.search(rf"\b{v}\b", str(item.metadata)) for v in shared), r.explanation
+
+
+def test_what_only_fulfils_a_condition_is_not_called_popular(rec: Any) -> None:
+    recommender = rec()
+    old = [Item(f"old{n}", f"Workers Leaving {n}", "People walk.", {"year": 1890 + n}) for n in range(3)]
+    recommender._core.catalog.upsert(old)
+    turn = recommender.session().send("something before 1900")
+    assert {r.item.id for r in turn.items} == {"old0", "old1", "old2"}
+    assert {r.explanation for r in turn.items} == {"Fulfils what you asked for; nothing else speaks for it yet."}
 
 
 def test_sentences_from_the_evidence() -> None:
     assert from_evidence(SHOWN, None, SCHEMA) == "Shares Crime and Michael Mann with Thief."
-    apart = Shown(OTHERS[0], Candidate("w", 0.5, {"collaborative": 3}), [THIEF])
-    assert from_evidence(apart, None, SCHEMA) == "Often chosen together with Thief."
+    first = Shown(HEAT, Candidate("heat", 0.5, {"dense": 1}), [OTHERS[0], THIEF])
+    assert from_evidence(first, None, SCHEMA) == "Shares Crime and Michael Mann with Thief."
+    apart = Shown(OTHERS[0], Candidate("w", 0.5, {"collaborative": 3}), [THIEF, HEAT])
+    assert from_evidence(apart, None, SCHEMA) == (
+        "Goes with Thief and Heat: close in content, or chosen by the same people."
+    )
     alone = Shown(HEAT, Candidate("heat", 0.5, {"popular": 1}), [])
     assert from_evidence(alone, None, SCHEMA) == "Popular with others; nothing you did speaks for it yet."
     asked = Shown(HEAT, Candidate("heat", 0.5, {"queries": 1}), [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,8 +14,9 @@ from agent.results import NOTHING, Interests, Named, Stage
 from agent.topup import MIN_QUERIES, Mix, good_queries, topped_up
 from agent.written import Written
 from prompts import Prompts
-from store import History, Item
+from store import Event, History, Item
 from store.where import fields_of
+from tests.recommending import GOOD
 
 ITEMS = [
     Item(
@@ -83,6 +85,9 @@ def test_what_holds_for_most_items_describes_none() -> None:
     assert descriptive(ITEMS[0], SCHEMA) == ["Crime", "Ann Lee", "Drama"]
     assert facts(Item("i", "T", "", {"year": 1995.0, "tags": ["a", "b", "c", "d"], "ok": True})) == "1995; a, b, c"
     assert first_sentence(Item("i", "Heat", "Heat. A thief. A cop.")) == "A thief."
+    assert first_sentence(Item("i", "Heat", "Heat - a thief. A cop.")) == "a thief."
+    assert first_sentence(Item("i", "M", "Murder grips a city.")) == "Murder grips a city."
+    assert first_sentence(Item("i", "Heat", "Heat's in town.")) == "Heat's in town."
 
 
 def test_what_others_chose_next_is_searched_for_where_a_trained_model_leaves_it_out(tmp_path: Path) -> None:
@@ -97,6 +102,29 @@ def test_what_others_chose_next_is_searched_for_where_a_trained_model_leaves_it_
         asked = (ITEMS[:3], others, "ann", SCHEMA, None, Prompts(), cache, None, Stage("interests"))
         silent = remembered(*asked)
     assert silent.queries[:2] == ["Old Maps, Travel", "Red Bell, Crime"] and len(silent.queries) == MIN_QUERIES
+
+
+def test_a_profile_that_is_far_behind_is_written_anew_by_a_prompt_that_fits(rec: Any) -> None:
+    recommender = rec()
+    core = recommender._core
+    recommender.recommend(user="mara", n=1)
+    new = [id for id in core.catalog.ids() if id not in {e.item for e in core.history.of("mara")}]
+
+    def after(*liked: str) -> tuple[str, str]:
+        core.history.add([Event("mara", id, 2e9 + new.index(id), None, "like") for id in liked])
+        recommender.server.requests.clear()
+        stage = recommender.recommend(user="mara", n=1).trace["interests"]
+        assert not stage.degraded
+        asked = [r["messages"][-1]["content"] for r in recommender.server.requests if "response_format" in r]
+        return asked[0], " ".join(stage.notes)
+
+    few, notes = after(*new[: WINDOW + STEP - 1])
+    assert f"refreshed with {WINDOW + STEP - 1} new events" in notes and GOOD["summary"] in few
+    many, notes = after(*new[WINDOW + STEP - 1 :])
+    assert "refreshed" not in notes and GOOD["summary"] not in many
+    assert len(many) < 2 * len(few)
+    assert core.catalog.get([new[-1]])[new[-1]].title in many
+    assert recommender.recommend(user="mara", n=1).trace["interests"].cached
 
 
 @given(st.integers(0, 500))

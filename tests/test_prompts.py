@@ -88,6 +88,18 @@ def test_a_longer_history_keeps_the_prefix() -> None:
     assert shared.count("Heat") == 2
 
 
+def test_the_draft_of_an_explanation_names_the_evidence_that_has_what_it_says() -> None:
+    def draft(*evidence: str) -> str:
+        history = [line(1, "Amelie", "2001; Romance"), line(2, "Heat", "1995; Crime")]
+        ronin = line(1, "Ronin", "1998; Crime") | {"evidence": list(evidence)}
+        user = OURS.render("explain", history=history, request="", profile="", items=[ronin])[1]["content"]
+        return user.splitlines()[-1]
+
+    assert draft("Heat", "Amelie") == '1: It shares "Crime" with "Heat".'
+    assert draft("Amelie", "Heat") == '1: It goes with "Amelie".'
+    assert draft() == "1: It may fit what this person likes."
+
+
 def test_an_override_changes_the_fingerprint_and_the_prompt(tmp_path: Path) -> None:
     (tmp_path / "rank.j2").write_text(
         "{% block system %}S{% endblock %}{% block user %}{{ candidates | length }}{% endblock %}"
