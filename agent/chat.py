@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -19,7 +20,9 @@ from agent.facts import facts
 from agent.results import Recommendation
 from agent.session import Kind
 from agent.show import inert
+from prompts import PromptError
 from store import Catalog, Item
+from store.errors import StoreError
 from store.place import home
 
 HELP = """\
@@ -33,7 +36,10 @@ _NUMBERED = re.compile(r"^\d+\. ", re.MULTILINE)
 
 
 def chat(session: Session, catalog: Catalog) -> None:
-    """Talk until the end of input. Raises EvokeError when piped and an answer fails; at a terminal it is shown instead."""
+    """Talk until the end of input. Raises EvokeError, StoreError or PromptError when piped and an answer fails; at a terminal
+    it is shown instead. What is not text is read as `\ufffd`."""
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     talk = Talk(session, catalog, interactive)
     if not interactive:
@@ -52,7 +58,7 @@ def chat(session: Session, catalog: Catalog) -> None:
             except EOFError:
                 talk.show("")
                 break
-            except EvokeError as error:
+            except (EvokeError, StoreError, PromptError) as error:
                 talk.show(str(error), "red")
     if session.state.messages:
         talk.show(f"Go on another time with: evoke chat --session {session.id}", "dim")

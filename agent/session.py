@@ -19,6 +19,7 @@ from agent.dialogue.lexicon import Lexicon
 from agent.dialogue.parser import Reading, parse
 from agent.dialogue.replay import replayed
 from agent.dialogue.reply import Reply, recommend, talk
+from agent.dialogue.scan import readable
 from agent.dialogue.state import State, merged
 from agent.dialogue.turns import Constraint, Done, Event, Turn, Understanding
 from agent.dialogue.understanding import read, worth_reading
@@ -85,6 +86,7 @@ class AsyncSession:
 
     async def stream(self, message: str) -> AsyncGenerator[Event, None]:
         """The answer as it comes about: see `agent.dialogue.turns`. Closed early, it stops the model, and what was said is kept."""
+        message = readable(message)
         async with self._turn:
             await self._begin()
             before, trace = self.state.copy(), Trace()
@@ -94,7 +96,9 @@ class AsyncSession:
                 understood = follow(self.state, said, lexicon)
             self.state.messages.append({"role": "user", "content": message})
             n = said.n or self.n
-            reply = Reply(message, said, understood, self.state, lexicon, self._recommender, self.user, n, trace)
+            reply = Reply(
+                message, said, understood, self.state, lexicon, self._recommender, self.user, n, trace, self._stored
+            )
             reading = self._reading(reply, stage)
             try:
                 yield Understanding(understood)

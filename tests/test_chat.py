@@ -7,11 +7,13 @@ import pty
 import re
 import select
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +190,40 @@ def test_ctrl_c_stops_the_answer_and_not_the_conversation(films: Path, terminal:
     talk.until("> ")
     talk.send("/like 1\r")
     talk.until("Liked: ")
+    talk.until("> ")
+    talk.send("/quit\r")
+    assert talk.ended() == 0
+
+
+def test_a_store_that_fails_ends_one_answer_and_not_the_conversation(films: Path, terminal: Any) -> None:
+    talk = terminal(films, "--session", "mine")
+    talk.until("> ")
+    with closing(sqlite3.connect(films / "history.db", timeout=60)) as db:
+        db.execute("ALTER TABLE evoke_sessions RENAME TO elsewhere")
+        talk.send("heist films\r")
+        talk.until("no such table")
+        talk.until("> ")
+        db.execute("ALTER TABLE elsewhere RENAME TO evoke_sessions")
+    talk.send("heist films\r")
+    talk.until("5. ")
+    talk.until("> ")
+    talk.send("/quit\r")
+    talk.until("evoke chat --session mine")
+    assert talk.ended() == 0
+
+
+def test_bytes_that_are_no_text_are_read_as_such(films: Path, terminal: Any) -> None:
+    script = b"caf\xe9 westerns\n/\xff\n/constraints\n"
+    for locale in ({}, {"LC_ALL": "C"}):
+        done = subprocess.run(
+            command(films), input=script, env=environment() | locale, capture_output=True, timeout=PATIENCE
+        )
+        assert done.returncode == 0, done.stderr
+        assert "There is no /\ufffd;" in done.stdout.decode() and "1. Western\n" in done.stdout.decode()
+    talk = terminal(films)
+    talk.until("> ")
+    os.write(talk._fd, b"caf\xe9 westerns\r")
+    talk.until("5. ")
     talk.until("> ")
     talk.send("/quit\r")
     assert talk.ended() == 0

@@ -133,7 +133,7 @@ def compared(message: str, items: Sequence[Item], lexicon: Lexicon) -> str:
     return "\n".join(lines)
 
 
-def why(item: Item, row: Mapping[str, Any] | None, evidence: Sequence[Item], understood: Understood) -> str:
+def why(item: Item, row: Mapping[str, Any] | None, evidence: Sequence[Item], fulfilled: Sequence[Constraint]) -> str:
     """Why an item was shown: what found it, what speaks for it, and which conditions it fulfils. `row`: its channels and ranks."""
     if row is None:
         return f"I have not shown {titled(item)} in this conversation, so there is no reason to give."
@@ -152,8 +152,8 @@ def why(item: Item, row: Mapping[str, Any] | None, evidence: Sequence[Item], und
     lines.append(f"It was found because {'; '.join(found)}." if found else "Nothing but your conditions speaks for it.")
     if evidence:
         lines.append(f"What speaks for it: {', '.join(e.title for e in evidence)}.")
-    if understood.constraints:
-        lines.append(f"It fulfils what you asked for: {', '.join(c.words for c in understood.constraints)}.")
+    if fulfilled:
+        lines.append(f"It fulfils what you asked for: {', '.join(c.words for c in fulfilled)}.")
     if row["explanation"]:
         lines.append(row["explanation"])
     return " ".join(lines)
@@ -168,7 +168,7 @@ def question(lexicon: Lexicon) -> tuple[str, str] | None:
     total = len(lexicon.snapshot) or 1
     best: tuple[float, str, list[str]] | None = None
     for name, counts in lexicon.values.strings.items():
-        if name not in lexicon.schema or not 2 <= len(counts) <= KINDS_MOST or lexicon.schema[name].count < total / 2:
+        if not lexicon.textual(name) or not 2 <= len(counts) <= KINDS_MOST or lexicon.schema[name].count < total / 2:
             continue
         left = sum(n * n for n in counts.values()) / (sum(counts.values()) * total)
         if best is None or left < best[0]:

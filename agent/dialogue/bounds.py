@@ -17,6 +17,7 @@ from agent.dialogue.comparators import (
     kind_of,
     made,
     operator,
+    storable,
 )
 from agent.dialogue.lexicon import Lexicon
 from agent.dialogue.scan import Text
@@ -69,13 +70,16 @@ def bounds(text: Text, lexicon: Lexicon) -> tuple[list[Constraint], list[str]]:
                 continue
             kind, op, value = bound
             start = name.start() if name and named else match.start()
-            if kind not in lexicon.fields and kind not in lexicon.schema:
-                missing.append(f"a field for {kind}")
+            if not lexicon.numeric(lexicon.fields.get(kind, kind)):
+                missing.append(
+                    f"a field for {kind}" if kind not in lexicon.schema else f"a field of numbers for {kind}"
+                )
                 text.strike(start, match.end())
                 continue
             found.append(made(kind, (flipped(op) if text.negated(start) else op, value), lexicon, said=True))
             text.strike(start, match.end())
-    return found, missing
+    kept = [constraint for constraint in found if storable(constraint.value)]
+    return kept, missing + ["so large a number"] * (len(kept) < len(found))
 
 
 def _of_range(match: re.Match[str], named: str | None, lexicon: Lexicon) -> tuple[str, str, list[float]] | None:

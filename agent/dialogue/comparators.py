@@ -57,7 +57,7 @@ def kind_of(words: str) -> str | None:
 def field_named(word: str, lexicon: Lexicon) -> str | None:
     """The numeric field that this word names: its kind where it has one, also one that is not in this catalog, else its name."""
     singular = word.rstrip("s")
-    own = (n for n, f in lexicon.schema.items() if f.low is not None and n.lower().rstrip("s") == singular)
+    own = (n for n in lexicon.schema if lexicon.numeric(n) and n.lower().rstrip("s") == singular)
     return next((kind for kind, names in KINDS.items() if word in names.split()), None) or next(own, None)
 
 
@@ -67,6 +67,13 @@ def made(kind: str, condition: tuple[str, object], lexicon: Lexicon, *, said: bo
     op, value = condition
     scaled = _scaled(value, _scale(name) if said and kind == "length" else 1.0)
     return Constraint(name, op, scaled, worded(name, op, scaled, kind))
+
+
+def storable(value: object) -> bool:
+    """Whether all numbers of a condition's value are ones that a filter takes: 64 bits hold them."""
+    if isinstance(value, list):
+        return all(map(storable, value))
+    return not isinstance(value, int | float) or -(2**63) <= value < 2**63
 
 
 def _scale(name: str) -> float:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from agent.dialogue.comparators import storable
 from agent.dialogue.lexicon import Lexicon
 from agent.dialogue.parser import Reading
 from agent.dialogue.state import State
 from agent.dialogue.turns import Constraint, Understood
+from agent.dialogue.wording import worded
+from store.errors import StoreError
+from store.where import normalised
 
 PHRASES = 4
 """Phrases that are looked for together, the latest."""
@@ -18,8 +22,8 @@ def follow(state: State, said: Reading, lexicon: Lexicon) -> Understood:
     """Change the state as the message says; returns what was understood."""
     if said.reset:
         state.constraints, state.topic, state.avoid, state.seeds, state.questioned = [], [], [], [], []
-    # A catalog that was indexed anew may have lost a field that an old conversation asks about.
-    gone = [c for c in state.constraints if c.field not in lexicon.schema]
+    # A catalog that was indexed anew may have lost a field that an old conversation asks about, or hold other things in it.
+    gone = [c for c in state.constraints if not _possible(c, lexicon)]
     state.constraints = [c for c in state.constraints if c not in said.drop and c not in gone]
     fresh: set[str] = set()
     for constraint in said.constraints:
@@ -49,6 +53,14 @@ def follow(state: State, said: Reading, lexicon: Lexicon) -> Understood:
         list(state.topic),
         dropped,
     )
+
+
+def _possible(constraint: Constraint, lexicon: Lexicon) -> bool:
+    """Whether the catalog can be filtered by this condition."""
+    try:
+        return normalised(constraint.where, lexicon.schema) is not None and storable(constraint.value)
+    except StoreError:
+        return False
 
 
 def signal(state: State, said: Reading) -> None:
@@ -99,8 +111,11 @@ def join(constraints: list[Constraint], new: Constraint, lexicon: Lexicon, *, al
                 kept.append(old)
         elif (old.op in _NEVER) != (new.op in _NEVER):
             # The latest word on a value counts.
-            if left := [value for value in _values(old) if value not in values]:
-                kept.append(old if len(left) == len(_values(old)) else Constraint(old.field, old.op, left, old.words))
+            left = [value for value in _values(old) if value not in values]
+            if len(left) == len(_values(old)):
+                kept.append(old)
+            elif left:
+                kept.append(Constraint(old.field, old.op, left, worded(old.field, old.op, left)))
         elif new.op in _NEVER:
             if old != new:
                 kept.append(old)

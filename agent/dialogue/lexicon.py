@@ -90,11 +90,11 @@ class Lexicon:
         schema = catalog.schema()
         made = cls(catalog.version, schema, Values.of(catalog), catalog.snapshot())
         for kind, names in KINDS.items():
-            fitting = [name for name, f in schema.items() if f.low is not None and _words(name) & set(names.split())]
+            fitting = [name for name in schema if made.numeric(name) and _words(name) & set(names.split())]
             if fitting:
                 made.fields[kind] = max(fitting, key=lambda name: schema[name].count)
         for name, counts in made.values.strings.items():
-            if name in schema and schema[name].type in ("str", "list"):
+            if made.textual(name):
                 made._add(name, counts)
         for found in (*made._by_words.values(), *made._last_names.values()):
             found.sort(key=lambda value: -value.count)
@@ -115,6 +115,14 @@ class Lexicon:
                 particle = next((at for at, word in enumerate(key[1:], 1) if word in PARTICLES), len(key) - 1)
                 for last in {key[-1:], key[particle:]}:
                     self._last_names.setdefault(last, []).append(one)
+
+    def numeric(self, name: str) -> bool:
+        """Whether conditions can compare this field: it holds single numbers only, and not in hidden items alone."""
+        return name in self.schema and self.schema[name].type in ("int", "float") and name in self.values.quantiles
+
+    def textual(self, name: str) -> bool:
+        """Whether conditions can ask this field for a text; lists of numbers in some items and of texts in others cannot be."""
+        return name in self.schema and "str" in (self.schema[name].type, self.schema[name].elements)
 
     def find(self, words: Sequence[str]) -> list[Value]:
         """The values that these words mean, the most frequent first: written so, or a form or a short form of it."""

@@ -9,7 +9,7 @@ from typing import Any
 from agent.dialogue.follow import follow
 from agent.dialogue.lexicon import Lexicon
 from agent.dialogue.parser import parse
-from agent.dialogue.scan import Text
+from agent.dialogue.scan import Text, readable
 from agent.dialogue.state import State
 from agent.dialogue.titles import titled
 from store import Catalog
@@ -27,7 +27,7 @@ def replayed(messages: Sequence[Mapping[str, Any]], catalog: Catalog) -> State:
         return [dict(item.metadata) for item in catalog.get(list(ids)).values()]
 
     for message in messages:
-        content = words(message.get("content"))
+        content = readable(words(message.get("content")))
         if message.get("role") == "user":
             follow(state, parse(content, state, lexicon, metadata), lexicon)
         elif message.get("role") == "assistant":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,11 @@ from agent.dialogue.follow import follow
 from agent.dialogue.lexicon import Lexicon
 from agent.dialogue.parser import Reading
 from agent.dialogue.state import State
-from agent.dialogue.turns import Items, Understanding, Understood, Words
+from agent.dialogue.turns import Constraint, Items, Understanding, Understood, Words
+from agent.known import Known
 from agent.results import Explained, Profile, Recommendation, Result, Trace
 from agent.steer import Said
+from store import Catalog
 
 if TYPE_CHECKING:
     from agent.recommender import AsyncRecommender
@@ -37,6 +39,7 @@ class Reply:
     user: str | None
     n: int
     trace: Trace
+    stored: bool = True
     text: str = ""
     items: list[Recommendation] = field(default_factory=list)
     question: str | None = None
@@ -64,7 +67,8 @@ async def talk(reply: Reply) -> AsyncGenerator[Items | Words, None]:
     elif intent == "why":
         row = state.reasons.get(items[0].id)
         evidence = list(catalog.get(row["evidence"]).values()) if row else []
-        yield reply.say(answering.why(items[0], row, evidence, understood))
+        fulfilled = await asyncio.to_thread(_fulfilled, items[0].id, understood.constraints, catalog)
+        yield reply.say(answering.why(items[0], row, evidence, fulfilled))
     elif intent == "compare":
         yield reply.say(answering.compared(reply.message, items, reply.lexicon))
     else:
@@ -86,7 +90,8 @@ async def recommend(
     asked, state.asked, state.offered = state.asked, None, None
     while True:
         excluded = {*state.shown, *state.seen, *state.disliked, *state.liked, *state.seeds}
-        async with aclosing(_retrieved(reply, excluded)) as events:
+        history = await asyncio.to_thread(_history, reply)
+        async with aclosing(_retrieved(reply, history, excluded)) as events:
             result = await anext(events)
             assert isinstance(result, Result)  # noqa: S101  a stream begins with it
             reply.items, reply.profile = list(result.items), result.profile
@@ -122,11 +127,24 @@ async def recommend(
         yield reply.say(f"\n{reply.question}")
 
 
-def _retrieved(reply: Reply, excluded: Collection[str]) -> AsyncGenerator[Result | Explained, None]:
+def _history(reply: Reply) -> list[str] | None:
+    """The history to go by, or None for the user's own as it is kept, which holds what was said in a conversation that is kept."""
+    state, user = reply.state, reply.user
+    if state.seeds:  # items to be like stand in for the whole history
+        return [*state.liked[-LIKED:], *state.seeds]
+    if user is None:
+        return state.liked
+    if reply.stored:
+        return None
+    known = Known.of(reply.recommender.history, reply.lexicon.snapshot, user).liked
+    return [*(id for id in known if id not in state.disliked), *state.liked]
+
+
+def _retrieved(
+    reply: Reply, history: Sequence[str] | None, excluded: Collection[str]
+) -> AsyncGenerator[Result | Explained, None]:
     """The recommender's own stream for what the conversation has come to."""
     state = reply.state
-    # Items to be like stand in for the whole history; nobody's history is what was liked here.
-    history = [*state.liked[-LIKED:], *state.seeds] if state.seeds else None if reply.user else state.liked
     return reply.recommender.stream(
         ", ".join(state.topic) or None,
         user=reply.user,
@@ -184,6 +202,12 @@ async def _again(reply: Reply) -> AsyncGenerator[Items | Words, None]:
 def filters(state: State) -> dict[str, Any] | None:
     """The conditions in force as one filter, or None."""
     return {"$and": [c.where for c in state.constraints]} if state.constraints else None
+
+
+def _fulfilled(id: str, constraints: Sequence[Constraint], catalog: Catalog) -> list[Constraint]:
+    """The conditions that the item fulfils: what was asked for after it was shown need not hold for it."""
+    matching = [catalog.matching(c.where) for c in constraints]
+    return [c for c, ids in zip(constraints, matching, strict=True) if ids is None or id in ids]
 
 
 def _wanted(state: State) -> list[str]:

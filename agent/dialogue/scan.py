@@ -19,11 +19,18 @@ NO = (
     r"dont|didnt|isnt|no more|anything but|other than|hate|hates|hated|dislike|disliked|can't stand|cannot stand|sick of|tired of|"
     r"fed up with|enough"
 )
+_HALVES = re.compile(r"[\ud800-\udfff]")
 _NO = re.compile(rf"\b(?:{NO})\b")
 _NEGATED = re.compile(rf"\b(?:{NO})\b(?:[\s,/&{STRUCK}'-]|\b(?:{FILLERS})\b)*$")
 _ENDS = re.compile(r"[.;:!?\n]|\b(?:but|instead|rather|just|only|prefer|then|though|because)\b")
 _NOT_ONLY = re.compile(r"\bnot (?:only|just|necessarily)\b")
 _ALL_BUT = re.compile(r"\b(?:anything|everything|all) but\b")
+
+
+def readable(message: str) -> str:
+    """The message with `\ufffd` in place of what is no character and cannot be kept: halves of surrogate pairs, such as Python
+    makes of bytes that are not UTF-8."""
+    return _HALVES.sub("\ufffd", message)
 
 
 class Text:

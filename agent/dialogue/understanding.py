@@ -145,11 +145,10 @@ def _checked(written: Read, message: str, said: Reading, lexicon: Lexicon, stage
 
 def _condition(one: ReadCondition, text: Text, lexicon: Lexicon) -> Constraint | None:
     """The condition, where the catalog has its field and value and the message its words."""
-    field = lexicon.schema.get(one.field)
-    if field is None:
-        return None
-    if field.type in ("int", "float"):
+    if lexicon.numeric(one.field):
         return _number(one, text, lexicon)
+    if not lexicon.textual(one.field):
+        return None
     counts: Mapping[str, int] = lexicon.values.strings.get(one.field, {})
     value = next((v for v in counts if v.casefold() == one.value.casefold()), None)
     if value is None or one.op not in ("is", "is not"):
