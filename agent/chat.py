@@ -23,7 +23,7 @@ from agent.show import inert
 from prompts import PromptError
 from store import Catalog, Item
 from store.errors import StoreError
-from store.place import home
+from store.place import typed_lines
 
 HELP = """\
 Say what you feel like, in your own words, and then what to change: "newer", "less violent", "more like the second".
@@ -203,7 +203,7 @@ def _line_editing() -> Iterator[None]:
     """Editing of the input line, with the history of earlier ones kept in a file that only its owner reads."""
     import readline
 
-    path = home() / "chat-history"
+    path = typed_lines()
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)

@@ -86,9 +86,7 @@ def _windows(head: list[Candidate], shuffle: int) -> list[list[Candidate]]:
     return [order[i : i + WINDOW] for i in range(0, len(order), WINDOW)]
 
 
-def still_there(
-    candidates: list[Candidate], catalog: Catalog, depth: int
-) -> tuple[list[Candidate], dict[str, Item]]:
+def still_there(candidates: list[Candidate], catalog: Catalog, depth: int) -> tuple[list[Candidate], dict[str, Item]]:
     """The candidates whose items are still in the catalog, and the items of at least the first `depth` of them."""
     head = catalog.get([c.id for c in candidates[:depth]])
     if len(head) < len(candidates[:depth]):  # some were removed while the request was under way

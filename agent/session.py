@@ -208,10 +208,10 @@ class AsyncSession:
             self._recommender.history.add([HistoryEvent(self.user, item, now, kind=kind) for item, kind in signals])
 
     async def _begin(self) -> None:
-        """Take up what is kept. A user's conversation is kept before anything is said in it: whoever forgets the user meanwhile
-        finds it, and it does not come back."""
+        """Take up what is kept. A conversation is kept before anything is said in it: what is liked while its first answer is
+        written finds it, and so does whoever forgets the user meanwhile, so that it does not come back."""
         await asyncio.to_thread(self._refresh)
-        if self.user is not None and self._owner != self.user:
+        if not self._version or (self.user is not None and self._owner != self.user):
             await self._keep(self.state.copy())
 
     def _refresh(self) -> None:

@@ -90,7 +90,11 @@ def indexed(done: Indexed) -> None:
             f"evoke: {items.truncated} texts are longer than the encoder reads; their ends do not count in vectors"
         )
     if done.gone and not done.pruned:
-        err.print(f"evoke: {done.gone} items of the store are gone from the file; --prune removes them")
+        err.print(
+            f"evoke: {done.gone} items of the store are gone from the file; --prune removes them once no row is skipped"
+            if done.problems.skipped
+            else f"evoke: {done.gone} items of the store are gone from the file; --prune removes them"
+        )
     if events.future:
         err.print(f"evoke: {events.future} events lie in the future by this machine's clock; they are kept")
     for reason, count in done.problems.counts.most_common():

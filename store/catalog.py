@@ -18,7 +18,7 @@ from store.records import Hit, Item
 from store.snapshot import Snapshot
 from store.stored import HIDDEN, item_of
 from store.where import Field, fields_of, load_fields, normalised, save_fields
-from store.writer import Upserted, new_version, writing
+from store.writer import Upserted, check, new_version, writing
 
 _PAGE = 2000
 _AT_HAND = 5000
@@ -90,9 +90,13 @@ class Catalog:
         """Add the items, or change those that differ; what has not changed costs no embedding.
 
         `progress(done, total)` is called as it goes; the total is 0 where `items` does not tell its length.
-        Raises StoreBusy while another process writes, and StoreError for an item that cannot be kept.
+        Raises StoreBusy while another process writes, and StoreError for an item that cannot be kept: nothing is written then
+        where `items` is a sequence, else the batches before it are.
         """
-        total = len(items) if isinstance(items, Sequence) else 0
+        total = 0
+        if isinstance(items, Sequence):
+            total = len(items)
+            check(items)
         done, result = 0, Upserted()
 
         def advance(count: int) -> None:

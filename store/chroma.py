@@ -20,6 +20,8 @@ Record = tuple[str | None, dict[str, Any]]
 
 _PAGE = 2000
 _TRIES = 5
+# What Chroma and SQLite say of a query that no other connection would answer either.
+_UNANSWERABLE = ("Invalid where clause", "too many SQL variables", "Expression tree is too large")
 
 
 class Connection:
@@ -176,6 +178,8 @@ class Connection:
             return StoreError(f"{self.place}: the disk is full, or a file-size limit is met; make room and index again")
         if "readonly database" in text or "unable to open database" in text:
             return StoreError(f"{self.place} cannot be written; choose another --store, or correct its permissions")
+        if any(said in text for said in _UNANSWERABLE):
+            return StoreError(f"{self.place} cannot answer this query ({text[-160:]}); ask for less at once")
         return (
             _Stale(text[-160:]) if self.folder else StoreError(f"the Chroma server {self.place} failed: {text[:160]}")
         )

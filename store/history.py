@@ -37,12 +37,13 @@ class Added:
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """The rows that were deleted, by table."""
+    """The rows that were deleted, by table. `scrubbed`: the files were cleared of them, or of what was deleted before."""
 
     rows: dict[str, int] = field(default_factory=dict)
+    scrubbed: bool = False
 
     def __bool__(self) -> bool:
-        return any(self.rows.values())
+        return self.scrubbed
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ class History:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"{folder} cannot be made ({error.strerror}); choose another --store") from error
-        return cls(places.about(folder).get("database") or f"sqlite:///{folder.absolute() / 'history.db'}")
+        return cls(database_of(folder))
 
     @property
     def local(self) -> bool:
@@ -121,6 +122,7 @@ class History:
                 if problem := event_fault(event):
                     raise StoreError(f'event of user "{event.user}": {problem}; correct it and add it again')
             with self._write() as db:
+                once.expire(db)
                 new = tables.insert_new_events(db, [_row(event) for event in batch])
                 if new:
                     _touch(db)
@@ -214,33 +216,32 @@ class History:
 
     def save_session(self, id: str, user: str | None, state: str, version: int) -> int | None:
         """Keep a conversation that was read as `version` (0: new). Returns its new version, None where another wrote first."""
-        try:
-            with self._write() as db:
-                return sessions.write(db, id, user, state, version)
-        except StoreError:
-            # Two that begin one conversation at once: to PostgreSQL the second is an error.
-            if version == 0 and self.session(id):
-                return None
-            raise
+        with self._write() as db:
+            return sessions.write(db, id, user, state, version)
 
     def knows(self, user: str) -> bool:
-        """Whether anything is kept about the user."""
+        """Whether anything is kept about the user, be it only in the files, where forgetting them was cut off."""
         with self._read() as db:
             return tables.knows_user(db, user)
 
     def forget(self, user: str) -> Forgotten:
         """Delete everything of the user, for good: in SQLite from every byte, in PostgreSQL from the tables, vacuumed.
 
-        Raises StoreBusy where another process reads SQLite's log, which then cannot be emptied: the rows are gone
-        nevertheless, and running it again finishes the work.
+        Raises StoreBusy where another process reads SQLite's log, which then cannot be emptied: the rows are gone nevertheless,
+        and running it again finishes the work.
         """
         with self._write() as db:
-            rows = tables.delete_user(db, user)
+            once.expire(db)
+            rows, due = tables.delete_user(db, user)
             if any(rows.values()):
                 _touch(db)
+        if not due:
+            return Forgotten(rows)
         if not tables.scrub(self._engine):
             raise StoreBusy("the rows are deleted, but another process holds the log; stop it, and run forget again")
-        return Forgotten(rows)
+        with self._write() as db:
+            tables.scrubbed(db, due)
+        return Forgotten(rows, scrubbed=True)
 
     def close(self) -> None:
         """Let go of the database."""
@@ -257,6 +258,11 @@ class History:
 
     def _write(self) -> Any:
         return tables.session(self._engine, write=True)
+
+
+def database_of(folder: Path) -> str:
+    """The URL of the database of a store folder's history."""
+    return places.about(folder).get("database") or f"sqlite:///{folder.absolute() / 'history.db'}"
 
 
 def _touch(db: Connection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ from store.writer import Upserted
 _COPIES_OF_VECTOR, _COPIES_OF_TEXT, _PER_ITEM, _PER_EVENT = 5, 6, 2000, 400
 _ROOM_TO_WORK = 4 << 20
 
+log = logging.getLogger("evoke")
+
 
 @dataclass(frozen=True, slots=True)
 class Indexed:
@@ -42,6 +45,7 @@ class Indexed:
 class _Checked:
     ids: set[str]
     problems: Problems
+    skipped_items: int = 0
     text: int = 0
     events: int = 0
 
@@ -61,13 +65,14 @@ def index(
 
     Items that have not changed cost nothing, and a run that was killed goes on where it stopped. `chroma` and `database`
     are the URLs of a Chroma server and of PostgreSQL, remembered by the store. `progress(done, total)` counts items.
+    Nothing is pruned where rows of the items file were skipped: what is gone, and what is broken, cannot be told apart then.
     Raises StoreError, in one line that names file, line and remedy; nothing is written then unless the disk failed half-way.
     """
     files = find_dataset(Path(dataset))
     store = Path(store).expanduser()
-    checked = _check(files, on_error, store)
+    checked = _check(files, on_error, store, embedder, chroma)
     urls = {name: url for name, url in (("chroma", chroma), ("database", database)) if url}
-    with _folder(store), places.writing(store):
+    with _folder(store):
         _reserve(store, checked, embedder)
         with (
             Catalog.open(store, embedder=embedder, chroma=chroma) as catalog,
@@ -98,7 +103,13 @@ def _write(
         advance = (lambda done, _: progress(done, total)) if progress else None
         upserted = catalog.upsert(read_items(files.items, told), progress=advance)
         left = sorted(set(catalog.ids()) - checked.ids)
-        pruned = catalog.delete(left) if prune else 0
+        if prune and checked.skipped_items:
+            log.warning(
+                "nothing was pruned: %d rows of %s were skipped, and their items may be among those gone; correct the rows",
+                checked.skipped_items,
+                files.items,
+            )
+        pruned = catalog.delete(left) if prune and not checked.skipped_items else 0
         gone = len(left) - pruned
     if files.events:
         added = history.add(read_events(files.events, checked.ids, told))
@@ -124,17 +135,20 @@ def refresh(catalog: Catalog, history: History) -> None:
     Cooccurrence.of(history, snapshot, catalog.folder)
 
 
-def _check(files: Files, on_error: Literal["stop", "skip"], store: Path) -> _Checked:
+def _check(
+    files: Files, on_error: Literal["stop", "skip"], store: Path, embedder: Embedder | None, chroma: str | None
+) -> _Checked:
     """Read everything once, so that whatever is wrong is known before anything is written."""
     checked = _Checked(set(), Problems(on_error))
     if files.items:
         for item in read_items(files.items, checked.problems):
             checked.ids.add(item.id)
             checked.text += len(item.document.encode())
+        checked.skipped_items = checked.problems.skipped
         if not checked.ids:
             raise BadData(f"{files.items}: there is no item in it; an empty catalog cannot be indexed")
     else:
-        with Catalog.open(store, create=False) as catalog:
+        with Catalog.open(store, embedder=embedder, create=False, chroma=chroma) as catalog:
             checked.ids.update(catalog.ids())
     if files.events:
         checked.events = sum(1 for _ in read_events(files.events, checked.ids, checked.problems))
@@ -157,14 +171,28 @@ def _reserve(store: Path, checked: _Checked, embedder: Embedder | None) -> None:
 
 @contextmanager
 def _folder(store: Path) -> Iterator[None]:
-    """The store's folder. One that was not there before is not left behind by a refusal; an interruption leaves it."""
-    made = not store.exists()
+    """The store's folder, with nobody else writing it. One that was not there before is not left behind by a refusal; an
+    interruption leaves it. Raises StoreBusy while another process writes."""
     try:
-        store.mkdir(parents=True, exist_ok=True)
-        yield
-    except (StoreError, OSError) as error:
-        if made:
-            shutil.rmtree(store, ignore_errors=True)
-        if isinstance(error, StoreError):
-            raise
+        made = _make(store)
+        with places.writing(store):
+            try:
+                yield
+            except (StoreError, OSError):
+                # While it is still ours: the next one may be building it as soon as we let go.
+                if made:
+                    shutil.rmtree(store, ignore_errors=True)
+                raise
+    except OSError as error:
         raise StoreError(f"{store}: {error.strerror or error}; make room, or choose another --store") from error
+
+
+def _make(store: Path) -> bool:
+    """Make the folder where there is none; returns whether it was this process that made it."""
+    try:
+        store.mkdir(parents=True)
+    except FileExistsError:
+        if not store.is_dir():
+            raise
+        return False
+    return True

@@ -69,7 +69,7 @@ class Hit(NamedTuple):
 def fault(item: Item) -> str | None:
     """What keeps this item out of a catalog, or None. Nothing is ever coerced into another type."""
     for name, text in (("id", item.id), ("title", item.title), ("text", item.text)):
-        problem = _text_fault(text)
+        problem = text_fault(text)
         if problem:
             return f'"{name}" {problem}'
     if not item.id:
@@ -88,32 +88,33 @@ def fault(item: Item) -> str | None:
 def event_fault(event: Event) -> str | None:
     """What keeps this event out of a history, or None."""
     for name, value in (("user", event.user), ("item", event.item)):
-        problem = _text_fault(value)
+        problem = text_fault(value)
         if problem or not value:
             return f'"{name}" {problem or "is empty"}'
-    if _is_number(event.timestamp) is False:
+    if is_number(event.timestamp) is False:
         return '"timestamp" is not a finite number'
-    if event.rating is not None and not _is_number(event.rating):
+    if event.rating is not None and not is_number(event.rating):
         return '"rating" is not a finite number'
-    if event.kind is not None and event.kind not in KINDS:
+    if event.kind is not None and not (isinstance(event.kind, str) and event.kind in KINDS):
         return f'"kind" is none of {", ".join(sorted(KINDS))}'
-    if event.split is not None and _text_fault(event.split):
+    if event.split is not None and text_fault(event.split):
         return '"split" is not text'
     return None
 
 
 def _field_fault(name: Any, value: Any) -> str | None:
-    if not isinstance(name, str) or not name or _text_fault(name) or name.startswith(_RESERVED):
+    if not isinstance(name, str) or not name or text_fault(name) or name.startswith(_RESERVED):
         return f"is no usable name: it must be text and not begin with {' or '.join(_RESERVED)}"
     if not isinstance(value, list):
         return None if _is_scalar(value) else "is not text, a finite number, true or false, or a list"
     strings = all(isinstance(element, str) for element in value)
-    if not strings and not all(_is_number(element) for element in value):
+    if not strings and not all(is_number(element) for element in value):
         return "is a list of neither texts alone nor finite numbers alone"
-    return None if not strings else next((fault for fault in map(_text_fault, value) if fault), None)
+    return None if not strings else next((fault for fault in map(text_fault, value) if fault), None)
 
 
-def _text_fault(value: Any) -> str | None:
+def text_fault(value: Any) -> str | None:
+    """What keeps this from being a text that every database here holds, or None."""
     if not isinstance(value, str):
         return "is not text"
     if "\x00" in value:
@@ -126,10 +127,11 @@ def _text_fault(value: Any) -> str | None:
 
 
 def _is_scalar(value: Any) -> bool:
-    return isinstance(value, bool) or _is_number(value) or (isinstance(value, str) and _text_fault(value) is None)
+    return isinstance(value, bool) or is_number(value) or (isinstance(value, str) and text_fault(value) is None)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether this is a number that every database here holds: finite, and within 64 bits."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     # Beyond 64 bits no database here keeps an integer.

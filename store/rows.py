@@ -112,19 +112,24 @@ def _csv(
                 row = _typed(header, values)
             except (csv.Error, Wrong) as error:
                 wrong = error if isinstance(error, Wrong) else Wrong("broken CSV", str(error))
-                problems.report(f"{path}:{source.number}", wrong)
+                if (read := source.number - source.first + 1) > 1:
+                    # Most likely a quote that was never closed: what it swallowed is lost with the row.
+                    over = f"over {read} lines, to line {source.number}: is a quote left open?"
+                    wrong.detail = f"{wrong.detail}, {over}" if wrong.detail else over
+                problems.report(f"{path}:{source.first}", wrong)
                 continue
-            yield f"{path}:{source.number}", row
+            yield f"{path}:{source.first}", row
     if header is None:
         raise BadData(f"{path}:1: there is no header; begin the file with {','.join(columns)}")
 
 
 class _Lines:
-    """The decoded lines of a file; what is not UTF-8 is noticed for the row that it stands in."""
+    """The decoded lines of a file; what is not UTF-8 is noticed for the row that it stands in, which begins at line `first`."""
 
     def __init__(self, lines: Iterator[bytes]) -> None:
         self._lines = lines
         self.number = 0
+        self.first = 1
         self._wrong: Wrong | None = None
 
     def __iter__(self) -> Iterator[str]:
@@ -142,6 +147,7 @@ class _Lines:
             return line.decode("utf-8", errors="replace")
 
     def begin(self) -> None:
+        self.first = self.number + 1
         self._wrong = None
 
     def check(self) -> None:
@@ -205,8 +211,8 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
     metadata = row.get("metadata")
     if isinstance(metadata, str):
         row["metadata"] = _json(metadata)
-    elif isinstance(metadata, list):
-        row["metadata"] = dict(metadata)
+    elif isinstance(metadata, list) and all(isinstance(pair, tuple) for pair in metadata):
+        row["metadata"] = dict(metadata)  # a map; other lists are refused as they are
     return {name: value for name, value in row.items() if value is not None}
 
 

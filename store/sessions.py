@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from store.tables import sessions
+from store.tables import inserted, sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,8 @@ def write(db: sa.Connection, id: str, user: str | None, state: str, version: int
     None where another has written, or the conversation was forgotten, in between: nothing is changed then.
     """
     if version == 0:
-        if read(db, id) is not None:
-            return None
-        db.execute(sessions.insert().values(id=id, user_id=user, state=state, version=1, updated=time.time()))
-        return 1
+        row = {"id": id, "user_id": user, "state": state, "version": 1, "updated": time.time()}
+        return 1 if inserted(db, sessions, row) else None
     same = (sessions.c.id == id, sessions.c.version == version)
     done = db.execute(
         sessions.update().where(*same).values(user_id=user, state=state, version=version + 1, updated=time.time())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 import time
 import uuid
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,6 +20,7 @@ from store.errors import MissingExtra, StoreBusy, StoreError
 BUSY_SECONDS = 30
 _NOBODYS = 10_000
 _TABLES_LOCK = 0x65766F6B65
+_NOT_UNDERSTOOD = "the database URL is not understood: write postgresql://user@host/name, or sqlite:///file"
 
 _schema = sa.MetaData()
 
@@ -65,25 +68,22 @@ answers = sa.Table(
     sa.Index("evoke_answer_at", "at"),
 )
 meta = sa.Table("evoke_meta", _schema, sa.Column("id", sa.Integer, primary_key=True), sa.Column("value", sa.Text))
+due = sa.Table("evoke_due", _schema, sa.Column("user_hash", sa.Text, primary_key=True))
+"""Whose rows are deleted, but not yet scrubbed out of the files."""
 
 OF_A_USER = (events, profiles, sessions)
 
 
 def engine(url: str) -> sa.Engine:
     """The database of this URL, with its tables. Raises MissingExtra without the driver, StoreError without an answer."""
-    if url.startswith(("postgresql://", "postgres://")):
-        url = "postgresql+psycopg://" + url.partition("://")[2]
+    parsed = _parsed(url)
     try:
-        parsed = sa.make_url(url)
-        made = (
-            sa.create_engine(parsed, pool_pre_ping=True) if parsed.get_backend_name() != "sqlite" else _sqlite(parsed)
-        )
+        local = parsed.get_backend_name() == "sqlite"
+        made = _sqlite(parsed) if local else sa.create_engine(parsed, pool_pre_ping=True)
     except ModuleNotFoundError as error:
         raise MissingExtra("PostgreSQL", "postgres") from error
     except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ValueError) as error:
-        raise StoreError(
-            "the database URL is not understood: write postgresql://user@host/name, or sqlite:///file"
-        ) from error
+        raise StoreError(_NOT_UNDERSTOOD) from error
     with session(made, write=True) as db:
         if made.dialect.name == "postgresql":
             # Two processes that both find no table would both make it, and one would fail.
@@ -94,6 +94,28 @@ def engine(url: str) -> sa.Engine:
                 db.execute(CreateIndex(index, if_not_exists=True))
         db.execute(_insert(db, meta).values(id=1, value=uuid.uuid4().hex[:16]).on_conflict_do_nothing())
     return made
+
+
+def identity(url: str) -> tuple[str, ...]:
+    """The same for all URLs of one database, however they are written and whoever logs in by them."""
+    parsed = _parsed(url)
+    if parsed.get_backend_name() == "sqlite":
+        return "sqlite", str(Path(parsed.database or "").resolve())
+    more = parsed.normalized_query
+    host = (parsed.host or ",".join(more.get("host", ()))).lower()
+    port = str(parsed.port or ",".join(more.get("port", ())) or 5432)
+    name = parsed.database or ",".join(more.get("dbname", ())) or parsed.username or ""
+    # The options may name a schema, and tables of one name in two schemas are apart.
+    return parsed.get_backend_name(), host, port, name, *more.get("options", ())
+
+
+def _parsed(url: str) -> sa.URL:
+    if url.startswith(("postgresql://", "postgres://")):
+        url = "postgresql+psycopg://" + url.partition("://")[2]
+    try:
+        return sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError) as error:
+        raise StoreError(_NOT_UNDERSTOOD) from error
 
 
 def _sqlite(url: sa.URL) -> sa.Engine:
@@ -139,6 +161,8 @@ def session(made: sa.Engine, *, write: bool) -> Iterator[sa.Connection]:
     try:
         with made.connect().execution_options(evoke_begin=how) as db, db.begin():
             yield db
+    except UnicodeEncodeError as error:
+        raise StoreError("an id or a text is not valid UTF-8, so that nothing is kept under it; correct it") from error
     except (sa.exc.DBAPIError, sqlite3.Error) as error:
         raise _explained(made, error) from error
 
@@ -181,7 +205,9 @@ def insert_new_events(db: sa.Connection, rows: Sequence[dict[str, Any]]) -> int:
 
 def inserted(db: sa.Connection, table: sa.Table, row: dict[str, Any]) -> bool:
     """Insert the row; False where there is one of its key already."""
-    return bool(db.execute(_insert(db, table).values(**row).on_conflict_do_nothing()).rowcount)
+    # What is returned tells: of an insert, PostgreSQL's driver does not count the rows.
+    new = _insert(db, table).values(**row).on_conflict_do_nothing().returning(*table.primary_key)
+    return db.execute(new).first() is not None
 
 
 def count(db: sa.Connection, table: sa.Table) -> int:
@@ -234,17 +260,38 @@ def _same_profile(user: str | None, key: str, model: str, fingerprint: str) -> t
 
 
 def knows_user(db: sa.Connection, user: str) -> bool:
-    """Whether any table has a row of the user."""
-    return any(_has(db, table, user) for table in OF_A_USER)
+    """Whether any table has a row of the user, or the files may still hold what was deleted of them."""
+    return any(_has(db, table, user) for table in OF_A_USER) or _hashed(user) in _due(db)
 
 
 def _has(db: sa.Connection, table: sa.Table, user: str) -> bool:
     return db.scalar(sa.select(1).select_from(table).where(table.c.user_id == user).limit(1)) is not None
 
 
-def delete_user(db: sa.Connection, user: str) -> dict[str, int]:
-    """Delete the user's rows; returns how many, by table."""
-    return {
+def delete_user(db: sa.Connection, user: str) -> tuple[dict[str, int], list[str]]:
+    """Delete the user's rows; returns how many, by table, and what to tell `scrubbed` once the files are scrubbed.
+
+    That is noted in the database, so that where the scrubbing is cut off, deleting again does the rest. It is empty where
+    there was nothing to delete, now or before: nothing has to be scrubbed then.
+    """
+    rows = {
         table.name.removeprefix("evoke_"): db.execute(table.delete().where(table.c.user_id == user)).rowcount
         for table in OF_A_USER
     }
+    if any(rows.values()):
+        inserted(db, due, {"user_hash": _hashed(user)})
+    all_due = _due(db)
+    return rows, all_due if _hashed(user) in all_due else []
+
+
+def scrubbed(db: sa.Connection, due_before: Sequence[str]) -> None:
+    """Take note that the files hold nothing any more of those who were due before they were scrubbed."""
+    db.execute(due.delete().where(due.c.user_hash.in_(due_before)))
+
+
+def _due(db: sa.Connection) -> list[str]:
+    return list(db.scalars(sa.select(due.c.user_hash)))
+
+
+def _hashed(user: str) -> str:
+    return hashlib.sha256(user.encode()).hexdigest()

@@ -1,7 +1,8 @@
 """Filters over metadata: checked against the catalog's own fields, and put into the form that Chroma takes.
 
 The language is Chroma's: `{"year": {"$gte": 1980}, "genre": "Drama"}`, with `$and`, `$or`, `$eq`, `$ne`, `$gt`, `$gte`, `$lt`,
-`$lte`, `$in`, `$nin`, `$contains`, `$not_contains`. On a field that holds lists, equality and `$in` ask for an element.
+`$lte`, `$in`, `$nin`, `$contains`, `$not_contains`. On a field that holds lists, equality and `$in` ask for an element; an item
+that has one value there is taken as a list of one.
 """
 
 from __future__ import annotations
@@ -15,14 +16,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from store.errors import StoreError
-from store.records import Item
+from store.records import Item, is_number, text_fault
 
 FieldType = Literal["str", "int", "float", "bool", "list"]
 _ORDER = {"$gt", "$gte", "$lt", "$lte"}
 _ELEMENT = {"$contains", "$not_contains"}
 _EQUAL = {"$eq", "$ne"}
 _MEMBER = {"$in", "$nin"}
+_NEGATIVE = {"$ne", "$nin", "$not_contains"}
 _TOP_VALUES = 100
+# Chroma refuses filters of more than 60 levels, SQLite conditions nested 1000 deep (each element of a list is one, and those of
+# an $or or $and nest), and statements of more than 32766 values.
+_DEEPEST, _MOST_CONDITIONS, _MOST_ELEMENTS, _MOST_VALUES = 50, 800, 500, 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +36,7 @@ class Field:
 
     `values` are its most frequent strings (of a list: its elements), each with how many items have it; `low` and `high`
     bound its numbers.
-    `elements` is the type that a list's elements have.
+    `elements` is the type that a list's elements have: where items differ, text.
     """
 
     type: FieldType
@@ -88,7 +93,7 @@ class _Tally:
             values=dict(self.strings.most_common(_TOP_VALUES)),
             low=self.low if numbers else None,
             high=self.high if numbers else None,
-            elements=("number" if numbers else "str") if "list" in self.types else None,
+            elements=("number" if numbers and not self.strings else "str") if "list" in self.types else None,
         )
 
     def _type(self) -> FieldType:
@@ -100,18 +105,52 @@ class _Tally:
 
 def normalised(where: Mapping[str, Any] | None, schema: Mapping[str, Field]) -> dict[str, Any] | None:
     """The filter as Chroma takes it, or None where it excludes nothing. Raises StoreError naming what is wrong with it."""
+    clause = _filter(where, schema, 1)
+    if clause is not None:
+        _check_size(clause)
+    return clause
+
+
+def _filter(where: Any, schema: Mapping[str, Field], level: int) -> dict[str, Any] | None:
     if where is None:
         return None
     if not isinstance(where, Mapping):
         raise StoreError('a filter is an object such as {"year": {"$gte": 1980}}')
-    return _joined("$and", [clause for name, value in where.items() for clause in _clauses(name, value, schema)])
+    _check_depth(level)
+    return _joined("$and", [clause for name, value in where.items() for clause in _clauses(name, value, schema, level)])
 
 
-def _clauses(name: str, value: Any, schema: Mapping[str, Field]) -> list[dict[str, Any]]:
+def _check_depth(level: int) -> None:
+    if level > _DEEPEST:
+        raise StoreError(f"the filter is nested too deep, and {_DEEPEST} levels are the most; make it flatter")
+
+
+def _check_size(clause: dict[str, Any]) -> None:
+    parts, level, conditions, values = [clause], 0, 0, 0
+    while parts:
+        level += 1
+        _check_depth(level)
+        below: list[dict[str, Any]] = []
+        for part in parts:
+            ((name, held),) = part.items()
+            if name in ("$and", "$or"):
+                below += held
+                continue
+            conditions += 1
+            values += sum(len(operand) if isinstance(operand, list) else 1 for operand in held.values())
+        parts = below
+    if conditions > _MOST_CONDITIONS or values > _MOST_VALUES:
+        raise StoreError(
+            f"the filter has {conditions} conditions and {values} values, and {_MOST_CONDITIONS} and {_MOST_VALUES} are the "
+            "most; ask for less at once"
+        )
+
+
+def _clauses(name: str, value: Any, schema: Mapping[str, Field], level: int) -> list[dict[str, Any]]:
     if name in ("$and", "$or"):
         if not isinstance(value, list | tuple) or not value:
             raise StoreError(f"the filter's {name} needs a list of at least one filter")
-        parts = [normalised(part, schema) for part in value]
+        parts = [_filter(part, schema, level + 1) for part in value]
         if name == "$or" and None in parts:
             return []
         joined = _joined(name, [part for part in parts if part is not None])
@@ -128,11 +167,11 @@ def _clause(name: str, operator: str, operand: Any, field: Field) -> dict[str, A
     if operator in _MEMBER:
         if not isinstance(operand, list | tuple | set | frozenset) or not operand:
             raise StoreError(f'{operator} on "{name}" needs a list of at least one value')
+        most = _MOST_ELEMENTS if field.type == "list" else _MOST_VALUES
+        if len(operand) > most:
+            raise StoreError(f'{operator} on "{name}" got {len(operand)} values, and {most} are the most; give fewer')
         values = [_value(name, operator, value, field) for value in operand]
-        if field.type != "list":
-            return {name: {operator: values}}
-        element, join = ("$contains", "$or") if operator == "$in" else ("$not_contains", "$and")
-        return _joined(join, [{name: {element: value}} for value in values]) or {}
+        return _element(name, operator, values) if field.type == "list" else {name: {operator: values}}
     if operator not in _ORDER | _EQUAL | _ELEMENT:
         raise StoreError(
             f'"{operator}" is no filter operator: use {", ".join(sorted(_ORDER | _EQUAL | _ELEMENT | _MEMBER))}'
@@ -141,21 +180,32 @@ def _clause(name: str, operator: str, operand: Any, field: Field) -> dict[str, A
         raise StoreError(f'{operator} needs a field of numbers, and "{name}" holds {_holds(field)}')
     if operator in _ELEMENT and field.type != "list":
         raise StoreError(f'{operator} needs a field of lists, and "{name}" holds {_holds(field)}: use $eq or $in')
-    if field.type == "list" and operator in _EQUAL:
-        operator = "$contains" if operator == "$eq" else "$not_contains"
-    return {name: {operator: _value(name, operator, operand, field)}}
+    value = _value(name, operator, operand, field)
+    return _element(name, operator, [value]) if field.type == "list" else {name: {operator: value}}
+
+
+def _element(name: str, operator: str, values: list[Any]) -> dict[str, Any]:
+    """Asks a field of lists for any of the values, or for none: Chroma's `$contains` passes over items with one value there."""
+    element, one, join = ("$not_contains", "$nin", "$and") if operator in _NEGATIVE else ("$contains", "$in", "$or")
+    return {join: [*({name: {element: value}} for value in values), {name: {one: values}}]}
 
 
 def _value(name: str, operator: str, value: Any, field: Field) -> Any:
     """The operand in the type that the field is stored in: all numbers are stored as floats."""
     wanted = field.elements if field.type == "list" else field.type
+    # No item holds such a value, and its digits or halves of characters are nothing to repeat.
+    if isinstance(value, int | float) and not isinstance(value, bool) and not is_number(value):
+        raise StoreError(f'{operator} on "{name}" got a number that is not finite or beyond 64 bits; give another')
+    if isinstance(value, str) and (problem := text_fault(value)):
+        raise StoreError(f'{operator} on "{name}" got a text that {problem}; correct it')
     if wanted == "bool" and isinstance(value, bool):
         return value
     if wanted == "str" and isinstance(value, str):
         return value
     if wanted in ("int", "float", "number") and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    raise StoreError(f'{operator} on "{name}" got {value!r}, and the field holds {_holds(field)}')
+    given = repr(value)[:80] if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
+    raise StoreError(f'{operator} on "{name}" got {given}, and the field holds {_holds(field)}')
 
 
 def _holds(field: Field) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,13 +47,21 @@ class Upserted:
 def writing(
     chroma: Connection, folder: Path | None, embedder: Embedder, advance: Callable[[int], None] = lambda _: None
 ) -> Iterator[Writer]:
-    """The one writer of a catalog. What it changed counts as a new version when the block ends; so does what a crash left.
+    """The one writer of a catalog. What it changed counts as a new version when the block ends, be it by an error; so does what
+    a crash left.
 
     `advance(n)` is called as items are dealt with. Raises StoreBusy while another process writes.
     """
     with place.writing(folder) if folder else nullcontext():
         writer = Writer(chroma, embedder, advance)
-        yield writer
+        try:
+            yield writer
+        except Exception:
+            # The batches before the error are whole. What a change that failed has done, nobody knows: the next write sees to it.
+            if writer.sure:
+                with suppress(StoreError):
+                    writer.commit()
+            raise
         writer.commit()
 
 
@@ -65,6 +73,7 @@ class Writer:
         self._embedder = embedder
         self._advance = advance
         self.batch = min(_BATCH, chroma.largest_batch)
+        self.sure = True
         # A write that a crash left unfinished has changed the catalog without telling: this one tells.
         self._begun = bool(chroma.facts.get("writing"))
         if self._begun and chroma.folder:
@@ -73,9 +82,7 @@ class Writer:
     def upsert(self, batch: Sequence[Item]) -> Upserted:
         """Add or change what differs from what is there; the last item of an id counts."""
         items = list({item.id: item for item in batch}.values())
-        for item in items:
-            if problem := fault(item):
-                raise StoreError(f'item "{item.id}": {problem}; correct it and index again')
+        check(items)
         before = {an_id: metadata for an_id, (_, metadata) in self._chroma.records([item.id for item in items]).items()}
         changed = [item for item in items if before.get(item.id, {}).get(HASH) != item.content_hash]
         self._advance(len(batch) - len(changed))
@@ -83,7 +90,6 @@ class Writer:
             return Upserted(unchanged=len(items))
         anew = [item for item in changed if before.get(item.id, {}).get(EMBEDDED) != embedded_hash(item)]
         anew_ids = {item.id for item in anew}
-        self._begin()
         self._embed(anew, before)
         self._annotate([item for item in changed if item.id not in anew_ids], before)
         added = sum(item.id not in before for item in changed)
@@ -94,8 +100,8 @@ class Writer:
         """Remove the records of these ids; returns how many there were."""
         present = list(self._chroma.records(ids))
         for batch in in_batches(present, self.batch):
-            self._begin()
-            self._chroma.ask(lambda collection: collection.delete(ids=list(batch)))  # noqa: B023
+            with self._changing():
+                self._chroma.ask(lambda collection: collection.delete(ids=list(batch)))  # noqa: B023
         return len(present)
 
     def commit(self) -> None:
@@ -105,10 +111,14 @@ class Writer:
                 checkpoint.save(self._chroma, self._chroma.folder, checkpoint.WORTH_SAVING)
             self._chroma.note(writing=False, version=new_version())
 
-    def _begin(self) -> None:
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
         if not self._begun:
             self._chroma.note(writing=True, version=new_version())
             self._begun = True
+        self.sure = False
+        yield
+        self.sure = True
 
     def _embed(self, items: Sequence[Item], before: Mapping[str, Mapping[str, Any]]) -> None:
         if not items:
@@ -117,23 +127,32 @@ class Writer:
         for part in in_batches(items, _ENCODED_AT_ONCE):
             vectors.append(self._embedder.encode_documents([item.document for item in part]))
             self._advance(len(part))
-        self._chroma.ask(
-            lambda collection: collection.upsert(
-                ids=[item.id for item in items],
-                embeddings=np.concatenate(vectors),
-                documents=[item.text for item in items],
-                metadatas=[record_metadata(item, before.get(item.id)) for item in items],
+        with self._changing():
+            self._chroma.ask(
+                lambda collection: collection.upsert(
+                    ids=[item.id for item in items],
+                    embeddings=np.concatenate(vectors),
+                    documents=[item.text for item in items],
+                    metadatas=[record_metadata(item, before.get(item.id)) for item in items],
+                )
             )
-        )
-        if self._chroma.folder:
-            checkpoint.save(self._chroma, self._chroma.folder, _LONG_LOG)
+            if self._chroma.folder:
+                checkpoint.save(self._chroma, self._chroma.folder, _LONG_LOG)
 
     def _annotate(self, items: Sequence[Item], before: Mapping[str, Mapping[str, Any]]) -> None:
         """Change metadata alone: the vectors stay."""
         if items:
             rows = [record_metadata(item, before[item.id]) for item in items]
-            self._chroma.ask(lambda collection: collection.update(ids=[item.id for item in items], metadatas=rows))
+            with self._changing():
+                self._chroma.ask(lambda collection: collection.update(ids=[item.id for item in items], metadatas=rows))
             self._advance(len(items))
+
+
+def check(items: Iterable[Item]) -> None:
+    """Raises StoreError for the first item that cannot be kept."""
+    for item in items:
+        if problem := fault(item):
+            raise StoreError(f'item "{item.id}": {problem}; correct it and index again')
 
 
 def new_version() -> str:

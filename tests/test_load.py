@@ -111,6 +111,19 @@ def test_parquet_metadata_may_be_a_struct_or_a_map(tmp_path: Path) -> None:
         assert found == [Item("a", "A", metadata={"year": 1995}), Item("b", "B")]
 
 
+@pytest.mark.parametrize("value", [["ab", "cd"], ["Drama"], [{"x": 1}, {"y": 2}]])
+def test_parquet_metadata_that_is_a_list_is_a_broken_row(tmp_path: Path, value: list[Any]) -> None:
+    from pyarrow import parquet
+
+    path = tmp_path / "items.parquet"
+    parquet.write_table(pa.Table.from_pylist([{"id": "a", "title": "A", "metadata": value}]), path)
+    with pytest.raises(BadData, match=re.escape(f'{path}:1: "metadata" is not an object; ')):
+        list(read_items(path, Problems()))
+    problems = Problems("skip")
+    assert list(read_items(path, problems)) == []
+    assert problems.skipped == 1
+
+
 def test_parquet_without_its_extra_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtra, match=re.escape('pip install "evoke-rec[parquet]"')):
@@ -184,6 +197,11 @@ def test_bytes_that_are_not_utf8_are_found_in_every_format(tmp_path: Path) -> No
         ("ann,,,1", "no item"),
         ("ann,other,,1", "an event of an unknown item (other)"),
         ('ann,"good,,1', "broken CSV"),
+        (
+            'ann,"good,,1' + "\nann,good,,2" * 1000,
+            "broken CSV (unexpected end of data, over 1001 lines, to line 1003: is a quote left open?)",
+        ),
+        ('ann,"good,,1\nann,good",,1', "an event of an unknown item (good,,1"),
     ],
 )
 def test_a_broken_event_names_file_line_and_remedy_or_is_skipped(tmp_path: Path, row: str, said: str) -> None:
@@ -204,12 +222,16 @@ def test_a_broken_event_names_file_line_and_remedy_or_is_skipped(tmp_path: Path,
         ({"user": "ann", "item": "good", "timestamp": True}, '"timestamp" is not a finite number'),
         ({"user": "ann", "item": "good", "timestamp": 1, "rating": "5"}, '"rating" is not a finite number'),
         ({"user": "ann", "item": "good", "timestamp": 1, "kind": "love"}, '"kind" is none of'),
+        ({"user": "ann", "item": "good", "timestamp": 1, "kind": ["view"]}, '"kind" is none of'),
         ({"user": "ann", "item": "good", "timestamp": 1, "split": 3}, '"split" is not text'),
     ],
 )
 def test_a_type_is_never_coerced(tmp_path: Path, row: dict[str, Any], said: str) -> None:
     with pytest.raises(BadData, match=re.escape(said)):
         list(read_events(jsonl(tmp_path / "events.jsonl", [row]), {"good"}, Problems()))
+    problems = Problems("skip")
+    assert list(read_events(tmp_path / "events.jsonl", {"good"}, problems)) == []
+    assert problems.skipped == 1
 
 
 @pytest.mark.parametrize(
@@ -283,9 +305,9 @@ def test_any_bytes_are_read_or_refused_in_one_line(folder: Path, content: bytes)
                 assert "\n" not in str(refused)
 
 
-def test_a_row_may_span_lines_and_is_named_by_its_last(tmp_path: Path) -> None:
+def test_a_row_may_span_lines_and_is_named_by_its_first(tmp_path: Path) -> None:
     out = io.StringIO()
-    csv.writer(out).writerows([["id", "title", "text"], ["a", "A", "one\ntwo"], ["b", "", ""]])
+    csv.writer(out).writerows([["id", "title", "text"], ["a", "A", "one\ntwo"], ["b", "", "three\nfour"]])
     path = tmp_path / "items.csv"
     path.write_text(out.getvalue(), newline="")
     with pytest.raises(BadData, match=r"items\.csv:4: no title"):

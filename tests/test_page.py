@@ -244,6 +244,10 @@ def test_a_key_is_asked_for_only_where_one_is_needed(opened: Any, films: Path) -
         page.keyboard.press("Enter")
         page.locator(".card").first.wait_for()
         assert not field.is_visible()
+        page.get_by_role("button", name="Send").wait_for()
+        page.keyboard.press("Enter")  # what was sent is no longer in the field, to be sent once more
+        assert page.get_by_role("textbox", name="Your message").input_value() == ""
+        assert page.locator(".said").count() == 1
         assert "right-key" not in page.evaluate("JSON.stringify(localStorage) + location.href + document.cookie")
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -145,6 +148,89 @@ def test_refusals_have_one_shape(errors: Any, method: str, path: str, body: Any,
     assert answer.status_code == status
     assert answer.json()["error"].keys() == {"message", "type", "param", "code"}
     assert answer.json()["error"]["code"] == code
+
+
+def test_a_field_of_an_event_that_is_no_character(service: Any) -> None:
+    http = service().http()
+    good = {"user": "zoe", "item": "heat-1995"}
+    sent = {"content": json.dumps({"events": [good, {"\ud800": 1}]}), "headers": {"Content-Type": "application/json"}}
+    answer = http.post("/v1/events", **sent)
+    assert (answer.status_code, answer.json()["accepted"]) == (200, 1)
+    assert answer.json()["rejected"] == [
+        {"index": 1, "reason": "an event has no fields but user, item, timestamp, rating, kind"}
+    ]
+
+
+def test_forgetting_leaves_no_byte_of_a_key_or_of_what_was_refused(service: Any, films: Path) -> None:
+    http = service().http()
+    sent = {"events": [{"user": "zoe-7f3a", "item": "heat-1995"}, {"zoe-7f3a": 1}]}
+    key = {"Idempotency-Key": "zoe-7f3a:order-17"}
+    first = http.post("/v1/events", json=sent, headers=key).json()
+    assert http.delete("/v1/users/zoe-7f3a").json()["rows"] == {"events": 1, "profiles": 0, "sessions": 0}
+    assert not any(b"zoe-7f3a" in file.read_bytes() for file in films.rglob("history.db*"))
+    assert http.post("/v1/events", json=sent, headers=key).json() == first
+    assert http.post("/v1/events", json={"events": []}, headers=key).status_code == 409
+    assert http.delete("/v1/users/zoe-7f3a").status_code == 404
+
+
+def test_forgetting_while_another_process_reads_is_finished_by_asking_again(
+    service: Any, films: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("store.tables.BUSY_SECONDS", 0.2)
+    http = service().http()
+    http.post("/v1/events", json={"events": [{"user": "zoe", "item": "heat-1995"}]})
+    reader = sqlite3.connect(films / "history.db", isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM evoke_events").fetchone()
+    assert http.delete("/v1/users/nobody").status_code == 404
+    busy = http.delete("/v1/users/zoe")
+    assert (busy.status_code, busy.json()["error"]["code"]) == (503, "store_busy")
+    reader.close()
+    again = http.delete("/v1/users/zoe")
+    assert (again.status_code, again.json()["deleted"]) == (200, True)
+    assert http.delete("/v1/users/zoe").status_code == 404
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_whoever_is_forgotten_in_mid_answer_has_no_session_any_more(
+    service: Any, caplog: pytest.LogCaptureFixture, stream: bool
+) -> None:
+    made = service(Text("word " * 100, pause=0.05))
+    http = made.http()
+    said = asked("a slow heist film", session="s1", user="mara", stream=stream)
+    with ThreadPoolExecutor(1) as apart:
+        answer = apart.submit(http.post, "/v1/chat/completions", json=said)
+        until(lambda: made.model.pieces)
+        assert made.http().delete("/v1/users/mara").status_code == 200
+        got = answer.result(60)
+    # A stream has begun with the items, with a status of its own: its last event tells.
+    error = json.loads(got.text.strip().split("data: ")[-1])["error"] if stream else got.json()["error"]
+    assert got.status_code == (200 if stream else 404)
+    assert error["code"] == "session_not_found"
+    assert "forgotten meanwhile" in error["message"]
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [("feedback", {"item": "heat-1995", "kind": "like"}), ("relax", {"index": 0})]
+)
+def test_a_session_forgotten_while_something_is_said_of_it(
+    service: Any, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any]
+) -> None:
+    from agent.session import AsyncSession
+
+    http = service().http()
+    http.post("/v1/chat/completions", json=asked("a crime film from 1990 on", session="s1", user="mara"))
+    load = AsyncSession.load
+
+    async def loaded(recommender: Any, id: str) -> AsyncSession:
+        found = await load(recommender, id)
+        await recommender.forget("mara")
+        return found
+
+    monkeypatch.setattr(AsyncSession, "load", loaded)
+    answer = http.post(f"/v1/sessions/s1/{path}", json=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "session_not_found")
 
 
 @pytest.fixture(scope="module")

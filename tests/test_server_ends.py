@@ -7,6 +7,8 @@ import contextlib
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -89,6 +91,15 @@ def test_a_kill_loses_nothing_that_was_acknowledged(films_store: Path, tmp_path:
         assert len(again.app.tenants.all[0].recommender.history.of("ida")) == before
     assert set(events) <= kept
     assert set(turns) <= said
+
+
+def test_an_id_that_is_no_utf_8_is_one_line(films_store: Path, tmp_path: Path) -> None:
+    store = shutil.copytree(films_store, tmp_path / "store")
+    command = [sys.executable, "-m", "agent.cli", "forget", "--store", str(store), "--user", b"\xff"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    assert done.returncode == 1
+    assert "not valid UTF-8" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 async def test_the_embedded_model_stops_when_the_reader_leaves(films: Path) -> None:

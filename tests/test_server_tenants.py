@@ -18,7 +18,7 @@ import pytest
 from agent.errors import EvokeError
 from agent.serve.tenants import Tenants
 from agent.settings import Settings
-from store import Catalog
+from store import Catalog, StoreError
 from store import place as places
 from tests.faults import Text
 from tests.recommending import modelled
@@ -170,14 +170,52 @@ def test_tenants_that_share_are_refused(tmp_path: Path, right: dict[str, Any], c
     assert LEFT not in str(caught.value)
 
 
-def test_tenants_on_one_database_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("what", "left", "right"),
+    [
+        ("database", "postgresql://evoke@127.0.0.1/shared", "postgresql://evoke@127.0.0.1/shared"),
+        (
+            "database",
+            "postgresql://evoke@db.example/shared",
+            "postgres://evoke:word@DB.example:5432/shared?sslmode=require",
+        ),
+        ("database", "postgresql://evoke@/shared?host=db.example", "postgresql+psycopg://other@db.example/shared"),
+        ("database", "sqlite:///FOLDER/right/history.db", None),
+        ("chroma", "http://h:8000", "http://h:8000/evoke"),
+        ("chroma", "http://h", "http://H:8000/"),
+    ],
+)
+def test_tenants_on_one_database_are_refused(tmp_path: Path, what: str, left: str, right: str | None) -> None:
+    said = {"database": "database", "chroma": "vectors"}[what]
+    with pytest.raises(EvokeError, match=f"have a {said} in common"):
+        Tenants.open(_tenants_at(tmp_path, what, left, right), None)
+
+
+@pytest.mark.parametrize(
+    ("what", "left", "right"),
+    [
+        ("database", "postgresql://evoke@127.0.0.1/left", "postgresql://evoke@127.0.0.1/right"),
+        ("database", "postgresql://evoke@127.0.0.1:5432/shared", "postgresql://evoke@127.0.0.1:5433/shared"),
+        (
+            "database",
+            "postgresql://evoke@h/s?options=-csearch_path%3Da",
+            "postgresql://evoke@h/s?options=-csearch_path%3Db",
+        ),
+        ("chroma", "http://h:8000/left", "http://h:8000"),
+    ],
+)
+def test_tenants_beside_each_other_on_one_server_are_not(tmp_path: Path, what: str, left: str, right: str) -> None:
+    with pytest.raises(StoreError):  # they get as far as being opened: there are no such stores
+        Tenants.open(_tenants_at(tmp_path, what, left, right), None)
+
+
+def _tenants_at(folder: Path, what: str, left: str, right: str | None) -> Settings:
     tenants = {}
-    for name, key in (("left", LEFT), ("right", RIGHT)):
-        (tmp_path / name).mkdir()
-        places.describe(tmp_path / name, {"database": "postgresql://evoke@127.0.0.1/shared"})
-        tenants[name] = {"store": tmp_path / name, "keys": [key]}
-    with pytest.raises(EvokeError, match="have a database in common"):
-        Tenants.open(Settings.load(tenants=tenants), None)
+    for name, key, url in (("left", LEFT, left), ("right", RIGHT, right)):
+        (folder / name).mkdir()
+        places.describe(folder / name, {what: url.replace("FOLDER", str(folder))} if url else {})
+        tenants[name] = {"store": folder / name, "keys": [key]}
+    return Settings.load(tenants=tenants)
 
 
 def test_what_cannot_be_served_is_one_line(films_store: Path, tmp_path: Path) -> None:

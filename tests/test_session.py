@@ -113,6 +113,23 @@ def test_forgetting_a_user_forgets_their_sessions(films: Path) -> None:
     assert not any(b"unrepeatable words" in file.read_bytes() for file in films.rglob("history.db*"))
 
 
+def test_what_is_liked_while_the_first_answer_is_written_counts(films: Path) -> None:
+    recommender = opened(films)
+
+    async def liked_meanwhile() -> list[str]:
+        session = recommender.session(None, "anybody")
+        async for event in session.stream("heist films"):
+            if isinstance(event, Items):
+                other = await AsyncSession.load(recommender, "anybody")
+                await other.feedback(event.items[0].item.id, "like")
+                liked = [event.items[0].item.id]
+        assert (await AsyncSession.load(recommender, "anybody")).state.liked == liked
+        return session.state.liked
+
+    assert len(asyncio.run(liked_meanwhile())) == 1
+    recommender.history.close()
+
+
 @pytest.mark.parametrize("begun_by", [None, "nora"])
 def test_a_user_who_is_forgotten_during_an_answer_stays_forgotten(films: Path, begun_by: str | None) -> None:
     recommender = opened(films)
@@ -131,6 +148,18 @@ def test_a_user_who_is_forgotten_during_an_answer_stays_forgotten(films: Path, b
     assert not recommender.history.knows("nora")
     recommender.history.close()
     assert not any(b"unrepeatable words" in file.read_bytes() for file in films.rglob("history.db*"))
+
+
+def test_nobody_is_left_in_kept_matrices_while_the_catalog_is_written(
+    films: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Catalog.open(films) as catalog, History.open(films) as history:
+        recommender = Recommender(catalog, history, base_url=DEAD, deadline=0.2)
+        recommender.recommend(user="mara")
+        assert list((films / "derived").glob("cooccurrence-*"))
+        monkeypatch.setattr(Catalog, "settled", False)  # nothing new is kept then
+        recommender.forget("mara")
+        assert not list((films / "derived").glob("cooccurrence-*"))
 
 
 def test_forgetting_that_is_cut_off_is_finished_by_running_it_again(
@@ -158,6 +187,7 @@ def test_forgetting_that_is_cut_off_is_finished_by_running_it_again(
         with pytest.raises(StoreError, match="run forget again"):
             recommender.forget("una-7f3a")
         reader.close()
+        assert recommender.forget("una-7f3a").scrubbed
         with pytest.raises(EvokeError, match="nothing is kept"):
             recommender.forget("una-7f3a")
         assert not recommender.recommend(user="una-7f3a").personalised

@@ -27,6 +27,14 @@ CASINO = Item("casino", "Casino", "", {"year": 1995, "genres": []}, hidden=True)
 FILMS = [HEAT, RONIN, ALIEN, CASINO]
 
 
+def nested(levels: int, name: str = "$or", **beside: Any) -> dict[str, Any]:
+    """A filter of so many levels."""
+    where: dict[str, Any] = {"year": 1995}
+    for _ in range(levels):
+        where = {name: [where, {"genres": "Crime"}]} | beside
+    return where
+
+
 @pytest.fixture(params=["folder", "server"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path / "store") if request.param == "folder" else request.getfixturevalue("chroma_url")
@@ -50,6 +58,23 @@ def films(
         place = f"{request.getfixturevalue('chroma_server')}/films-{uuid4().hex[:8]}"
     with Catalog.open(place, embedder=embedder) as opened:
         opened.upsert(FILMS)
+        yield opened
+
+
+@pytest.fixture(scope="module", params=["folder", "server"])
+def mixed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, embedder: Embedder
+) -> Iterator[Catalog]:
+    """A catalog whose items disagree about the shape of a field. Tests only read it."""
+    if request.param == "folder":
+        place = str(tmp_path_factory.mktemp("mixed"))
+    else:
+        place = f"{request.getfixturevalue('chroma_server')}/mixed-{uuid4().hex[:8]}"
+    shapes = {"other": ["Drama"], "one": "Horror", "list": ["Horror"], "number": 7}
+    with Catalog.open(place, embedder=embedder) as opened:
+        opened.upsert(
+            [Item(name, name, metadata={"genres": value}) for name, value in shapes.items()] + [Item("none", "none")]
+        )
         yield opened
 
 
@@ -167,12 +192,69 @@ def test_filters_say_what_they_mean(films: Catalog, where: Any, expected: set[st
         ({"year": {}}, "is empty"),
         (["year"], "a filter is an object"),
         ({"evoke:hidden": True}, "no item has that field"),
+        ({"year": 10**400}, '"year" got a number that is not finite or beyond 64 bits'),
+        ({"year": {"$lt": 2**63}}, "beyond 64 bits"),
+        ({"color": [10**5000]}, '"color" got a list'),
+        ({"score": float("inf")}, "not finite"),
+        ({"score": {"$in": [7.2, float("nan")]}}, '"score" got a number that is not finite'),
+        ({"genres": "\ud800"}, '"genres" got a text that holds half a surrogate pair'),
+        ({"genres": {"$in": [str(n) for n in range(1200)]}}, '"genres" got 1200 values, and 500 are the most'),
+        ({"year": {"$in": list(range(40_000))}}, '"year" got 40000 values, and 10000 are the most'),
+        ({"$or": [{"year": {"$in": list(range(9000))}}] * 4}, "4 conditions and 36000 values"),
+        ({"$or": [{"year": n} for n in range(1000)]}, "1000 conditions"),
+        (nested(100), "nested too deep"),
+        (nested(100_000), "nested too deep"),
+        ({"year": 1, "$or": [nested(40, "$and", year=1995), {"year": 2}]}, "nested too deep"),
     ],
 )
 def test_a_filter_that_makes_no_sense_is_one_line(films: Catalog, where: Any, said: str) -> None:
     with pytest.raises(StoreError, match=said) as refused:
         films.query(np.ones((1, 384)), 3, where)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"genres": {"$in": [*(str(n) for n in range(499)), "Crime"]}},
+        {"year": {"$in": [float(n) for n in range(9999)]}},
+        {"$or": [{"year": n} for n in range(1200, 2000)]},
+        nested(48),
+        nested(24, "$and", year=1995),
+    ],
+)
+def test_the_largest_filters_are_answered(films: Catalog, where: dict[str, Any]) -> None:
+    assert "heat" in (films.matching(where) or set())
+
+
+def test_a_query_that_no_connection_answers_is_asked_once(films: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def call(collection: Any) -> Any:
+        asked.append(collection)
+        return collection.get(where={"year": float("inf")} if len(asked) == 1 else {"year": {"$in": [1.0] * 40_000}})
+
+    for _ in range(2):
+        with pytest.raises(StoreError) as refused:
+            films._chroma.ask(call)
+        assert "run `evoke index`" not in str(refused.value)
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ({"genres": "Horror"}, {"one", "list"}),
+        ({"genres": {"$ne": "Horror"}}, {"other", "none", "number"}),
+        ({"genres": {"$in": ["Horror", "Drama"]}}, {"one", "list", "other"}),
+        ({"genres": {"$nin": ["Horror"]}}, {"other", "none", "number"}),
+        ({"genres": {"$contains": "Horror"}}, {"one", "list"}),
+        ({"genres": {"$not_contains": "Horror"}}, {"other", "none", "number"}),
+    ],
+)
+def test_one_value_in_a_field_of_lists_is_a_list_of_one(mixed: Catalog, where: Any, expected: set[str]) -> None:
+    assert mixed.matching(where) == expected
+    assert {hit.id for hit in mixed.query(np.ones((1, 384)), 10, where)[0]} == expected
 
 
 SCHEMA = fields_of(FILMS)
@@ -266,6 +348,43 @@ def test_an_item_that_cannot_be_kept_is_refused_in_one_line(films: Catalog, item
         films.upsert([item])
     assert "\n" not in str(refused.value)
     assert films.version == version
+
+
+def test_a_bad_item_leaves_the_catalog_settled(place: str, embedder: Embedder) -> None:
+    good = [Item(f"n{n}", f"Film {n}") for n in range(400)]
+    bad = [*good, Item("bad", "Bad", metadata={"x": float("nan")})]
+    with Catalog.open(place, embedder=embedder) as catalog:
+        with pytest.raises(StoreError, match="finite"):
+            catalog.upsert(bad)
+        assert (len(catalog), catalog.settled) == (0, True)
+        version = catalog.version
+        with pytest.raises(StoreError, match="finite"):
+            catalog.upsert(iter(bad))
+        assert (len(catalog), catalog.settled) == (256, True)
+        assert catalog.version != version
+        assert len(catalog.snapshot()) == 256
+
+
+def test_a_change_that_fails_leaves_the_write_open(
+    tmp_path: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows what of it was done: the next write gives the catalog its version."""
+    from chromadb import Collection
+
+    with Catalog.open(tmp_path, embedder=embedder) as catalog:
+        upsert = Collection.upsert
+
+        def torn(collection: Collection, **given: Any) -> None:
+            upsert(collection, **given)
+            raise StoreError("no answer")
+
+        monkeypatch.setattr(Collection, "upsert", torn)
+        with pytest.raises(StoreError, match="no answer"):
+            catalog.upsert([HEAT])
+        monkeypatch.undo()
+        assert not catalog.settled
+        assert catalog.upsert([HEAT]).unchanged == 1
+        assert catalog.settled
 
 
 def test_very_long_texts_are_cut_and_counted(catalog: Catalog) -> None:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store import Event, History, StoreError
+from store import Event, History, StoreError, tables
 from store.positive import Scale, positive_events, positive_mask
 
 ANN = [Event("ann", "heat", 1.0, 5.0), Event("ann", "ronin", 2.0, 3.0), Event("ann", "alien", 3.0, 4.0)]
@@ -202,9 +202,71 @@ def test_forgetting_says_when_another_reader_holds_the_log(tmp_path: Path, monke
         reader.execute("SELECT count(*) FROM evoke_events").fetchone()
         with pytest.raises(StoreError, match="run forget again"):
             history.forget("ann")
+        assert history.knows("ann") and not history.forget("nobody"), "nothing is to be done for whom nothing is kept"
         reader.close()
-        history.forget("ann")
+        again = history.forget("ann")
+        assert again and not any(again.rows.values()), "what was begun is finished, and said to be"
         assert _files_with("ann", tmp_path) == []
+        assert not history.knows("ann") and not history.forget("ann")
+
+
+def test_what_a_crash_left_in_the_files_is_scrubbed_by_forgetting_again(
+    history: History, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history.add(ANN + BOB)
+    with monkeypatch.context() as broken, pytest.raises(RuntimeError, match="cut off"):
+        broken.setattr(tables, "scrub", _cut_off)
+        history.forget("ann")
+    with History.open(place) as other:
+        assert other.knows("ann") and other.of("ann") == []
+        assert other.forget("bob").rows["events"] == 3  # which scrubs what is left of both
+        assert not other.knows("ann") and not other.forget("ann")
+
+
+def _cut_off(_: object) -> None:
+    raise RuntimeError("cut off")
+
+
+def test_whom_nothing_is_kept_about_holds_nobody_up(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    history.add(BOB)
+    monkeypatch.setattr(tables, "scrub", _cut_off)
+    assert not history.forget("ann")
+
+
+def test_of_a_post_under_a_key_nothing_is_kept_in_clear_and_forgetting_keeps_it_from_coming_back(
+    tmp_path: Path,
+) -> None:
+    events, digest = [Event("zoe-7f3a", "heat", 1.0)], "d1f7" * 16
+    with History.open(tmp_path) as history:
+        assert history.add_once("zoe-7f3a:order-17", digest, events, {"accepted": 1}) == {"accepted": 1}
+        history.forget("zoe-7f3a")
+        assert _files_with("zoe-7f3a", tmp_path) == _files_with(digest, tmp_path) == []
+        # Sent again by who had no answer: it was done, and is not done anew.
+        assert history.add_once("zoe-7f3a:order-17", digest, events, {"accepted": 7}) == {"accepted": 1}
+        assert not history.knows("zoe-7f3a")
+
+
+def test_a_post_under_a_key_counts_once(history: History) -> None:
+    assert history.add_once("key", "digest", ANN, {"accepted": 3}) == {"accepted": 3}
+    assert history.add_once("key", "digest", BOB, {"accepted": 7}) == {"accepted": 3}
+    assert history.users() == ["ann"]
+    with pytest.raises(StoreError, match="used with other content"):
+        history.add_once("key", "other", BOB, {"accepted": 3})
+
+
+@pytest.mark.parametrize("then", ["add", "forget"])
+def test_an_answer_outlives_its_day_by_no_write(history: History, monkeypatch: pytest.MonkeyPatch, then: str) -> None:
+    history.add_once("key", "digest", ANN, {"accepted": 3})
+    monkeypatch.setattr("store.once.KEPT", -1)
+    history.add(BOB) if then == "add" else history.forget("nobody")
+    with history._read() as db:
+        assert tables.count(db, tables.answers) == 0
+
+
+def test_an_id_that_is_no_utf_8_is_one_line(history: History) -> None:
+    for asked in (history.knows, history.of, history.forget):
+        with pytest.raises(StoreError, match="not valid UTF-8"):
+            asked("\udcff")
 
 
 def _files_with(user: str, folder: Path) -> list[str]:

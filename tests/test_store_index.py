@@ -94,6 +94,34 @@ def test_each_file_may_be_given_by_itself(dataset: Path, store: Path, embedder: 
     assert index(dataset / "events.csv", store, embedder=embedder).events.added == 5
 
 
+def test_events_alone_go_into_a_store_made_with_a_model_in_a_folder(
+    dataset: Path, store: Path, embedder: Embedder, tmp_path: Path
+) -> None:
+    model = Embedder(str(shutil.copytree(embedder.folder, tmp_path / "tuned")))
+    with (model.folder / "model.safetensors").open("r+b") as weights:
+        weights.seek(-4, os.SEEK_END)
+        weights.write(b"\x01\x02\x03\x04")
+    index(dataset / "items.jsonl", store, embedder=model)
+    assert index(dataset / "events.csv", store, embedder=model).events.added == 5
+
+
+def test_nothing_is_pruned_where_rows_of_the_items_were_skipped(
+    dataset: Path, store: Path, embedder: Embedder, caplog: pytest.LogCaptureFixture
+) -> None:
+    index(dataset, store, embedder=embedder)
+    write(dataset, [ITEMS[0], ITEMS[1] | {"metadata": {"year": {}}}], "user,item,rating,timestamp\nann,unheard,,1\n")
+    done = index(dataset, store, embedder=embedder, on_error="skip", prune=True)
+    assert (done.gone, done.pruned) == (3, 0)
+    assert [told.getMessage() for told in caplog.records if told.name == "evoke"] == [
+        f"nothing was pruned: 1 rows of {dataset / 'items.jsonl'} were skipped, and their items may be among those gone; "
+        "correct the rows"
+    ]
+    with Catalog.open(store) as catalog:
+        assert "ronin" in catalog
+    write(dataset, ITEMS[:2], "user,item,rating,timestamp\nann,unheard,,1\n")
+    assert index(dataset, store, embedder=embedder, on_error="skip", prune=True).pruned == 2
+
+
 def test_new_events_refit_what_goes_together(dataset: Path, store: Path, embedder: Embedder) -> None:
     index(dataset, store, embedder=embedder)
     with Catalog.open(store) as catalog, History.open(store) as history:
@@ -203,9 +231,8 @@ def test_a_second_writer_is_refused_and_the_lock_dies_with_its_owner(
     dataset: Path, store: Path, embedder: Embedder
 ) -> None:
     index(dataset, store, embedder=embedder)
-    hold = "import sys, pathlib, store.place as p\nwith p.writing(pathlib.Path(sys.argv[1])):\n print(1, flush=True); input()"
     other = subprocess.Popen(
-        [sys.executable, "-c", hold, str(store)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD, str(store)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert other.stdout and other.stdout.readline()
     before = state(store)
@@ -215,6 +242,37 @@ def test_a_second_writer_is_refused_and_the_lock_dies_with_its_owner(
     other.kill()
     other.communicate()
     assert index(dataset, store, embedder=embedder).items.unchanged == 4
+
+
+HOLD = (
+    "import sys, pathlib, store.place as p\nwith p.writing(pathlib.Path(sys.argv[1])):\n print(1, flush=True); input()"
+)
+
+
+def test_a_run_that_is_refused_leaves_the_store_that_another_one_is_building(
+    dataset: Path, store: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one makes the folder just before this one does."""
+    others: list[subprocess.Popen[str]] = []
+    mkdir = Path.mkdir
+
+    def late(path: Path, *args: Any, **options: Any) -> None:
+        if path == store and not others:
+            mkdir(store)
+            others.append(
+                subprocess.Popen(
+                    [sys.executable, "-c", HOLD, str(store)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                )
+            )
+            assert others[0].stdout and others[0].stdout.readline()
+            (store / "built").touch()
+        mkdir(path, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", late)
+    with pytest.raises(StoreBusy, match="another process"):
+        index(dataset, store, embedder=embedder)
+    assert (store / "built").exists()
+    others[0].communicate("\n")
 
 
 def test_threads_exclude_each_other_too(tmp_path: Path) -> None:

@@ -79,8 +79,9 @@ def _add(tenant: Tenant, sent: list[dict[str, Any]], key: str | None, digest: st
 
 def _event(row: dict[str, Any], known: Collection[str], now: float) -> tuple[Event | None, str]:
     """The event, or why it is none. Without a timestamp it happened now."""
-    if unknown := next((name for name in row if name not in _FIELDS), None):
-        return None, f'there is no field "{unknown[:40]}": an event has {", ".join(_FIELDS)}'
+    # The name is not repeated: the answer is kept, and forgetting a user leaves it where it is (see `store.once`).
+    if not row.keys() <= set(_FIELDS):
+        return None, f"an event has no fields but {', '.join(_FIELDS)}"
     if row.get("timestamp") is None:
         row = row | {"timestamp": now}
     if not isinstance(row.get("kind"), str | None):

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from agent.errors import SessionNotFound
 from store.errors import StoreError
 
 log = logging.getLogger("evoke")
@@ -49,6 +50,8 @@ def handled(error: BaseException) -> Refused:
     """The refusal that stands for an error: what it says of files, databases and addresses stays in our log."""
     if isinstance(error, Refused):
         return error
+    if isinstance(error, SessionNotFound):
+        return Refused(404, str(error), code="session_not_found", param="session")
     if isinstance(error, StoreError):
         log.error("%s", error)
         return Refused(503, "the store cannot be used just now; try again", code="store_unavailable", retry=2)
@@ -79,6 +82,7 @@ def install(app: FastAPI) -> None:
         return Refused(400, said[:500], code="invalid_value", param=place).response()
 
     app.add_exception_handler(Refused, ours)
+    app.add_exception_handler(SessionNotFound, ours)
     app.add_exception_handler(StoreError, ours)
     app.add_exception_handler(Exception, ours)
     app.add_exception_handler(HTTPException, http)

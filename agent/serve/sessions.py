@@ -50,6 +50,8 @@ def install(app: FastAPI) -> None:
         found = await _loaded(tenant, id)
         try:
             await found.feedback(said.item, said.kind)
+        except SessionNotFound:
+            raise  # forgotten meanwhile, which is no fault of the item
         except EvokeError as error:
             raise Refused(404, str(error), code="item_not_found", param="item") from None
         return _state(found)
@@ -59,6 +61,8 @@ def install(app: FastAPI) -> None:
         found = await _loaded(tenant, id)
         try:
             await found.relax(lifted.index)
+        except SessionNotFound:
+            raise
         except (EvokeError, IndexError):
             raise Refused(
                 404, "this session has no such constraint", code="constraint_not_found", param="index"

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from agent.errors import EvokeError
 from agent.recommender import AsyncRecommender
@@ -19,6 +20,8 @@ from agent.serve.refusals import Refused
 from agent.settings import Settings, TenantSettings
 from store import Catalog, Embedder, History
 from store import place as places
+from store.history import database_of
+from store.tables import identity
 
 _OF_THE_SERVICE = {"store", "embedding_model", "serve", "tenants"}
 _MODEL = ("base_url", "api_key", "model")
@@ -179,11 +182,20 @@ def _apart(named: dict[str, TenantSettings], hashes: dict[str, tuple[bytes, ...]
     """Raises EvokeError where two tenants have a key, a store or a database in common."""
     owners: dict[Any, str] = {}
     for name, tenant in named.items():
-        facts = places.about(tenant.store.expanduser())
-        data = [("database", facts.get("database")), ("vectors", facts.get("chroma"))]
-        for what, value in [("key", key) for key in hashes[name]] + [
-            ("store", tenant.store.expanduser().resolve()),
-            *((what, url) for what, url in data if url),
+        folder = tenant.store.expanduser()
+        # An address may be written in more than one way: compared is where it leads to.
+        _, where, collection = places.located(folder, None)
+        for what, value in [
+            *(("key", key) for key in hashes[name]),
+            ("store", folder.resolve()),
+            ("database", identity(database_of(folder))),
+            *([] if isinstance(where, Path) else [("vectors", (_server(where), collection))]),
         ]:
             if (other := owners.setdefault((what, value), name)) != name:
                 raise EvokeError(f"tenants {other} and {name} have a {what} in common; give each its own in evoke.toml")
+
+
+def _server(url: str) -> tuple[str | None, int]:
+    """The host and port of a Chroma server, as `store.chroma` connects to it."""
+    parts = urlsplit(url)
+    return parts.hostname, parts.port or (443 if parts.scheme == "https" else 8000)

@@ -42,7 +42,7 @@ async function send(message) {
       shown.turn.remove();
       $("message").value ||= message;
     }
-    signal.aborted ? note("Stopped.") : failed(error, () => send($("message").value), "message");
+    signal.aborted ? note("Stopped.") : failed(error, () => submit($("message").value));
   }
   running = null;
   writing(false, shown);
