@@ -47,7 +47,7 @@ def share(value: float | None) -> str:
 
 
 def signed(value: float) -> str:
-    """A difference, with its sign; none where it rounds to nothing."""
+    """A difference, with its sign; one that rounds to nothing is "+.000"."""
     value = round(value, 3) + 0.0  # never -0.0
     return share(value) if value < 0 else f"+{share(value)}"
 

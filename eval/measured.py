@@ -53,7 +53,7 @@ def measured(cases: Cases, ranked: dict[str, list[list[str]]], catalog: Catalog,
             arm: significance.intervals({measure: values[arm][measure] for measure in CERTAIN}, users) for arm in ranked
         },
         overlap=metrics.overlap(cases.cases, channels) if channels else {},
-        strata=metrics.within(metrics.strata(cases.cases, popularity, popularity.keys()), per_arm),
+        strata=metrics.within(metrics.strata(cases.cases, popularity, {event.item for event in cases.events}), per_arm),
         warnings=list(cases.warnings),
         values=per_arm,
         case_users=np.array([codes[user] for user in users]),

@@ -95,17 +95,11 @@ def holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
     return corrected
 
 
-def interval(
-    values: np.ndarray, users: Sequence[str], seed: int = 0, rounds: int = _ROUNDS
-) -> tuple[float | None, float | None]:
-    """The 95 % bootstrap interval over users of the mean of one measure, (n_cases,); None with fewer than two users."""
-    return intervals({"": values}, users, seed, rounds)[""]
-
-
 def intervals(
     values: Mapping[str, np.ndarray], users: Sequence[str], seed: int = 0, rounds: int = _ROUNDS
 ) -> dict[str, tuple[float | None, float | None]]:
-    """`interval` for many at once, from the same draws."""
+    """The 95 % bootstrap intervals over users of the means of these measures, (n_cases,) each, from the same draws; None with fewer
+    than two users."""
     sums, sizes = _by_user(np.column_stack(list(values.values())), users)
     resampled = _resampled(sums, sizes, rounds, seed)
     return {name: _bounds(resampled[:, row], len(sizes)) for row, name in enumerate(values)}

@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from eval.significance import Comparison, compare, compare_all, holm, interval, intervals
+from eval.significance import Comparison, compare, compare_all, holm, intervals
 
 
 def test_p_is_that_of_all_sign_flips_of_whole_users() -> None:
@@ -28,8 +28,8 @@ def test_cases_of_one_user_are_not_taken_for_independent() -> None:
     of_user = np.repeat(random.normal(0, 1, 40), 25)
     noise = random.normal(0, 0.1, 1000)
     users = [str(n // 25) for n in range(1000)]
-    together = interval(of_user + noise, users)
-    alone = interval(of_user + noise, [str(n) for n in range(1000)])
+    together = intervals({"m": of_user + noise}, users)["m"]
+    alone = intervals({"m": of_user + noise}, [str(n) for n in range(1000)])["m"]
     assert (together[1] or 0) - (together[0] or 0) > 3 * ((alone[1] or 0) - (alone[0] or 0))
 
 
@@ -70,7 +70,8 @@ def test_all_pairs_share_their_draws_and_agree_with_single_ones() -> None:
     assert single.p == every[1].p and single.low == pytest.approx(every[1].low)
     chosen = compare_all(values, users, measure="m", pairs=[("c", "a")], seed=7, rounds=3000)[0]
     assert chosen.difference == pytest.approx(-single.difference) and chosen.p == single.p
-    assert intervals(values, users, seed=7, rounds=500)["b"] == pytest.approx(interval(values["b"], users, 7, 500))
+    one = intervals({"b": values["b"]}, users, seed=7, rounds=500)
+    assert intervals(values, users, seed=7, rounds=500)["b"] == pytest.approx(one["b"])
 
 
 def test_many_pairs_can_still_be_significant_after_the_correction() -> None:
