@@ -94,4 +94,4 @@ def test_holm() -> None:
 
 def test_values_and_users_must_match() -> None:
     with pytest.raises(ValueError, match="3 values for the cases of 2"):
-        interval(np.zeros(3), ["u", "v"])
+        intervals({"m": np.zeros(3)}, ["u", "v"])
