@@ -41,7 +41,8 @@ async def rank(
     stage: Stage,
     adapter: Adapter | None = None,
 ) -> list[Candidate]:
-    """The candidates with their scores blended, (1 - weight) fused + weight ranked, over the first `depth`; best first.
+    """The candidates with their scores blended, (1 - weight) fused + weight ranked; of the first `depth` the best first, and after
+    them the others as they were: what was put behind for being alike stays there.
 
     A window whose answer is bad keeps its fused order; `stage.degraded` then says why. With weight 0 nothing is called.
     With an adapter the model answers as it was trained to; where that cannot be had, the fused order stays.
@@ -75,7 +76,7 @@ async def rank(
     ranked = {c.id: 1 - i / (len(head) - 1) for i, c in enumerate(head)}
     ranked |= {id: sum(given) / len(given) for id, given in votes.items()}
     blended = [replace(c, score=(1 - weight) * c.score + weight * ranked.get(c.id, 0.0)) for c in candidates]
-    return sorted(blended, key=lambda c: -c.score)
+    return sorted(blended[: len(head)], key=lambda c: -c.score) + blended[len(head) :]
 
 
 def _windows(head: list[Candidate], shuffle: int) -> list[list[Candidate]]:

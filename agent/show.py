@@ -91,8 +91,8 @@ def indexed(done: Indexed) -> None:
         )
     if done.gone and not done.pruned:
         err.print(
-            f"evoke: {done.gone} items of the store are gone from the file; --prune removes them once no row is skipped"
-            if done.problems.skipped
+            f"evoke: {done.gone} items of the store are gone from the file; --prune removes them once no item's row is skipped"
+            if done.skipped_items
             else f"evoke: {done.gone} items of the store are gone from the file; --prune removes them"
         )
     if events.future:

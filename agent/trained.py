@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -161,8 +162,8 @@ def drop_derived(store: Path | None) -> None:
         for folder in (store / "measured", *(store / "trained").glob("*.unfinished")):
             shutil.rmtree(folder, ignore_errors=True)
         for task in TASKS:
-            if (place := store / "trained" / task).is_dir():
-                (place / FORGOTTEN).touch()
+            with suppress(OSError):  # an adapter that cannot be written keeps nobody from being forgotten
+                (store / "trained" / task / FORGOTTEN).touch()
 
 
 def parts_trained(store: Path | None) -> list[str]:

@@ -173,7 +173,8 @@ class Asking:
         self._advance, self._most_ms = advance, most_ms
         self._replies = [kept.get(key) for key in keys]
         self._left = [row for row, reply in enumerate(self._replies) if reply is None]
-        self._done = self._answered = self._failures = 0
+        self._done = self._failures = 0
+        self._answered = sum(reply is not None for reply in self._replies)
 
     async def all(self, at_once: int) -> list[Reply]:
         """The replies to as many of the first rows as the time allows."""
@@ -205,6 +206,8 @@ class Asking:
         try:
             reply = await self._asked(row)
         except ModelError as error:
+            if isinstance(error, RequestRefused) and self._answered:
+                return Reply(None)  # the server is there; not kept: it may take the request the next time
             self._failures += 1
             if self._failures >= FAILURES:
                 if not self._answered:

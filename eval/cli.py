@@ -75,14 +75,16 @@ def compare(
         against=against,
         progress=progress,
     )
-    if as_json:
-        print_json(run.as_json())
-    else:
-        from rich.console import Console
+    try:
+        if out:
+            say(f"saved {run.save(out)}")
+    finally:  # what could not be saved is shown nevertheless
+        if as_json:
+            print_json(run.as_json())
+        else:
+            from rich.console import Console
 
-        Console().print(run)
-    if out:
-        say(f"saved {run.save(out)}")
+            Console().print(run)
 
 
 def _writable(folder: Path) -> None:

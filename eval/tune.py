@@ -123,6 +123,7 @@ def tune(
             },
             joined=list(joined.channels) if joined else [],
         )  # fmt: skip
+        steps.check()
         for stale in (folder / "tuned").glob("without-*"):
             shutil.rmtree(stale)
         if judged_fusion:

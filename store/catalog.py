@@ -59,7 +59,13 @@ class Catalog:
             raise StoreError(_NO_CATALOG.format(place))
         if folder:
             _make(folder)
-            embedder = embedder or _trained_for(folder)
+            trained = _trained_for(folder)
+            if trained and embedder and embedder.fingerprint != trained.fingerprint:
+                raise StoreError(
+                    f"the store has an embedding model of its own now, {trained.name}, and {embedder.name} is named: take the "
+                    "setting embedding_model away, or index into a new store"
+                )
+            embedder = embedder or trained
         connection = connect(where, name)
         try:
             if not connection.exists():

@@ -31,7 +31,8 @@ log = logging.getLogger("evoke")
 
 @dataclass(frozen=True, slots=True)
 class Indexed:
-    """What `index` did. `gone`: items that the store still has and the file no longer; `pruned`: those that were removed."""
+    """What `index` did. `gone`: items that the store still has and the file no longer; `pruned`: those that were removed, none
+    where rows of items were skipped."""
 
     store: Path
     items: Upserted
@@ -39,6 +40,7 @@ class Indexed:
     gone: int
     pruned: int
     problems: Problems = field(default_factory=Problems)
+    skipped_items: int = 0
 
 
 @dataclass(slots=True)
@@ -84,7 +86,7 @@ def index(
             places.describe(store, _facts(catalog, history))
         sweep(store)
     places.remember(store)
-    return Indexed(store, *done, checked.problems)
+    return Indexed(store, *done, checked.problems, checked.skipped_items)
 
 
 def _write(

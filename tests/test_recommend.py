@@ -182,6 +182,15 @@ def test_rank_is_off_until_asked_for_and_then_moves_no_more_than_its_weight(rec:
         assert 0.7 * before[r.item.id] - 1e-9 <= r.score <= 0.7 * before[r.item.id] + 0.3 + 1e-9
 
 
+def test_ranking_leaves_what_was_put_behind_for_being_alike_behind(rec: Any) -> None:
+    for user in ("mara", "tomasz", "aiko"):
+        plain = rec(diversity=0.6, explain=False).recommend(user=user, n=12)
+        ranked = rec(diversity=0.6, explain=False, rank_weight=0.1, rank_depth=4).recommend(user=user, n=12)
+        ids, moved = ([item.item.id for item in found] for found in (plain, ranked))
+        assert set(moved[:4]) == set(ids[:4])
+        assert moved[4:] == ids[4:]
+
+
 def test_absent_labels_keep_the_fused_order(rec: Any) -> None:
     few = rec(lambda body: Labels({"A": -1.0, "B": -2.0}) if "logprobs" in body else modelled()(body), rank_weight=0.5)
     result = few.recommend(user="mara", n=10)

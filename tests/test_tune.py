@@ -18,12 +18,14 @@ import pytest
 from agent import Recommender
 from agent.learned import Learned
 from agent.settings import Settings
+from agent.trained import drop_derived
 from agent.tuned import Tuned
 from eval import compare, crossfit, search
 from eval.cases import load_cases
 from eval.errors import EvalError
 from eval.fitting import fit, table_of
 from eval.pairs import FOLDS
+from eval.steps import Steps
 from eval.tune import tune, validation_cases
 from store import Catalog, History
 from tests.faults import Labels, Text
@@ -241,3 +243,18 @@ def test_a_killed_tuning_goes_on_where_it_stopped(films: Path) -> None:
     assert not any(f"evoke: {step}:" in done.stderr for step in kept)
     assert "evoke: dense:" in done.stderr
     assert "weights:" in done.stdout
+
+
+def test_steps_hold_nobody_who_was_forgotten_meanwhile(films: Path) -> None:
+    file = films / "measured" / "unfinished.json"
+    steps = Steps(file, "key")
+    assert steps.step("first", lambda: "about mara") == "about mara"
+    drop_derived(films)
+    with pytest.raises(EvalError, match=r"somebody was forgotten meanwhile.*run it again"):
+        steps.step("second", lambda: "more")
+    assert not file.exists()
+    assert Steps(file, "key").step("first", lambda: "anew") == "anew"
+    resumed = Steps(file, "key")
+    drop_derived(films)
+    with pytest.raises(EvalError, match="somebody was forgotten"):
+        resumed.check()
