@@ -57,14 +57,10 @@ class Catalog:
         folder, where, name = places.located(place, chroma)
         if not create and isinstance(where, Path) and not where.is_dir():
             raise StoreError(_NO_CATALOG.format(place))
+        trained = None
         if folder:
             _make(folder)
             trained = _trained_for(folder)
-            if trained and embedder and embedder.fingerprint != trained.fingerprint:
-                raise StoreError(
-                    f"the store has an embedding model of its own now, {trained.name}, and {embedder.name} is named: take the "
-                    "setting embedding_model away, or index into a new store"
-                )
             embedder = embedder or trained
         connection = connect(where, name)
         try:
@@ -72,7 +68,7 @@ class Catalog:
                 if not create:
                     raise StoreError(_NO_CATALOG.format(place))
                 _create(connection, embedder or Embedder())
-            return cls(connection, folder, _same_model(connection, embedder))
+            return cls(connection, folder, _same_model(connection, embedder, trained is not None))
         except BaseException:
             connection.close()
             raise
@@ -246,15 +242,17 @@ def _create(connection: Connection, embedder: Embedder) -> None:
     connection.create({"version": new_version()} | model)
 
 
-def _same_model(connection: Connection, embedder: Embedder | None) -> Embedder:
+def _same_model(connection: Connection, embedder: Embedder | None, trained: bool) -> Embedder:
     facts = connection.facts
     if "fingerprint" not in facts:
         raise StoreError(f"the collection in {connection.place} was not made by evoke; name another one")
     embedder = embedder or Embedder(facts["model"])
     if embedder.fingerprint != facts["fingerprint"]:
+        # What was trained for the store is found there: a setting that names another model only stands in its way.
+        remedy = "take the setting embedding_model away" if trained else "use that model"
         raise StoreError(
             f"the store was made with the embedding model {facts['model']} (weights {facts['fingerprint'][:8]}), "
-            f"not {embedder.name} ({embedder.fingerprint[:8]}); use that model, or index into a new store"
+            f"not {embedder.name} ({embedder.fingerprint[:8]}); {remedy}, or index into a new store"
         )
     return embedder
 

@@ -6,7 +6,8 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,34 +49,36 @@ def catalog(place: str, embedder: Embedder) -> Iterator[Catalog]:
 
 
 @pytest.fixture(scope="module", params=["folder", "server"])
-def films(
+def read_only(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, embedder: Embedder
-) -> Iterator[Catalog]:
-    """A catalog that tests only read."""
-    if request.param == "folder":
-        place = str(tmp_path_factory.mktemp("films"))
-    else:
-        place = f"{request.getfixturevalue('chroma_server')}/films-{uuid4().hex[:8]}"
-    with Catalog.open(place, embedder=embedder) as opened:
-        opened.upsert(FILMS)
-        yield opened
+) -> Iterator[Callable[[Sequence[Item]], Catalog]]:
+    """Makes catalogs that tests only read, in a folder or on a server."""
+    with ExitStack() as opened:
+
+        def made(items: Sequence[Item]) -> Catalog:
+            if request.param == "folder":
+                place = str(tmp_path_factory.mktemp("catalog"))
+            else:
+                place = f"{request.getfixturevalue('chroma_server')}/catalog-{uuid4().hex[:8]}"
+            catalog = opened.enter_context(Catalog.open(place, embedder=embedder))
+            catalog.upsert(items)
+            return catalog
+
+        yield made
 
 
-@pytest.fixture(scope="module", params=["folder", "server"])
-def mixed(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, embedder: Embedder
-) -> Iterator[Catalog]:
-    """A catalog whose items disagree about the shape of a field. Tests only read it."""
-    if request.param == "folder":
-        place = str(tmp_path_factory.mktemp("mixed"))
-    else:
-        place = f"{request.getfixturevalue('chroma_server')}/mixed-{uuid4().hex[:8]}"
+@pytest.fixture(scope="module")
+def films(read_only: Callable[[Sequence[Item]], Catalog]) -> Catalog:
+    return read_only(FILMS)
+
+
+@pytest.fixture(scope="module")
+def mixed(read_only: Callable[[Sequence[Item]], Catalog]) -> Catalog:
+    """Its items disagree about the shape of a field."""
     shapes = {"other": ["Drama"], "one": "Horror", "list": ["Horror"], "number": 7}
-    with Catalog.open(place, embedder=embedder) as opened:
-        opened.upsert(
-            [Item(name, name, metadata={"genres": value}) for name, value in shapes.items()] + [Item("none", "none")]
-        )
-        yield opened
+    return read_only(
+        [Item(name, name, metadata={"genres": value}) for name, value in shapes.items()] + [Item("none", "none")]
+    )
 
 
 class Counting(Embedder):

@@ -246,7 +246,7 @@ def test_a_store_takes_the_new_model_in_one_step_and_wherever_it_is_moved(
     assert (done.items.added, done.items.updated, done.items.unchanged) == (0, 0, 343)
     assert found(moved) == (name, near)
     with pytest.raises(
-        StoreError, match=r"embedding model of its own now, retriever-0a1b2c3d.*take the setting embedding_model away"
+        StoreError, match=r"made with the embedding model retriever-0a1b2c3d.*take the setting embedding_model away"
     ):
         Catalog.open(moved, embedder=Embedder())
     with Catalog.open(moved) as catalog, History.open(moved) as history:
