@@ -32,12 +32,12 @@ test-slow: .venv/.installed
 
 # Real vLLM (built for CPUs, in .venv-vllm), serving the embedded model's weights.
 test-vllm: .venv/.installed
-	$(BIN)/python -m tests.vllm_setup
+	$(BIN)/python -m tests.helpers.vllm_setup
 	$(BIN)/pytest -m vllm -s tests/test_vllm.py tests/test_server_vllm.py tests/test_bench_gpu.py
 
 # One trained adapter through the embedded engine and through real vLLM, 200 prompts each: half an hour on two cores.
 test-adapters: .venv/.installed
-	$(BIN)/python -m tests.vllm_setup
+	$(BIN)/python -m tests.helpers.vllm_setup
 	$(BIN)/pytest -m vllm -s tests/test_vllm_adapters.py
 
 # 100,000 made-up items through the real command; fails above 3 GiB of memory.

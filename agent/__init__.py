@@ -6,11 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agent.blocking import Recommender, Session
+    from agent.dialogue.session import AsyncSession
     from agent.errors import EvokeError, ModelError
     from agent.recommender import AsyncRecommender
     from agent.results import Profile, Recommendation, Result
-    from agent.session import AsyncSession
+    from agent.sync import Recommender, Session
 
 __all__ = [
     "AsyncRecommender",
@@ -26,14 +26,14 @@ __all__ = [
 
 _HOME = {
     "AsyncRecommender": "recommender",
-    "AsyncSession": "session",
+    "AsyncSession": "dialogue.session",
     "EvokeError": "errors",
     "ModelError": "errors",
     "Profile": "results",
     "Recommendation": "results",
-    "Recommender": "blocking",
+    "Recommender": "sync",
     "Result": "results",
-    "Session": "blocking",
+    "Session": "sync",
 }
 
 

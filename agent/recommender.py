@@ -8,28 +8,28 @@ from contextlib import aclosing, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from agent import model
 from agent.errors import EvokeError
-from agent.explain import Shown, Vocabulary, explain
-from agent.fresh import Fresh
-from agent.fusion import FILLING, channel_weights, fuse, spread
-from agent.interests import interests, remembered
-from agent.known import Known
-from agent.llm import LLM, Deadline
-from agent.rank import rank, still_there
-from agent.recall import CHANNELS, Request, Sources, evidence, recall
+from agent.explanation.generate import Shown, Vocabulary, explain
+from agent.llm import connect
+from agent.llm.adapters import Trained, parts_trained
+from agent.llm.client import LLM, Deadline
+from agent.profile.interests import interests, remembered
+from agent.profile.user_history import Known
+from agent.ranking.feedback import Said, completed, pushed
+from agent.ranking.fusion import FILLING, channel_weights, fuse, spread
+from agent.ranking.rerank import rank, still_there
+from agent.ranking.tuned import Tuned
 from agent.results import NOTHING, Explained, Interests, Recommendation, Result, Stage, Trace
+from agent.retrieval.channels import CHANNELS, Request, Sources, evidence, recall
+from agent.retrieval.sources import Fresh
 from agent.settings import Settings
-from agent.steer import Said, completed, pushed
-from agent.trained import Trained, parts_trained
-from agent.tuned import Tuned
 from prompts import Prompts
 from store import Catalog, History, Item
 from store.errors import MissingExtra
 from store.history import Forgotten
 
 if TYPE_CHECKING:
-    from agent.session import AsyncSession
+    from agent.dialogue.session import AsyncSession
 
 MODEL_STAGES = ("interests", "rank", "explain")
 INTERESTS_SHARE = 0.6
@@ -220,8 +220,8 @@ class AsyncRecommender:
                         yield Explained(position + 1, sentence)
 
     def session(self, user: str | None = None, id: str | None = None) -> AsyncSession:
-        """A conversation, begun or (by its id) resumed: see `agent.session.AsyncSession`."""
-        from agent.session import AsyncSession
+        """A conversation, begun or (by its id) resumed: see `agent.dialogue.session.AsyncSession`."""
+        from agent.dialogue.session import AsyncSession
 
         return AsyncSession(self, user, id)
 
@@ -295,5 +295,5 @@ class AsyncRecommender:
         """The model, connected to on first use. Raises ModelError where none can be had."""
         async with self._connecting:
             if self._llm is None:
-                self._llm = await model.connected(self.settings)
+                self._llm = await connect.connected(self.settings)
             return self._llm

@@ -88,7 +88,7 @@ NOTHING = Interests(None, [], [])
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """One shown item. `score` is in 0..1 (see `agent.fusion`); `channels` maps each channel that found it to its rank there."""
+    """One shown item. `score` is in 0..1 (see `agent.ranking.fusion`); `channels` maps each channel that found it to its rank."""
 
     rank: int
     item: Item

@@ -6,13 +6,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from eval.comparison.runner import compare
     from eval.errors import EvalError
-    from eval.report import Run
-    from eval.runner import compare
+    from eval.report.run import Run
 
 __all__ = ["EvalError", "Run", "compare"]
 
-_HOME = {"EvalError": "errors", "Run": "report", "compare": "runner"}
+_HOME = {"EvalError": "errors", "Run": "report.run", "compare": "comparison.runner"}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from agent.cli import AS_JSON, STORE, cli, main, print_json, say
+from agent.terminal.cli import AS_JSON, STORE, cli, main, print_json, say
 
 
 @cli.command()
@@ -56,10 +56,10 @@ def compare(
           a+b  a+rank  full-x                                 fused, ranked, without x
           a-retriever  a-adapter  a-training                  without what training taught
     """
-    from agent.progress import progress
     from agent.settings import Settings
-    from eval.arms import DEFAULT
-    from eval.runner import compare as run_compare
+    from agent.terminal.progress import progress
+    from eval.comparison.arms import DEFAULT
+    from eval.comparison.runner import compare as run_compare
 
     if out:
         _writable(out)
@@ -145,12 +145,12 @@ def tune(
 
     With --prompts: variants of the prompt for interests race on those cases, and one that is shown to find more is put in force.
     """
-    from agent.progress import progress
     from agent.settings import Settings
-    from eval.tune import tune as run_tune
+    from agent.terminal.progress import progress
+    from eval.tuning.tune import tune as run_tune
 
     if prompts:
-        from eval.prompted import proposer, tune_prompts
+        from eval.tuning.prompts.prompt_search import proposer, tune_prompts
 
         if no_model or not model_cases:
             raise click.UsageError("prompts cannot be tuned without a model")
@@ -200,9 +200,9 @@ def train() -> None:
 
 
 def _trained(task: str, **given: Any) -> None:
-    from agent.progress import progress
     from agent.settings import Settings
-    from eval.train.run import train as run_train
+    from agent.terminal.progress import progress
+    from eval.training.adapters import train as run_train
 
     as_json, store = given.pop("as_json"), given.pop("store")
     done = run_train(task, store=store or Settings.load().store, say=say, progress=progress, **given)
@@ -264,11 +264,11 @@ def retriever(dataset: Path, seed: int, samples: int | None, anyway: bool, store
 
     The way back: `evoke index DIR --embedding-model NAME` into a new store.
     """
-    from agent.progress import progress
     from agent.settings import Settings
-    from eval.train.retriever import to_do_next
-    from eval.train.retriever import train as run_train
-    from store.place import default_store
+    from agent.terminal.progress import progress
+    from eval.training.retriever import to_do_next
+    from eval.training.retriever import train as run_train
+    from store.paths import default_store
 
     folder = store or Settings.load().store or default_store(dataset)
     done = run_train(dataset, store=folder, seed=seed, samples=samples, anyway=anyway, say=say, progress=progress)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eval.convert import amazon, movielens
+from eval.data.convert import amazon, movielens
 from eval.errors import EvalError
 
 Progress = Callable[[str, int, int | None], None]

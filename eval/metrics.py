@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from eval.records import Case
+from eval.data.cases import Case
 from store.errors import MissingExtra
 
 KS = (1, 3, 5, 10, 20, 50, 100)

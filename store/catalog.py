@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from store import place as places
+from store import paths
+from store.cache import kept
 from store.chroma import Connection, connect, in_batches
-from store.derived import kept
+from store.chroma_records import HIDDEN, item_of
 from store.embedder import Embedder
 from store.errors import StoreError
+from store.filters import Field, fields_of, load_fields, normalised, save_fields
 from store.records import Hit, Item
 from store.snapshot import Snapshot
-from store.stored import HIDDEN, item_of
-from store.where import Field, fields_of, load_fields, normalised, save_fields
 from store.writer import Upserted, check, new_version, writing
 
 _PAGE = 2000
@@ -54,7 +54,7 @@ class Catalog:
         it remembers.
         Raises StoreError where there is none and `create` is false, and where another embedding model made it.
         """
-        folder, where, name = places.located(place, chroma)
+        folder, where, name = paths.located(place, chroma)
         if not create and isinstance(where, Path) and not where.is_dir():
             raise StoreError(_NO_CATALOG.format(place))
         trained = None
@@ -233,7 +233,7 @@ class Catalog:
 
 
 def _trained_for(folder: Path) -> Embedder | None:
-    trained = places.retriever(folder)
+    trained = paths.retriever(folder)
     return Embedder(str(trained)) if trained else None
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from store.derived import kept
+from store.cache import kept
 from store.sparse import highest, rows_scaled_to_best, strongest
 
 if TYPE_CHECKING:

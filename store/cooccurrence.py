@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from store.derived import kept
+from store.cache import kept
 from store.sparse import rows_summing_to_one, strongest, without_diagonal
 
 if TYPE_CHECKING:

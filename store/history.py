@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from store import once, sessions, tables
-from store import place as places
+from store import idempotency, paths, sessions, tables
 from store.errors import StoreBusy, StoreError
-from store.positive import Scale, positive_events, positive_mask
+from store.feedback import Scale, positive_events, positive_mask
 from store.records import Event, Kind, event_fault
 
 if TYPE_CHECKING:
@@ -122,7 +121,7 @@ class History:
                 if problem := event_fault(event):
                     raise StoreError(f'event of user "{event.user}": {problem}; correct it and add it again')
             with self._write() as db:
-                once.expire(db)
+                idempotency.expire(db)
                 new = tables.insert_new_events(db, [_row(event) for event in batch])
                 if new:
                     _touch(db)
@@ -134,10 +133,10 @@ class History:
     def add_once(self, key: str, digest: str, events: Sequence[Event], answer: dict[str, Any]) -> dict[str, Any]:
         """Add the events and keep `answer` under the key, together; or return what was kept there, adding nothing.
 
-        Raises OtherContent (see `store.once`) where the key was used with another `digest`.
+        Raises OtherContent (see `store.idempotency`) where the key was used with another `digest`.
         """
         with self._write() as db:
-            before = once.keep(db, key, digest, answer)
+            before = idempotency.keep(db, key, digest, answer)
             if before is None and events and tables.insert_new_events(db, [_row(event) for event in events]):
                 _touch(db)
         return answer if before is None else before
@@ -160,7 +159,7 @@ class History:
             return tables.count(db, tables.events)
 
     def positive(self, events: Sequence[Event]) -> list[Event]:
-        """The events that speak for their item: see `store.positive` for the rule."""
+        """The events that speak for their item: see `store.feedback` for the rule."""
         return positive_events(events, self.scale)
 
     @property
@@ -231,7 +230,7 @@ class History:
         and running it again finishes the work.
         """
         with self._write() as db:
-            once.expire(db)
+            idempotency.expire(db)
             rows, due = tables.delete_user(db, user)
             if any(rows.values()):
                 _touch(db)
@@ -262,7 +261,7 @@ class History:
 
 def database_of(folder: Path) -> str:
     """The URL of the database of a store folder's history."""
-    return places.about(folder).get("database") or f"sqlite:///{folder.absolute() / 'history.db'}"
+    return paths.about(folder).get("database") or f"sqlite:///{folder.absolute() / 'history.db'}"
 
 
 def _touch(db: Connection) -> None:

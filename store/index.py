@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from store import place as places
+from store import paths
 from store.catalog import Catalog
 from store.cooccurrence import Cooccurrence
 from store.embedder import Embedder
@@ -18,8 +18,8 @@ from store.errors import BadData, StoreError
 from store.history import Added, History
 from store.lexical import Lexical
 from store.load import Files, find_dataset, read_events, read_items
-from store.retrained import sweep
-from store.rows import Problems
+from store.readers import Problems
+from store.reembed import sweep
 from store.writer import Upserted
 
 # Chroma's log and index, the snapshot, and SQLite's write-ahead log hold each vector, each text several times over.
@@ -80,12 +80,12 @@ def index(
             Catalog.open(store, embedder=embedder, chroma=chroma) as catalog,
             History.open(database or store) as history,
         ):
-            places.describe(store, urls | {"dataset": (files.items or files.events or store).absolute().parent.name})
+            paths.describe(store, urls | {"dataset": (files.items or files.events or store).absolute().parent.name})
             done = _write(files, catalog, history, checked, prune, progress)
             refresh(catalog, history)
-            places.describe(store, _facts(catalog, history))
+            paths.describe(store, _facts(catalog, history))
         sweep(store)
-    places.remember(store)
+    paths.remember(store)
     return Indexed(store, *done, checked.problems, checked.skipped_items)
 
 
@@ -159,7 +159,7 @@ def _check(
 
 def _reserve(store: Path, checked: _Checked, embedder: Embedder | None) -> None:
     """Room for what is not there yet: on a store that is complete that is next to nothing."""
-    facts = places.about(store)
+    facts = paths.about(store)
     new = max(len(checked.ids) - facts.get("items", 0), 0)
     share = new / max(len(checked.ids), 1)
     dim = facts.get("dim") or (embedder or Embedder()).dim
@@ -168,7 +168,7 @@ def _reserve(store: Path, checked: _Checked, embedder: Embedder | None) -> None:
     events = max(checked.events - facts.get("events", 0), 0) * _PER_EVENT
     largest = max(vectors + texts * 2 + new * _PER_ITEM, events)
     whole = vectors * _COPIES_OF_VECTOR + texts * _COPIES_OF_TEXT + new * _PER_ITEM + events + _ROOM_TO_WORK
-    places.reserve(store, largest, max(whole - largest, 0))
+    paths.reserve(store, largest, max(whole - largest, 0))
 
 
 @contextmanager
@@ -177,7 +177,7 @@ def _folder(store: Path) -> Iterator[None]:
     interruption leaves it. Raises StoreBusy while another process writes."""
     try:
         made = _make(store)
-        with places.writing(store):
+        with paths.writing(store):
             try:
                 yield
             except (StoreError, OSError):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from store.derived import kept
+from store.cache import kept
 from store.records import Item
 
 if TYPE_CHECKING:

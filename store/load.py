@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from store.errors import BadData
+from store.readers import FORMATS, Problems, Wrong, rows
 from store.records import Event, Item, event_fault, fault
-from store.rows import FORMATS, Problems, Wrong, rows
 
 _ITEM_COLUMNS = ("id", "title", "text", "metadata", "hidden")
 _EVENT_COLUMNS = ("user", "item", "rating", "timestamp", "split", "kind")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from store.derived import kept
+from store.cache import kept
 from store.embedder import UNTRAINED
 from store.records import Hit, Item
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from store import checkpoint, place
+from store import checkpoint, paths
 from store.chroma import Connection, in_batches
+from store.chroma_records import EMBEDDED, HASH, embedded_hash, record_metadata
 from store.embedder import Embedder
 from store.errors import StoreError
 from store.records import Item, fault
-from store.stored import EMBEDDED, HASH, embedded_hash, record_metadata
 
 # Chroma writes few large batches far quicker than many small ones; a crash costs the batch that was under way.
 _BATCH = 256
@@ -52,7 +52,7 @@ def writing(
 
     `advance(n)` is called as items are dealt with. Raises StoreBusy while another process writes.
     """
-    with place.writing(folder) if folder else nullcontext():
+    with paths.writing(folder) if folder else nullcontext():
         writer = Writer(chroma, embedder, advance)
         try:
             yield writer

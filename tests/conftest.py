@@ -6,4 +6,10 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("evoke", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("evoke")
 
-pytest_plugins = ["tests.faults", "tests.recommending", "tests.services", "tests.serving", "tests.vllm_server"]
+pytest_plugins = [
+    "tests.helpers.faults",
+    "tests.helpers.recommending",
+    "tests.helpers.services",
+    "tests.helpers.serving",
+    "tests.helpers.vllm_server",
+]

@@ -16,23 +16,23 @@ import pytest
 from click.testing import CliRunner
 
 from agent import EvokeError
-from agent.embedded import file_hash, find_weights
 from agent.errors import AdapterRefused, ModelDown
-from agent.facts import described
-from agent.interests import PENALTY
-from agent.llm import LLM, Deadline
-from agent.recall import OTHERS, Sources
-from agent.trained import PROMPTS, TASKS, Adapter, Trained
+from agent.item_text import described
+from agent.llm.adapters import PROMPTS, TASKS, Adapter, Trained
+from agent.llm.client import LLM, Deadline
+from agent.llm.embedded import file_hash, find_weights
+from agent.profile.interests import PENALTY
+from agent.retrieval.channels import OTHERS, Sources
 from eval import compare
 from eval.cli import cli
-from eval.train.export import export
-from eval.train.weights import load
-from eval.trust import seen_hash
+from eval.data.leakage import seen_hash
+from eval.training.base_model import load
+from eval.training.gguf_export import export
 from prompts import Prompts
 from store import Catalog, History
-from tests.adapters import LABELS, Messages, adapter, best, random_lora, torch_labels
-from tests.model_contract import rank_prompt
-from tests.recommending import FILMS, modelled
+from tests.helpers.adapters import LABELS, Messages, adapter, best, random_lora, torch_labels
+from tests.helpers.model_contract import rank_prompt
+from tests.helpers.recommending import FILMS, modelled
 
 GONE = "http://127.0.0.1:9/v1"
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.arms import Bench, asked_parts, parts
-from eval.cases import load_cases
+from eval.comparison.arms import Bench, asked_parts, parts
+from eval.data.cases import Cases
+from eval.data.read_cases import load_cases
 from eval.errors import EvalError
-from eval.fitting import fit, histories
-from eval.records import Cases
-from eval.reduced import without
+from eval.fitting.ablation import without
+from eval.fitting.signals import fit, histories
 from store import Catalog
-from tests.recommending import FILMS
+from tests.helpers.recommending import FILMS
 
 
 @pytest.fixture(scope="module")

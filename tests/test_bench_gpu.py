@@ -14,8 +14,8 @@ import pytest
 
 from eval.bench.gpu import people
 from store import Catalog, History
-from tests.services import free_port, running
-from tests.vllm_server import VLLM
+from tests.helpers.services import free_port, running
+from tests.helpers.vllm_server import VLLM
 
 BENCH = (sys.executable, "-m", "eval.bench.gpu")
 PRETENDED = """#!/bin/sh

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from eval.cases import Case, Cases, EvalError, data_hash, load_cases, make_cases, read_cases
-from eval.splits import is_clock
+from eval.data.read_cases import Case, Cases, EvalError, data_hash, load_cases, make_cases, read_cases
+from eval.data.splits import is_clock
 from store.errors import BadData
 from store.records import Event
 

@@ -19,17 +19,17 @@ from typing import Any
 
 import pytest
 
-from agent.show import inert
+from agent.terminal.console import inert
 from store import Catalog, Item
-from tests.faults import Hang
-from tests.recommending import modelled
-from tests.serving import DEAD, until
+from tests.helpers.faults import Hang
+from tests.helpers.recommending import modelled
+from tests.helpers.serving import DEAD, until
 
 PATIENCE = 240
 
 
 def command(store: Path, *options: str) -> list[str]:
-    return [sys.executable, "-m", "agent.cli", "chat", "--store", str(store), *options]
+    return [sys.executable, "-m", "agent.terminal.cli", "chat", "--store", str(store), *options]
 
 
 def environment(base_url: str = DEAD) -> dict[str, str]:

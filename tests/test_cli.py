@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from agent.tuned import Tuned
+from agent.ranking.tuned import Tuned
 from store.embedder import Embedder
-from tests.faults import Hang
+from tests.helpers.faults import Hang
 
 ROOT = Path(__file__).parent.parent
 FILMS = ROOT / "eval" / "films"
@@ -29,7 +29,7 @@ def evoke(
     """Run the command with a clean set of EVOKE_ and OPENAI_ variables; the deadline is no test of this machine's speed."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("EVOKE_", "OPENAI_"))}
     env = clean | {"EVOKE_DEADLINE": "400"} | variables
-    command = [sys.executable, "-m", "agent.cli", *map(str, words)]
+    command = [sys.executable, "-m", "agent.terminal.cli", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, env=env, cwd=cwd or ROOT, timeout=timeout)
 
 
@@ -192,7 +192,7 @@ def test_an_embedding_model_in_a_folder_is_named_again_by_a_setting(tmp_path: Pa
 
 def test_ctrl_c_says_that_nothing_is_lost(films: Path, model_server: Callable[..., Any]) -> None:
     server = model_server(Hang())
-    command = [sys.executable, "-m", "agent.cli", "profile", "--user", "mara", "--store", str(films)]
+    command = [sys.executable, "-m", "agent.terminal.cli", "profile", "--user", "mara", "--store", str(films)]
     asked = subprocess.Popen(
         command,
         stderr=subprocess.PIPE,

@@ -18,17 +18,17 @@ from typing import Any
 
 import pytest
 
-from agent.trained import drop_derived
-from agent.tuned import Tuned
+from agent.llm.adapters import drop_derived
+from agent.ranking.tuned import Tuned
 from eval import compare
-from eval.answers import FAILURES
-from eval.cases import load_cases
+from eval.comparison.llm_cache import FAILURES
+from eval.data.leakage import seen_hash
+from eval.data.read_cases import load_cases
 from eval.errors import EvalError
-from eval.report import Run
-from eval.trust import seen_hash
+from eval.report.run import Run
 from store import Event, History
-from tests.faults import Labels, Status, Text
-from tests.recommending import FILMS, GOOD, modelled
+from tests.helpers.faults import Labels, Status, Text
+from tests.helpers.recommending import FILMS, GOOD, modelled
 
 COUNTED = ("calls", "tokens_in", "tokens_out", "tokens")
 CASES = 27

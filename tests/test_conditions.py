@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from agent import AsyncSession, Recommender
-from agent.blocking import Session
-from agent.dialogue.turns import Constraint, Turn
+from agent.dialogue.events import Constraint, Turn
+from agent.sync import Session
 from store import Catalog, Event, History, Item
 from tests.test_dialogues import DEAD, METADATA, fulfils
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from agent import Recommender
-from agent.dialogue.turns import Constraint, Turn
+from agent.dialogue.events import Constraint, Turn
 from store import Catalog, History
-from tests.dialogues import DIALOGUES, Dialogue, Says
-from tests.recommending import FILMS
+from tests.helpers.dialogues import DIALOGUES, Dialogue, Says
+from tests.helpers.recommending import FILMS
 
 DEAD = "http://127.0.0.1:9/v1"
 METADATA: dict[str, dict[str, Any]] = {

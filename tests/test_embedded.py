@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from agent.embedded import find_weights, start
 from agent.errors import EvokeError
-from agent.llm import LLM, Deadline
-from agent.written import Written
+from agent.llm.client import LLM, Deadline
+from agent.llm.embedded import find_weights, start
+from agent.profile.schemas import Written
 from prompts import Prompts
-from tests.model_contract import LIKED, ModelContract, rank_prompt
+from tests.helpers.model_contract import LIKED, ModelContract, rank_prompt
 
 
 class TestEmbedded(ModelContract):
@@ -48,7 +48,7 @@ def test_a_missing_part_is_one_line_with_the_install_command(module: str, remedy
     code = (
         f"import sys, importlib.util as u; sys.modules[{module!r}] = None\n"
         f"real = u.find_spec\nu.find_spec = lambda name, *a: None if name == {module!r} else real(name, *a)\n"
-        "from agent.cli import main\nsys.argv = ['evoke', 'model']\nmain()"
+        "from agent.terminal.cli import main\nsys.argv = ['evoke', 'model']\nmain()"
     )
     env = {k: v for k, v in os.environ.items() if not k.startswith(("EVOKE_", "OPENAI_"))} | {"HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=120)
@@ -57,7 +57,7 @@ def test_a_missing_part_is_one_line_with_the_install_command(module: str, remedy
 
 
 def test_it_is_quiet_and_ends_with_the_interpreter() -> None:
-    code = "from agent.embedded import start; print(start().base_url)"
+    code = "from agent.llm.embedded import start; print(start().base_url)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0
     assert done.stdout.startswith("http://127.0.0.1:")
@@ -69,7 +69,7 @@ def test_leaving_in_the_middle_of_an_answer_ends_the_process() -> None:
     # llama.cpp's own stop waits for ever on a client of this process that waits for its answer, and a server left to the
     # interpreter's end crashes it.
     code = (
-        "import asyncio, threading, sys\nfrom agent.llm import LLM, Deadline\n"
+        "import asyncio, threading, sys\nfrom agent.llm.client import LLM, Deadline\n"
         "loop, heard = asyncio.new_event_loop(), threading.Event()\n"
         "async def listen():\n"
         "    async for _ in LLM.embedded().stream([{'role': 'user', 'content': 'A long story.'}], max_tokens=3000,"

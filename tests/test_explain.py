@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from agent.explain import Shown, Vocabulary, _parsed, borrowed, from_evidence
-from agent.fusion import Candidate
+from agent.explanation.generate import Shown, Vocabulary, _parsed, borrowed, from_evidence
+from agent.ranking.fusion import Candidate
 from store import Item
-from store.where import fields_of
-from tests.faults import Text
-from tests.recommending import GOOD, modelled
+from store.filters import fields_of
+from tests.helpers.faults import Text
+from tests.helpers.recommending import GOOD, modelled
 
 HEAT = Item(
     "heat",

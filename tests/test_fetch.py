@@ -16,8 +16,8 @@ import pytest
 from eval.errors import EvalError
 from eval.fetch import fetch
 from store.load import read_events, read_items
+from store.readers import Problems
 from store.records import Event, Item
-from store.rows import Problems
 
 
 class Home:

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.fusion import Candidate, fuse, spread
+from agent.ranking.fusion import Candidate, fuse, spread
 from store import Hit
 
 CHANNELS = ("queries", "named", "dense", "collaborative", "lexical", "popular")

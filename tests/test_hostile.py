@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from store import Item
-from tests.attacks import ATTACKS
-from tests.faults import obeying
+from tests.helpers.attacks import ATTACKS
+from tests.helpers.faults import obeying
 
 TARGETS = ("thief-1981", "the-third-man-1949")
 SPECIAL = re.compile(r"<\|?|\|>|\[/?INST|</s>|```|^#", re.MULTILINE)

@@ -8,15 +8,15 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.facts import STEP, WINDOW, descriptive, facts, first_sentence, lines
-from agent.interests import remembered
+from agent.item_text import STEP, WINDOW, descriptive, facts, first_sentence, lines
+from agent.profile.fallback import MIN_QUERIES, Mix, good_queries, topped_up
+from agent.profile.interests import remembered
+from agent.profile.schemas import Written
 from agent.results import NOTHING, Interests, Named, Stage
-from agent.topup import MIN_QUERIES, Mix, good_queries, topped_up
-from agent.written import Written
 from prompts import Prompts
 from store import Event, History, Item
-from store.where import fields_of
-from tests.recommending import GOOD
+from store.filters import fields_of
+from tests.helpers.recommending import GOOD
 
 ITEMS = [
     Item(

@@ -13,15 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.features import FAR, Candidates
-from agent.joined import Joined, beside, falling, log_odds, stacked
-from agent.learned import Learned
-from agent.tuned import Tuned
-from eval import compare, crossfit, search
-from eval.cases import load_cases
-from eval.tune import tune
-from tests.faults import Labels, Text
-from tests.recommending import FILMS, modelled
+from agent.ranking.features import FAR, Candidates
+from agent.ranking.learned_fusion import Learned
+from agent.ranking.stacking import Joined, beside, falling, log_odds, stacked
+from agent.ranking.tuned import Tuned
+from eval import compare
+from eval.data.read_cases import load_cases
+from eval.fitting import cross_fitting
+from eval.tuning import grid_search
+from eval.tuning.tune import tune
+from tests.helpers.faults import Labels, Text
+from tests.helpers.recommending import FILMS, modelled
 
 TINY = ({"num_leaves": 4, "rounds": 5, "min_data_in_leaf": 5},)
 
@@ -31,12 +33,12 @@ def learned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Learned fusion is better than weighted ranks, whose one way is bad; and nothing is set from outside."""
     for name in ("EVOKE_BASE_URL", "OPENAI_BASE_URL", "EVOKE_STORE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(search, "TREES", TINY)
-    monkeypatch.setattr(crossfit, "LESSONS", 200)
-    first = {arm: {name: values[:1] for name, values in own.items()} for arm, own in search.PARAMETERS.items()}
-    monkeypatch.setattr(search, "PARAMETERS", first)
-    monkeypatch.setattr(search, "START", dict.fromkeys(search.START, 0.0) | {"popular": 1.0})
-    monkeypatch.setattr(search, "WEIGHTS", (0.0,))
+    monkeypatch.setattr(grid_search, "TREES", TINY)
+    monkeypatch.setattr(cross_fitting, "LESSONS", 200)
+    first = {arm: {name: values[:1] for name, values in own.items()} for arm, own in grid_search.PARAMETERS.items()}
+    monkeypatch.setattr(grid_search, "PARAMETERS", first)
+    monkeypatch.setattr(grid_search, "START", dict.fromkeys(grid_search.START, 0.0) | {"popular": 1.0})
+    monkeypatch.setattr(grid_search, "WEIGHTS", (0.0,))
 
 
 def knowing() -> Callable[[dict[str, Any]], Text | Labels]:

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import answers
 from agent.errors import BadAnswer, ModelDown, ModelError, ModelSlow
-from agent.llm import LLM, Deadline
-from agent.written import Written
-from tests.faults import GARBAGE, Die, Hang, Labels, Raw, Server, Status, Text
+from agent.llm import parsing
+from agent.llm.client import LLM, Deadline
+from agent.profile.schemas import Written
+from tests.helpers.faults import GARBAGE, Die, Hang, Labels, Raw, Server, Status, Text
 
 SECRET = "sk-very-secret"
 ASKED = [{"role": "user", "content": "the private prompt"}]
@@ -169,7 +169,7 @@ async def test_a_truncated_answer_is_salvaged_and_a_chatty_one_read(client: Call
     ],
 )  # fmt: skip
 def test_only_what_is_wrong_is_removed(text: str, left: list[str]) -> None:
-    written, partial = answers.parse(text, Written)
+    written, partial = parsing.parse(text, Written)
     assert [interest.name for interest in written.interests] == left
     assert partial
 
@@ -199,7 +199,7 @@ def test_whatever_a_model_writes_is_read_or_refused(value: dict[str, Any], cut: 
     text = json.dumps(value)
     for answer in (text, text[: len(text) - cut], "```" + text):
         try:
-            written, _ = answers.parse(answer, Written)
+            written, _ = parsing.parse(answer, Written)
         except BadAnswer:
             continue
         assert isinstance(written, Written)

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from store import BadData, Event, Item, MissingExtra
 from store.load import find_dataset, read_events, read_items
+from store.readers import Problems
 from store.records import KINDS, as_json
-from store.rows import Problems
 
 pa = pytest.importorskip("pyarrow")
 

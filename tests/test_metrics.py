@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eval import metrics
-from eval.records import Case
+from eval.data.cases import Case
 
 CASES = [
     Case("u", ("x",), ("a", "b")),

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from store import Catalog, Item
-from tests.faults import Text
-from tests.recommending import modelled
-from tests.services import missing
-from tests.serving import DEAD, served, until
+from tests.helpers.faults import Text
+from tests.helpers.recommending import modelled
+from tests.helpers.services import missing
+from tests.helpers.serving import DEAD, served, until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 

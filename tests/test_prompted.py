@@ -11,19 +11,22 @@ from typing import Any
 import pytest
 
 from agent import Recommender
+from agent.llm.adapters import Adapter, Trained
+from agent.ranking.tuned import Tuned
 from agent.settings import Settings
-from agent.trained import Adapter, Trained
-from agent.tuned import Tuned
-from eval import cli, crossfit, prompted, search
-from eval.cases import load_cases
+from eval import cli
+from eval.data.read_cases import load_cases
 from eval.errors import EvalError
-from eval.prompted import tune_prompts
-from eval.tune import tune
-from eval.variants import POOL, fingerprint, refusal
+from eval.fitting import cross_fitting
+from eval.tuning import grid_search
+from eval.tuning.prompts import prompt_search
+from eval.tuning.prompts.prompt_search import tune_prompts
+from eval.tuning.prompts.variants import POOL, fingerprint, refusal
+from eval.tuning.tune import tune
 from prompts import Prompts
 from store import Catalog, History
-from tests.faults import Text
-from tests.recommending import FILMS
+from tests.helpers.faults import Text
+from tests.helpers.recommending import FILMS
 
 MARKED = "6 search phrases, each telling the plot of a film that the person would see next"
 JINJA = "8 search phrases for {{ history }}, each of another kind of film"
@@ -36,8 +39,8 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
     for name in ("EVOKE_BASE_URL", "OPENAI_BASE_URL", "EVOKE_STORE", "EVOKE_PROMPTS", "EVOKE_MODEL"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(prompted, "POOL", POOL[1:2])
-    monkeypatch.setattr(prompted, "PROPOSALS", 2)
+    monkeypatch.setattr(prompt_search, "POOL", POOL[1:2])
+    monkeypatch.setattr(prompt_search, "PROPOSALS", 2)
 
 
 def heeding(marked: str | None = MARKED) -> Callable[[dict[str, Any]], Text]:
@@ -119,7 +122,7 @@ def test_a_folder_of_prompts_that_is_set_gets_the_winner_and_nothing_is_lost(
     shown = [body["messages"] for body in server.requests if not _proposing(body)]
     assert all(system["content"].startswith("You know films.") for system, _ in shown)
     assert any("My poor first draft" in user["content"] for _, user in shown)
-    assert fingerprint(prompted.IN_FORCE, Settings(prompts=folder)) == found.evidence["prompt written"]
+    assert fingerprint(prompt_search.IN_FORCE, Settings(prompts=folder)) == found.evidence["prompt written"]
 
 
 def test_a_run_that_broke_off_asks_nothing_twice(films: Path, model_server: Callable[..., Any]) -> None:
@@ -192,12 +195,12 @@ def test_too_few_cases_are_refused(films: Path, tmp_path: Path) -> None:
 def test_over_learned_fusion_and_kept_by_the_next_tuning(
     films: Path, model_server: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crossfit, "LESSONS", 200)
-    monkeypatch.setattr(search, "TREES", ({"num_leaves": 4, "rounds": 5, "min_data_in_leaf": 5},))
-    monkeypatch.setattr(search, "START", dict.fromkeys(search.START, 0.0) | {"popular": 1.0})
-    monkeypatch.setattr(search, "WEIGHTS", (0.0,))
-    first = {arm: {name: values[:1] for name, values in own.items()} for arm, own in search.PARAMETERS.items()}
-    monkeypatch.setattr(search, "PARAMETERS", first)
+    monkeypatch.setattr(cross_fitting, "LESSONS", 200)
+    monkeypatch.setattr(grid_search, "TREES", ({"num_leaves": 4, "rounds": 5, "min_data_in_leaf": 5},))
+    monkeypatch.setattr(grid_search, "START", dict.fromkeys(grid_search.START, 0.0) | {"popular": 1.0})
+    monkeypatch.setattr(grid_search, "WEIGHTS", (0.0,))
+    first = {arm: {name: values[:1] for name, values in own.items()} for arm, own in grid_search.PARAMETERS.items()}
+    monkeypatch.setattr(grid_search, "PARAMETERS", first)
     assert tune(FILMS, store=films, model_cases=0).learned
     given: dict[str, Any] = {"store": films, "base_url": model_server(heeding()).base_url, "concurrency": 2}
     found = tune_prompts(FILMS, rounds=1, **given)

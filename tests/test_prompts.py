@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from prompts import VARIABLES, PromptError, Prompts
 from prompts.cleaning import harmless
-from tests.attacks import ATTACKS
+from tests.helpers.attacks import ATTACKS
 
 OURS = Prompts()
 SPECIAL = re.compile(r"<|>|\[|\]|\||`|\{|\}|[\x00-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2066-\u2069]")

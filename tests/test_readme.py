@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.settings import Settings
-from tests.serving import process
+from tests.helpers.serving import process
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import bridge
-from agent.facts import described
-from agent.grounding import ground, plain, said_in
-from agent.recall import GUESS, SAID, Request, Sources, recall
+from agent import event_loop
+from agent.item_text import described
 from agent.results import Named, Stage
+from agent.retrieval.channels import GUESS, SAID, Request, Sources, recall
+from agent.retrieval.grounding import ground, plain, said_in
 from store import Catalog, History, Hit, Item
 from store.snapshot import Snapshot
 
@@ -24,7 +24,7 @@ def test_a_guess_weighs_less_than_a_thing_of_the_history(films: Path) -> None:
         sources = Sources.of(catalog, history)
 
         def found(**asked: list[str]) -> dict[str, float]:
-            hits, _ = bridge.run(recall(sources, Request(k=400, **asked), ["queries"], Stage("recall")))
+            hits, _ = event_loop.run(recall(sources, Request(k=400, **asked), ["queries"], Stage("recall")))
             return {hit.id: hit.score for hit in hits["queries"]}
 
         known, other = (found(queries=[text]) for text in ("Heat, Crime", "Toy Story, Animation"))
@@ -40,7 +40,7 @@ def test_a_query_that_says_a_title_finds_that_item_first(films: Path) -> None:
         sources = Sources.of(catalog, history)
 
         def found(**asked: Any) -> list[Hit]:
-            hits, _ = bridge.run(recall(sources, Request(k=400, **asked), ["queries"], Stage("recall")))
+            hits, _ = event_loop.run(recall(sources, Request(k=400, **asked), ["queries"], Stage("recall")))
             return hits["queries"]
 
         for said, id in {

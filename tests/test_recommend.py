@@ -12,8 +12,8 @@ import pytest
 from agent import Recommender
 from agent.errors import EvokeError
 from store import Catalog, Event, History, Item, StoreError
-from tests.faults import GARBAGE, Die, Hang, Labels, Status
-from tests.recommending import GOOD, modelled
+from tests.helpers.faults import GARBAGE, Die, Hang, Labels, Status
+from tests.helpers.recommending import GOOD, modelled
 
 
 def liked(rec: Recommender, user: str) -> list[str]:

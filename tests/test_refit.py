@@ -15,26 +15,27 @@ import numpy as np
 import pytest
 
 from agent import Recommender
-from agent.trained import drop_derived
-from agent.tuned import Tuned
-from eval import compare, crossfit, search
-from eval.cases import Cases, load_cases
-from eval.data import read_data
+from agent.llm.adapters import drop_derived
+from agent.ranking.tuned import Tuned
+from eval import compare
+from eval.data.dataset import read_data
+from eval.data.leakage import measured_catalog, trusted
+from eval.data.read_cases import Cases, load_cases
+from eval.data.splits import _by_time
 from eval.errors import EvalError
-from eval.fitting import fit
-from eval.pairs import FOLDS
-from eval.reduced import refitted
-from eval.splits import _by_time
-from eval.train import optimizing, retriever
-from eval.train.encoder import Encoder, Material
-from eval.train.verdict import Verdict
-from eval.trust import measured_catalog, trusted
-from eval.tune import tune
-from store import Catalog, History, Item, StoreError
-from store import place as places
+from eval.fitting import cross_fitting
+from eval.fitting.ablation import refitted
+from eval.fitting.sequences import FOLDS
+from eval.fitting.signals import fit
+from eval.training import checkpoint, retriever
+from eval.training.contrastive import Encoder, Material
+from eval.training.verdict import Verdict
+from eval.tuning import grid_search
+from eval.tuning.tune import tune
+from store import Catalog, History, Item, StoreError, paths
 from store.embedder import Embedder
 from store.index import index
-from tests.recommending import FILMS
+from tests.helpers.recommending import FILMS
 from tests.test_train_retriever import NOBODY, few_steps, found, hashed, noised
 from tests.test_tune import TINY
 
@@ -43,7 +44,7 @@ from tests.test_tune import TINY
 def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A handful of steps that always pay, no model is run, and no settings from outside."""
     few_steps(tmp_path, monkeypatch)
-    monkeypatch.setattr(optimizing, "SAVED_EVERY", 0.0)
+    monkeypatch.setattr(checkpoint, "SAVED_EVERY", 0.0)
     monkeypatch.setattr(Embedder, "_encode", hashed)
     monkeypatch.setattr(Embedder, "truncated", lambda *_: 0)
     monkeypatch.setattr(Verdict, "of", lambda *_: Verdict(10, 5, {"dense": {"recall@50": 0.1}}, [], paid=True))
@@ -121,7 +122,7 @@ def test_validation_reads_what_saw_nothing_of_its_period_and_use_what_learned_fr
 def test_whatever_is_fitted_on_validation_cases_reads_the_judged_vectors(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, in_force = places.judged(trained), places.retriever(trained)
+    before, in_force = paths.judged(trained), paths.retriever(trained)
     assert before is not None
     assert in_force is not None
     read: list[tuple[str, str]] = []
@@ -132,11 +133,11 @@ def test_whatever_is_fitted_on_validation_cases_reads_the_judged_vectors(
 
     for module in ("runner", "tune", "crossfit"):
         monkeypatch.setattr(f"eval.{module}.fit", noted)
-    monkeypatch.setattr(search, "TREES", TINY)
-    first = {arm: {name: values[:1] for name, values in own.items()} for arm, own in search.PARAMETERS.items()}
-    monkeypatch.setattr(search, "PARAMETERS", first)
-    monkeypatch.setattr(crossfit, "LESSONS", 100)
-    monkeypatch.setattr("eval.tune.channel_weights", lambda *_: ({}, {"ndcg@10": 0.0}))  # so that fusion pays
+    monkeypatch.setattr(grid_search, "TREES", TINY)
+    first = {arm: {name: values[:1] for name, values in own.items()} for arm, own in grid_search.PARAMETERS.items()}
+    monkeypatch.setattr(grid_search, "PARAMETERS", first)
+    monkeypatch.setattr(cross_fitting, "LESSONS", 100)
+    monkeypatch.setattr("eval.tuning.tune.channel_weights", lambda *_: ({}, {"ndcg@10": 0.0}))  # so that fusion pays
     tune(FILMS, store=trained, minutes=0)
     # Fusion is judged by what saw nothing of the validation period, and learns once more, for use, by what is in force.
     assert read == [("valid", before.name)] * (1 + FOLDS) + [("test", in_force.name)] * FOLDS
@@ -180,7 +181,7 @@ def test_killed_in_the_second_learning_it_goes_on_there(films_store: Path, films
     retriever.train(FILMS, store=films, samples=300, progress=killing(steps, 99))
     assert steps[9:] == [4, 5, 6]
     assert found(films) == found(whole)
-    assert places.about(films)["judged"] == places.about(whole)["judged"]
+    assert paths.about(films)["judged"] == paths.about(whole)["judged"]
 
 
 class Killed(Exception):
@@ -213,7 +214,7 @@ def test_a_crash_before_the_switch_leaves_the_store_and_the_next_run_ends_it(
     films: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = found(films)
-    describe = places.describe
+    describe = paths.describe
 
     def crashing(store: Path, facts: dict[str, Any]) -> None:
         if "judged" in facts:
@@ -221,14 +222,14 @@ def test_a_crash_before_the_switch_leaves_the_store_and_the_next_run_ends_it(
         describe(store, facts)
 
     with monkeypatch.context() as patch:
-        patch.setattr(places, "describe", crashing)
+        patch.setattr(paths, "describe", crashing)
         with pytest.raises(Killed):
             retriever.train(FILMS, store=films, samples=300)
     assert found(films) == before
-    assert places.judged(films) is None
+    assert paths.judged(films) is None
     done = retriever.train(FILMS, store=films, samples=300)
     assert found(films)[0] == done.name
-    assert set(kept(films)) == {done.name, places.about(films)["judged"]}
+    assert set(kept(films)) == {done.name, paths.about(films)["judged"]}
 
 
 def test_items_written_while_it_learns_get_the_vectors_of_their_own_texts(
@@ -246,7 +247,7 @@ def test_items_written_while_it_learns_get_the_vectors_of_their_own_texts(
 
     monkeypatch.setattr(Encoder, "learn", learned)
     done = retriever.train(FILMS, store=films, samples=300)
-    for store in filter(None, (films, places.judged(films))):
+    for store in filter(None, (films, paths.judged(films))):
         with Catalog.open(store, create=False) as catalog:
             own = catalog.embedder.encode_documents([item.document for item in written])
             np.testing.assert_allclose(catalog.vectors([item.id for item in written]), own, atol=1e-5)
@@ -301,7 +302,7 @@ def test_an_encoder_in_a_folder_is_named_by_the_setting_and_found_again_after_tr
     monkeypatch.setenv("EVOKE_EMBEDDING_MODEL", str(encoder))
     store = tmp_path / "store"
     run = compare(FILMS, ["dense"], store=store, cases=5)
-    assert places.about(store)["model"] == "our-encoder"
+    assert paths.about(store)["model"] == "our-encoder"
     done = retriever.train(FILMS, store=store, samples=300)
     assert found(store)[0] == done.name
     monkeypatch.delenv("EVOKE_EMBEDDING_MODEL")
@@ -312,11 +313,11 @@ def test_an_encoder_in_a_folder_is_named_by_the_setting_and_found_again_after_tr
 
 def kept(store: Path) -> Iterator[str]:
     """The names of the models in a store."""
-    return (model.name for model in (store / places.RETRIEVERS).iterdir())
+    return (model.name for model in (store / paths.RETRIEVERS).iterdir())
 
 
 def test_trained_again_what_is_judged_goes_on_from_what_was_judged(trained: Path) -> None:
-    judged, in_force = (place.name for place in (places.judged(trained), places.retriever(trained)) if place)
+    judged, in_force = (place.name for place in (paths.judged(trained), paths.retriever(trained)) if place)
     done = retriever.train(FILMS, store=trained, samples=300)
     assert done.evidence["from"] == judged
     assert not {judged, in_force} & set(kept(trained))
@@ -326,7 +327,7 @@ def test_trained_again_what_is_judged_goes_on_from_what_was_judged(trained: Path
 def test_where_no_event_is_later_what_was_judged_is_in_force(films: Path, tmp_path: Path) -> None:
     done = retriever.train(given(tmp_path / "data", "valid"), store=films, samples=300)
     assert done.evidence["for use"] is None
-    assert (places.judged(films), list(kept(films))) == (None, [done.name])
+    assert (paths.judged(films), list(kept(films))) == (None, [done.name])
     with measured_catalog(films, "valid") as catalog:
         assert catalog.embedder.name == done.name
 
@@ -358,4 +359,4 @@ def test_forgetting_names_the_retriever_and_neither_model_s_folder_holds_the_use
     files = [path for path in films.rglob("*") if path.is_file()]
     assert not any(b"zoe-7f3a" in path.read_bytes() for path in files)
     assert not (films / "trained" / retriever.UNFINISHED).exists()
-    assert places.judged(films) is not None
+    assert paths.judged(films) is not None

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval import plots
 from eval.errors import EvalError
 from eval.metrics import KS
-from eval.page import headline
-from eval.report import Run, in_text
+from eval.report import plots
+from eval.report.html import headline
+from eval.report.run import Run, in_text
 from eval.significance import Comparison, compare_all, holm, intervals
 
 HOSTILE = "<script>alert(1)</script>&\"'[red]"

@@ -12,8 +12,8 @@ from typing import Any
 import openai
 import pytest
 
-from tests.faults import Text
-from tests.serving import until
+from tests.helpers.faults import Text
+from tests.helpers.serving import until
 
 SLOW = Text("word " * 400, pause=0.05)
 
@@ -217,7 +217,7 @@ def test_whoever_is_forgotten_in_mid_answer_has_no_session_any_more(
 def test_a_session_forgotten_while_something_is_said_of_it(
     service: Any, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any]
 ) -> None:
-    from agent.session import AsyncSession
+    from agent.dialogue.session import AsyncSession
 
     http = service().http()
     http.post("/v1/chat/completions", json=asked("a crime film from 1990 on", session="s1", user="mara"))
@@ -235,7 +235,7 @@ def test_a_session_forgotten_while_something_is_said_of_it(
 
 @pytest.fixture(scope="module")
 def errors(films_store: Any) -> Any:
-    from tests.serving import served
+    from tests.helpers.serving import served
 
     with served(store=films_store) as made, made.http() as http:
         yield http

@@ -16,8 +16,8 @@ from typing import Any
 
 import httpx
 
-from tests.faults import Text
-from tests.serving import process, served, until
+from tests.helpers.faults import Text
+from tests.helpers.serving import process, served, until
 
 SLOW = Text("word " * 400, pause=0.05)
 
@@ -95,7 +95,7 @@ def test_a_kill_loses_nothing_that_was_acknowledged(films_store: Path, tmp_path:
 
 def test_an_id_that_is_no_utf_8_is_one_line(films_store: Path, tmp_path: Path) -> None:
     store = shutil.copytree(films_store, tmp_path / "store")
-    command = [sys.executable, "-m", "agent.cli", "forget", "--store", str(store), "--user", b"\xff"]
+    command = [sys.executable, "-m", "agent.terminal.cli", "forget", "--store", str(store), "--user", b"\xff"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
     assert done.returncode == 1
     assert "not valid UTF-8" in done.stderr
@@ -103,7 +103,7 @@ def test_an_id_that_is_no_utf_8_is_one_line(films_store: Path, tmp_path: Path) -
 
 
 async def test_the_embedded_model_stops_when_the_reader_leaves(films: Path) -> None:
-    from agent.embedded import start
+    from agent.llm.embedded import start
 
     engine = start()
     metrics = engine.base_url.removesuffix("/v1") + "/metrics"

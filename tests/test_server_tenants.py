@@ -18,11 +18,10 @@ import pytest
 from agent.errors import EvokeError
 from agent.serve.tenants import Tenants
 from agent.settings import Settings
-from store import Catalog, StoreError
-from store import place as places
-from tests.faults import Text
-from tests.recommending import modelled
-from tests.serving import served, until
+from store import Catalog, StoreError, paths
+from tests.helpers.faults import Text
+from tests.helpers.recommending import modelled
+from tests.helpers.serving import served, until
 
 LEFT, RIGHT = "sk-left-0123456789abcdef", "sk-right-0123456789abcdef"
 ONLY_LEFT = "heat-1995"
@@ -135,7 +134,7 @@ def test_origins_that_may_call(service: Any) -> None:
 
 
 def test_a_server_that_takes_no_salt(films_store: Path, model_server: Any) -> None:
-    from tests.faults import Status
+    from tests.helpers.faults import Status
 
     def picky(body: dict[str, Any]) -> Any:
         return Status(400, param="cache_salt") if "cache_salt" in body else Text("1. Fine.")
@@ -213,14 +212,14 @@ def _tenants_at(folder: Path, what: str, left: str, right: str | None) -> Settin
     tenants = {}
     for name, key, url in (("left", LEFT, left), ("right", RIGHT, right)):
         (folder / name).mkdir()
-        places.describe(folder / name, {what: url.replace("FOLDER", str(folder))} if url else {})
+        paths.describe(folder / name, {what: url.replace("FOLDER", str(folder))} if url else {})
         tenants[name] = {"store": folder / name, "keys": [key]}
     return Settings.load(tenants=tenants)
 
 
 def test_what_cannot_be_served_is_one_line(films_store: Path, tmp_path: Path) -> None:
     def serve(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "agent.cli", "serve", "--port", "0", *words]
+        command = [sys.executable, "-m", "agent.terminal.cli", "serve", "--port", "0", *words]
         root = Path(__file__).parent.parent
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(root)})
 

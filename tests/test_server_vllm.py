@@ -9,8 +9,8 @@ from typing import Any
 import openai
 import pytest
 
-from tests.serving import served, until
-from tests.vllm_server import VLLM
+from tests.helpers.serving import served, until
+from tests.helpers.vllm_server import VLLM
 
 pytestmark = pytest.mark.vllm
 

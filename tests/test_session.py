@@ -18,19 +18,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent import AsyncRecommender, AsyncSession, EvokeError, Recommender
-from agent.blocking import Session
-from agent.dialogue.lexicon import Lexicon
-from agent.dialogue.parser import parse
+from agent.dialogue.events import Constraint, Done, Items, Understanding, Words
+from agent.dialogue.nlu.lexicon import Lexicon
+from agent.dialogue.nlu.rule_parser import parse
 from agent.dialogue.state import State, merged
-from agent.dialogue.turns import Constraint, Done, Items, Understanding, Words
 from agent.errors import SessionNotFound
-from agent.known import Known
+from agent.profile.user_history import Known
+from agent.sync import Session
 from store import Catalog, Event, History, Item
 from store.catalog import Field
 from store.errors import StoreError
 from store.records import Kind
-from tests.faults import Hang, Text
-from tests.recommending import modelled
+from tests.helpers.faults import Hang, Text
+from tests.helpers.recommending import modelled
 from tests.test_dialogues import DEAD, METADATA, fulfils
 
 NOTHING_READ: dict[str, Any] = {"intent": "recommend", "constraints": [], "queries": [], "likes": [], "dislikes": []}
@@ -526,9 +526,9 @@ def test_no_constraint_is_violated_in_a_thousand_requests(films: Path) -> None:
 
 
 def _loop() -> asyncio.AbstractEventLoop:
-    from agent import bridge
+    from agent import event_loop
 
-    return bridge._loop()
+    return event_loop._loop()
 
 
 # --- any catalog
@@ -546,7 +546,7 @@ class Shop:
     )  # fmt: skip
 
     def schema(self) -> dict[str, Field]:
-        from store.where import fields_of
+        from store.filters import fields_of
 
         return fields_of(self.rows)
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from agent.errors import EvokeError
-from agent.features import candidates
-from agent.learned import Learned
-from agent.signals import CHANNEL_OF, Signals
+from agent.ranking.features import candidates
+from agent.ranking.learned_fusion import Learned
+from agent.retrieval.signals import CHANNEL_OF, Signals
 from store.content import Content, _fields, _near, _titles
 from store.cooccurrence import Cooccurrence
 from store.history import Interactions

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store import Catalog, Embedder, Item, StoreBusy, StoreError
-from store.where import Field, fields_of, normalised
+from store.filters import Field, fields_of, normalised
 
 HEAT = Item("heat", "Heat", "A detective hunts a crew of bank robbers.", {"year": 1995, "genres": ["Crime", "Drama"]})
 RONIN = Item("ronin", "Ronin", "Spies chase a case through Nice.", {"year": 1998, "genres": ["Thriller"], "score": 7.2})
@@ -467,7 +467,7 @@ def test_a_reader_sees_what_another_process_wrote(catalog: Catalog, place: str) 
 HOLD = """
 import sys
 from pathlib import Path
-from store.place import writing
+from store.paths import writing
 with writing(Path(sys.argv[1])):
     print("held", flush=True)
     input()

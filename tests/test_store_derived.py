@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.recall import Sources
-from agent.signals import Signals
+from agent.retrieval.channels import Sources
+from agent.retrieval.signals import Signals
 from store import Catalog, Cooccurrence, Embedder, Event, History, Item, Lexical, Snapshot
-from store.derived import kept
+from store.cache import kept
 from store.history import Interactions
 
 NAMES = "abcdef"

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store import Event, History, StoreError, tables
-from store.positive import Scale, positive_events, positive_mask
+from store.feedback import Scale, positive_events, positive_mask
 
 ANN = [Event("ann", "heat", 1.0, 5.0), Event("ann", "ronin", 2.0, 3.0), Event("ann", "alien", 3.0, 4.0)]
 BOB = [Event("bob", "heat", 1.0, split="train"), Event("bob", "alien", 2.0, kind="dislike"), Event("bob", "ronin", 2.0)]
@@ -257,7 +257,7 @@ def test_a_post_under_a_key_counts_once(history: History) -> None:
 @pytest.mark.parametrize("then", ["add", "forget"])
 def test_an_answer_outlives_its_day_by_no_write(history: History, monkeypatch: pytest.MonkeyPatch, then: str) -> None:
     history.add_once("key", "digest", ANN, {"accepted": 3})
-    monkeypatch.setattr("store.once.KEPT", -1)
+    monkeypatch.setattr("store.idempotency.KEPT", -1)
     history.add(BOB) if then == "add" else history.forget("nobody")
     with history._read() as db:
         assert tables.count(db, tables.answers) == 0

@@ -18,28 +18,28 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from agent.embedded import file_hash, find_weights
-from agent.facts import TITLE
-from agent.interests import SEEN
-from agent.topup import Mix
-from agent.trained import WEIGHTS, Trained, drop_derived
-from eval.answers import quiet
-from eval.cases import load_cases
+from agent.item_text import TITLE
+from agent.llm.adapters import WEIGHTS, Trained, drop_derived
+from agent.llm.embedded import file_hash, find_weights
+from agent.profile.fallback import Mix
+from agent.profile.interests import SEEN
+from eval.comparison.llm_cache import quiet
+from eval.data.cases import Case
+from eval.data.leakage import seen_hash
+from eval.data.read_cases import load_cases
 from eval.errors import EvalError
-from eval.pairs import Pair, pairs
-from eval.records import Case
-from eval.train import lora as lora_module
-from eval.train import optimizing, queries, rank, reward, run
-from eval.train.examples import SPELLED, Examples, chosen_next, near
-from eval.train.lora import Lora, Sample
-from eval.train.loss import compared
-from eval.train.verdict import Verdict, spread
-from eval.trust import seen_hash
-from eval.tune import validation_cases
+from eval.fitting.sequences import Pair, pairs
+from eval.training import adapters, checkpoint, queries, reranker, reward
+from eval.training import lora as lora_module
+from eval.training.chunked_loss import compared
+from eval.training.examples import SPELLED, Examples, chosen_next, near
+from eval.training.lora import Lora, Sample
+from eval.training.verdict import Verdict, spread
+from eval.tuning.tune import validation_cases
 from prompts import Prompts
 from store import Catalog
-from store.place import alone
-from tests.recommending import FILMS
+from store.paths import alone
+from tests.helpers.recommending import FILMS
 from tests.test_adapters import recorded
 from tests.test_cli import printed
 
@@ -107,7 +107,7 @@ def test_what_is_learned_is_the_same_by_seed_and_after_a_kill(
     examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lora_module, "BATCH", 2)
-    monkeypatch.setattr(optimizing, "SAVED_EVERY", 0.0)
+    monkeypatch.setattr(checkpoint, "SAVED_EVERY", 0.0)
     some = samples(examples, 8)
     hashes, losses, learned = [], [], []
     for name, killed in (("whole", False), ("killed", True)):
@@ -215,7 +215,7 @@ def test_what_joins_the_models_searches_is_found_by_the_retriever(examples: Exam
 def test_what_may_be_chosen_again_is_ranked_with_the_rest(examples: Examples) -> None:
     pair = Pair("u", (0, 1, 2), (1, 50))
     brought = list(range(40))
-    new, again = (rank.samples(examples, [pair], [brought], repeats, seed=0)[0] for repeats in (False, True))
+    new, again = (reranker.samples(examples, [pair], [brought], repeats, seed=0)[0] for repeats in (False, True))
     titles = [examples.item(row).title for row in range(51)]
     for sample, right in ((new, 50), (again, 1)):
         window = sample.messages[-1]["content"].partition("Task:")[2]
@@ -315,7 +315,7 @@ def test_what_is_rewarded_is_written_more_often_the_same_by_seed_and_after_a_kil
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lora_module, "POLICY_RATE", 1e-3)
-    monkeypatch.setattr(optimizing, "SAVED_EVERY", 0.0)
+    monkeypatch.setattr(checkpoint, "SAVED_EVERY", 0.0)
     asked = [[{"role": "user", "content": "Name kinds of films."}]] * 8
 
     def reinforced(name: str, progress: Any) -> tuple[list[float], str, list[int]]:
@@ -414,18 +414,18 @@ def test_nothing_is_tuned_while_the_retriever_is_trained(films: Path) -> None:
 
 def test_what_is_learned_from_somebody_who_is_forgotten_meanwhile_is_gone(tmp_path: Path) -> None:
     kept = tmp_path / "trained" / "queries.unfinished"
-    with optimizing.unfinished(kept) as check:
+    with checkpoint.unfinished(kept) as check:
         check()
         (kept / "batches.pt").touch()
     assert not kept.exists()
-    with pytest.raises(Killed), optimizing.unfinished(kept):
+    with pytest.raises(Killed), checkpoint.unfinished(kept):
         (kept / "batches.pt").touch()
         raise Killed
-    with pytest.raises(Killed), optimizing.unfinished(kept):
+    with pytest.raises(Killed), checkpoint.unfinished(kept):
         assert (kept / "batches.pt").is_file()  # gone on from
         raise Killed
     for ends_by_itself in (True, False):
-        with pytest.raises(EvalError, match="somebody was forgotten meanwhile"), optimizing.unfinished(kept) as check:
+        with pytest.raises(EvalError, match="somebody was forgotten meanwhile"), checkpoint.unfinished(kept) as check:
             drop_derived(tmp_path)
             if ends_by_itself:
                 (kept / "adapter.json").write_text("the folder is not there")
@@ -433,24 +433,24 @@ def test_what_is_learned_from_somebody_who_is_forgotten_meanwhile_is_gone(tmp_pa
             (kept / "batches.pt").touch()
             check()
         assert not kept.exists()
-    with pytest.raises(Killed), optimizing.unfinished(kept):
+    with pytest.raises(Killed), checkpoint.unfinished(kept):
         drop_derived(tmp_path)
         kept.mkdir()
         (kept / "batches.pt").touch()
         raise Killed
-    with optimizing.unfinished(kept):
+    with checkpoint.unfinished(kept):
         assert not (kept / "batches.pt").exists()
 
 
 def test_an_adapter_stays_on_while_what_judged_it_holds(films: Path) -> None:
     seen = seen_hash(FILMS)
-    assert run._good_still(films, "queries", seen) is None
+    assert adapters._good_still(films, "queries", seen) is None
     former = recorded("queries", films, evidence={"on": "valid", "seen": seen})
-    stays = run._good_still(films, "queries", seen)
+    stays = adapters._good_still(films, "queries", seen)
     assert stays and stays.name == former.name
-    assert run._good_still(films, "queries", "other data") is None
+    assert adapters._good_still(films, "queries", "other data") is None
     drop_derived(films)
-    assert run._good_still(films, "queries", seen) is None
+    assert adapters._good_still(films, "queries", seen) is None
     assert Trained.load(films).adapter("queries")  # used until another takes its place
 
 

@@ -19,27 +19,26 @@ import numpy as np
 import pytest
 
 from agent import Recommender
-from agent.features import candidates
-from agent.signals import CHANNEL_OF
-from agent.tuned import Tuned
+from agent.ranking.features import candidates
+from agent.ranking.tuned import Tuned
+from agent.retrieval.signals import CHANNEL_OF
 from eval import compare
-from eval.answers import quiet
+from eval.comparison.llm_cache import quiet
+from eval.data.leakage import measured_catalog, seen_hash
 from eval.errors import EvalError
-from eval.fitting import fit, turns_of
-from eval.pairs import FOLDS, fold_of, pairs, sequences
-from eval.train import encoder, encoders, optimizing, retriever
-from eval.train.encoder import Encoder, Material
-from eval.train.verdict import Verdict
-from eval.trust import measured_catalog, seen_hash
-from eval.tune import validation_cases
-from store import Catalog, History
-from store import place as places
+from eval.fitting.sequences import FOLDS, fold_of, pairs, sequences
+from eval.fitting.signals import fit, turns_of
+from eval.training import checkpoint, compare_encoders, contrastive, retriever
+from eval.training.contrastive import Encoder, Material
+from eval.training.verdict import Verdict
+from eval.tuning.tune import validation_cases
+from store import Catalog, History, paths
 from store.content import Content
 from store.embedder import Embedder
 from store.errors import StoreError
 from store.index import index
-from store.retrained import embed_anew, put_in_force
-from tests.recommending import FILMS, modelled
+from store.reembed import embed_anew, put_in_force
+from tests.helpers.recommending import FILMS, modelled
 from tests.test_adapters import recorded
 
 NOBODY = "http://127.0.0.1:9/v1"
@@ -55,9 +54,9 @@ def few_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
     for name in ("EVOKE_BASE_URL", "OPENAI_BASE_URL", "EVOKE_STORE", "EVOKE_EMBEDDING_MODEL"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(encoder, "BATCH", 32)
-    monkeypatch.setattr(encoder, "STEPS", 6)
-    monkeypatch.setattr(encoders, "FUSIONS", (0,))
+    monkeypatch.setattr(contrastive, "BATCH", 32)
+    monkeypatch.setattr(contrastive, "STEPS", 6)
+    monkeypatch.setattr(compare_encoders, "FUSIONS", (0,))
 
 
 def material(store: Path, n: int = 60) -> Material:
@@ -114,7 +113,7 @@ def found(store: Path) -> tuple[str, list[str]]:
 def test_the_same_seed_gives_the_same_weights_and_a_killed_training_goes_on(
     films_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(optimizing, "SAVED_EVERY", 0.0)
+    monkeypatch.setattr(checkpoint, "SAVED_EVERY", 0.0)
     given = material(films_store)
     whole = learned(given, tmp_path / "whole.pt")
     start = Encoder(Embedder(), seed=3).model.state_dict()
@@ -206,7 +205,7 @@ def remembered(catalog: Catalog, before: np.ndarray) -> None:
 
 
 def test_too_little_is_refused_before_anything_is_learned(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eval.pairs.LEAST", 1_000_000)
+    monkeypatch.setattr("eval.fitting.sequences.LEAST", 1_000_000)
     with pytest.raises(EvalError, match=r"training needs 1000000; add events"):
         retriever.train(FILMS, store=films)
     assert not (films / "trained").exists()
@@ -225,7 +224,7 @@ def test_whoever_has_the_store_open_goes_on_with_the_vectors_before(films: Path,
 
 def test_vectors_on_a_server_are_not_replaced(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Catalog.open(films) as catalog:
-        places.describe(films, {"chroma": "http://127.0.0.1:9"})
+        paths.describe(films, {"chroma": "http://127.0.0.1:9"})
         with pytest.raises(EvalError, match="Chroma server"):
             retriever._check(films, catalog)
 
@@ -313,8 +312,10 @@ def test_an_encoder_pays_only_where_everything_fused_finds_more(
         right = [[rows[id] for id in case.targets] for case in known.cases]
         nothing: list[list[int]] = [[] for _ in right]
         found = iter([(right, right if base_gains else nothing), (nothing, nothing)])  # trained, then present
-        monkeypatch.setattr(encoders, "ranked", lambda *_: dict(zip(("dense", "base"), next(found), strict=True)))
-        verdict = encoders.compared(known, catalog, catalog, films_store, 0, lambda _: None, quiet)
+        monkeypatch.setattr(
+            compare_encoders, "ranked", lambda *_: dict(zip(("dense", "base"), next(found), strict=True))
+        )
+        verdict = compare_encoders.compared(known, catalog, catalog, films_store, 0, lambda _: None, quiet)
     assert verdict.paid == base_gains
     assert verdict.arms["dense, trained"]["recall@50"] == 1
     assert {(test["a"], test["b"]) for test in verdict.comparisons} == {
@@ -370,7 +371,7 @@ def test_only_what_pays_is_put_in_force_or_what_is_asked_for(
             compare(FILMS, ["dense-retriever"], store=films, cases=5)
         return
     assert found(films)[0] == done.name
-    evidence = json.loads((places.retriever(films) / "evidence.json").read_text())  # type: ignore[operator]
+    evidence = json.loads((paths.retriever(films) / "evidence.json").read_text())  # type: ignore[operator]
     assert (evidence["pairs"], evidence["from"]) == (done.evidence["pairs"], "all-MiniLM-L6-v2")
     assert (tuned.learned, tuned.settings) == (False, {"decay": 0.6})
     run = compare(FILMS, ["dense"], store=films, on="valid", cases=5)
@@ -393,8 +394,8 @@ def test_only_what_pays_is_put_in_force_or_what_is_asked_for(
 
 
 SMALL = """
-from eval.train import encoder, optimizing
-encoder.BATCH, encoder.STEPS, optimizing.SAVED_EVERY = 32, 60, 0.0
+from eval.training import contrastive, checkpoint
+contrastive.BATCH, contrastive.STEPS, checkpoint.SAVED_EVERY = 32, 60, 0.0
 from eval.cli import main
 main()
 """
@@ -414,7 +415,7 @@ def test_the_command_goes_on_after_a_kill_and_says_what_came_of_it(films: Path) 
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert told["on"] == (places.retriever(films) is not None)
+    assert told["on"] == (paths.retriever(films) is not None)
     assert set(told["evidence"]["verdict"]["arms"]) == {"dense, trained", "dense", "base, trained", "base"}
     assert set(told["evidence"]["title search"]) == {"present", "trained"}
     assert found(films)[0] == (told["retriever"] if told["on"] else "all-MiniLM-L6-v2")

@@ -16,20 +16,22 @@ import numpy as np
 import pytest
 
 from agent import Recommender
-from agent.learned import Learned
+from agent.llm.adapters import drop_derived
+from agent.ranking.learned_fusion import Learned
+from agent.ranking.tuned import Tuned
 from agent.settings import Settings
-from agent.trained import drop_derived
-from agent.tuned import Tuned
-from eval import compare, crossfit, search
-from eval.cases import load_cases
+from eval import compare
+from eval.data.read_cases import load_cases
 from eval.errors import EvalError
-from eval.fitting import fit, table_of
-from eval.pairs import FOLDS
-from eval.steps import Steps
-from eval.tune import tune, validation_cases
+from eval.fitting import cross_fitting
+from eval.fitting.sequences import FOLDS
+from eval.fitting.signals import fit, table_of
+from eval.tuning import grid_search
+from eval.tuning.resumable import Steps
+from eval.tuning.tune import tune, validation_cases
 from store import Catalog, History
-from tests.faults import Labels, Text
-from tests.recommending import FILMS, modelled
+from tests.helpers.faults import Labels, Text
+from tests.helpers.recommending import FILMS, modelled
 
 TINY = ({"num_leaves": 4, "rounds": 5, "min_data_in_leaf": 5},)
 
@@ -40,10 +42,10 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
     for name in ("EVOKE_BASE_URL", "OPENAI_BASE_URL", "EVOKE_STORE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(search, "TREES", TINY)
-    monkeypatch.setattr(crossfit, "LESSONS", 200)
-    first = {arm: {name: values[:1] for name, values in own.items()} for arm, own in search.PARAMETERS.items()}
-    monkeypatch.setattr(search, "PARAMETERS", first)
+    monkeypatch.setattr(grid_search, "TREES", TINY)
+    monkeypatch.setattr(cross_fitting, "LESSONS", 200)
+    first = {arm: {name: values[:1] for name, values in own.items()} for arm, own in grid_search.PARAMETERS.items()}
+    monkeypatch.setattr(grid_search, "PARAMETERS", first)
 
 
 def knowing() -> Callable[[dict[str, Any]], Text | Labels]:
@@ -175,12 +177,12 @@ def test_each_person_s_steps_are_read_by_what_others_did(films: Path, monkeypatc
         read.append({case.user for case in cases})
         return table_of(cases, *given, **more)
 
-    monkeypatch.setattr(crossfit, "fit", noted)
-    monkeypatch.setattr(crossfit, "table_of", tabled)
+    monkeypatch.setattr(cross_fitting, "fit", noted)
+    monkeypatch.setattr(cross_fitting, "table_of", tabled)
     known = validation_cases(FILMS)
     with Catalog.open(films) as catalog:
-        taught, chosen = crossfit.lessons(known, catalog, repeats=False, seed=0)
-        again, _ = crossfit.lessons(known, catalog, repeats=False, seed=0)
+        taught, chosen = cross_fitting.lessons(known, catalog, repeats=False, seed=0)
+        again, _ = cross_fitting.lessons(known, catalog, repeats=False, seed=0)
     assert len(fitted) == len(read) == 2 * FOLDS
     assert all(own and not own & others for own, others in zip(read, fitted, strict=True))
     assert set.union(*read) == {event.user for event in known.events}
@@ -190,8 +192,8 @@ def test_each_person_s_steps_are_read_by_what_others_did(films: Path, monkeypatc
 
 
 def test_learned_fusion_is_refitted_without_a_channel(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "START", dict.fromkeys(search.START, 0.0) | {"popular": 1.0})
-    monkeypatch.setattr(search, "WEIGHTS", (0.0,))
+    monkeypatch.setattr(grid_search, "START", dict.fromkeys(grid_search.START, 0.0) | {"popular": 1.0})
+    monkeypatch.setattr(grid_search, "WEIGHTS", (0.0,))
     tuned = tune(FILMS, store=films, model_cases=0)
     assert tuned.learned
     run = compare(FILMS, ["base", "full-collaborative"], store=films, cases=5, base_url="http://127.0.0.1:9/v1")
@@ -225,7 +227,7 @@ def test_what_is_missing_is_said_in_one_line(films: Path, tmp_path: Path, missin
 def test_a_killed_tuning_goes_on_where_it_stopped(films: Path) -> None:
     small = f"from eval import cli, search; search.TREES = {TINY}; "
     dies = (
-        "import importlib, os; tune = importlib.import_module('eval.tune'); whole = tune.parameters; "
+        "import importlib, os; tune = importlib.import_module('eval.tuning.tune'); whole = tune.parameters; "
         "tune.parameters = lambda bench, arm, *more: "
         "os.kill(os.getpid(), 9) if arm == 'dense' else whole(bench, arm, *more); "
     )

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from agent import Recommender
-from agent.llm import LLM
+from agent.llm.client import LLM
 from store import Catalog, History
-from tests.hostile_model import gains, judged
-from tests.model_contract import ModelContract
-from tests.vllm_server import VLLM
+from tests.helpers.hostile_model import gains, judged
+from tests.helpers.model_contract import ModelContract
+from tests.helpers.vllm_server import VLLM
 
 pytestmark = pytest.mark.vllm
 

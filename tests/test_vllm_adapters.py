@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.llm import LLM, Deadline
-from agent.trained import Adapter
-from tests.adapters import LABELS, Messages, best, gap, ranking_samples
-from tests.vllm_server import VLLM
+from agent.llm.adapters import Adapter
+from agent.llm.client import LLM, Deadline
+from tests.helpers.adapters import LABELS, Messages, best, gap, ranking_samples
+from tests.helpers.vllm_server import VLLM
 
 pytestmark = pytest.mark.vllm
 

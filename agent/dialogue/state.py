@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from agent.dialogue.turns import Constraint
+from agent.dialogue.events import Constraint
 
 KEPT = 200
 """Messages that are kept word by word, and items whose reasons are; what they came to is kept whole."""

@@ -15,15 +15,15 @@ from fastapi.responses import Response
 from fastapi.sse import EventSourceResponse, format_sse_event
 from pydantic import BaseModel, Field, StringConstraints
 
-from agent.dialogue.turns import Done, Event, Items, Turn, Understanding, Words
+from agent.dialogue.events import Done, Event, Items, Turn, Understanding, Words
+from agent.dialogue.session import AsyncSession
 from agent.errors import EvokeError
 from agent.results import Recommendation
-from agent.serve.asked import Id, SessionId, Whose, note, wanted
-from agent.serve.details import details
-from agent.serve.refusals import Refused, handled
+from agent.serve.dependencies import Id, SessionId, Whose, note, wanted
+from agent.serve.errors import Refused, handled
+from agent.serve.item_cards import details
+from agent.serve.streaming import Stop, Writing
 from agent.serve.tenants import Tenant
-from agent.serve.writing import Stop, Writing
-from agent.session import AsyncSession
 
 MODEL = "evoke"
 Text = Annotated[str, StringConstraints(max_length=20_000)]

@@ -12,11 +12,11 @@ from fastapi import FastAPI, Header, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from agent.errors import EvokeError
-from agent.serve.asked import Whose
-from agent.serve.refusals import Refused
+from agent.serve.dependencies import Whose
+from agent.serve.errors import Refused
 from agent.serve.tenants import Tenant
 from store.errors import StoreBusy
-from store.once import OtherContent
+from store.idempotency import OtherContent
 from store.records import Event, event_fault
 
 _FIELDS = ("user", "item", "timestamp", "rating", "kind")
@@ -79,7 +79,7 @@ def _add(tenant: Tenant, sent: list[dict[str, Any]], key: str | None, digest: st
 
 def _event(row: dict[str, Any], known: Collection[str], now: float) -> tuple[Event | None, str]:
     """The event, or why it is none. Without a timestamp it happened now."""
-    # The name is not repeated: the answer is kept, and forgetting a user leaves it where it is (see `store.once`).
+    # The name is not repeated: the answer is kept, and forgetting a user leaves it where it is (see `store.idempotency`).
     if not row.keys() <= set(_FIELDS):
         return None, f"an event has no fields but {', '.join(_FIELDS)}"
     if row.get("timestamp") is None:

@@ -10,8 +10,8 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from agent import model
-from agent.serve.asked import Whose
+from agent.llm import connect
+from agent.serve.dependencies import Whose
 from agent.serve.tenants import Tenant, Tenants
 from store.errors import StoreError
 
@@ -79,7 +79,7 @@ async def _answers(tenant: Tenant) -> str | None:
     """None, or why the model does not answer: recommendations are then given without it."""
     try:
         async with asyncio.timeout(_PATIENCE):
-            found = await model.check(tenant.recommender.settings)
+            found = await connect.check(tenant.recommender.settings)
     except TimeoutError:
         return f"no answer within {_PATIENCE} s"
     return None if found["answers"] else found["reason"]

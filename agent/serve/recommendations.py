@@ -8,11 +8,11 @@ from typing import Any
 from fastapi import FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from agent.serve.asked import Id, Whose, note, wanted
-from agent.serve.refusals import Refused
+from agent.serve.dependencies import Id, Whose, note, wanted
+from agent.serve.errors import Refused
 from agent.serve.tenants import Tenant
 from store.errors import StoreError
-from store.where import normalised
+from store.filters import normalised
 
 
 class Asked(BaseModel):

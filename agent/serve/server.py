@@ -16,16 +16,16 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from agent.dialogue.lexicon import Lexicon
+from agent.dialogue.nlu.lexicon import Lexicon
 from agent.errors import EvokeError
-from agent.serve import chat, events, health, page, recommendations, refusals, sessions
-from agent.serve.gate import Gate
+from agent.serve import chat, errors, events, health, page, recommendations, sessions
+from agent.serve.middleware import Gate
 from agent.serve.tenants import Tenants
 from agent.serve.tracing import Tracing
 from agent.settings import Serving, Settings
 from store import Catalog
 from store.errors import StoreError
-from store.place import last_store
+from store.paths import last_store
 
 log = logging.getLogger("evoke")
 
@@ -60,7 +60,7 @@ class App:
         app.state.tenants, app.state.serving, app.state.tracing = tenants, serving, tracing
         app.state.stopping, app.state.writing, app.state.ending = False, set(), set()
         self._state = app.state
-        refusals.install(app)
+        errors.install(app)
         for part in (chat, sessions, recommendations, events, health, page):
             part.install(app)
         self._gate: Any = Gate(app, tenants, serving, tracing)

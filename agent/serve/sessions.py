@@ -8,12 +8,12 @@ from typing import Any, Literal
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
+from agent.dialogue.session import AsyncSession
 from agent.errors import EvokeError, SessionNotFound
-from agent.serve.asked import Id, SessionId, Whose
-from agent.serve.details import details
-from agent.serve.refusals import Refused
+from agent.serve.dependencies import Id, SessionId, Whose
+from agent.serve.errors import Refused
+from agent.serve.item_cards import details
 from agent.serve.tenants import Tenant
-from agent.session import AsyncSession
 
 
 class Said(BaseModel):

@@ -15,11 +15,10 @@ from urllib.parse import urlsplit
 
 from agent.errors import EvokeError
 from agent.recommender import AsyncRecommender
+from agent.serve.errors import Refused
 from agent.serve.metrics import Metrics
-from agent.serve.refusals import Refused
 from agent.settings import Settings, TenantSettings
-from store import Catalog, Embedder, History
-from store import place as places
+from store import Catalog, Embedder, History, paths
 from store.history import database_of
 from store.tables import identity
 
@@ -146,7 +145,7 @@ def _tenant(
     opened: ExitStack,
 ) -> Tenant:
     # One encoder in memory for all tenants that use the same model; it keeps nothing that tells one from another.
-    known = str(places.about(store.expanduser()).get("model"))
+    known = str(paths.about(store.expanduser()).get("model"))
     catalog = opened.enter_context(Catalog.open(store, create=False, embedder=embedders.get(known)))
     embedders.setdefault(catalog.embedder.name, catalog.embedder)
     history = opened.enter_context(History.open(store))
@@ -184,7 +183,7 @@ def _apart(named: dict[str, TenantSettings], hashes: dict[str, tuple[bytes, ...]
     for name, tenant in named.items():
         folder = tenant.store.expanduser()
         # An address may be written in more than one way: compared is where it leads to.
-        _, where, collection = places.located(folder, None)
+        _, where, collection = paths.located(folder, None)
         for what, value in [
             *(("key", key) for key in hashes[name]),
             ("store", folder.resolve()),

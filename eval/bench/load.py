@@ -137,7 +137,7 @@ def start(store: Path, model: int, folder: Path) -> tuple[subprocess.Popen[bytes
     log = folder / f"serve-{time.monotonic_ns()}.log"
     own = {k: v for k, v in os.environ.items() if not k.startswith(("EVOKE_", "OPENAI_"))}
     own |= {"EVOKE_BASE_URL": f"http://127.0.0.1:{model}/v1", "EVOKE_SERVE__RATE": "100000", "EVOKE_CONCURRENCY": "200"}
-    command = [sys.executable, "-m", "agent.cli", "serve", "--store", str(store), "--port", "0"]
+    command = [sys.executable, "-m", "agent.terminal.cli", "serve", "--store", str(store), "--port", "0"]
     with log.open("wb") as file:
         service = subprocess.Popen(command, stdout=file, stderr=file, env=own)  # noqa: S603  our own command
     while not (found := re.search(r"http://\S+:(\d+)", log.read_text())):
@@ -185,7 +185,7 @@ def indexed(folder: Path, given: Path | None) -> Path:
     if given:
         shutil.copytree(given, store)
     else:
-        command = [sys.executable, "-m", "agent.cli", "index", str(FILMS), "--store", str(store)]
+        command = [sys.executable, "-m", "agent.terminal.cli", "index", str(FILMS), "--store", str(store)]
         own = os.environ | {"XDG_DATA_HOME": str(folder)}
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=own)  # noqa: S603
     return store

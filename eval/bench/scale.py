@@ -55,7 +55,16 @@ def main() -> None:
         (data := folder / "shop").mkdir()
         make(data, asked.items)
         started = time.monotonic()
-        command = [sys.executable, "-m", "agent.cli", "index", str(data), "--store", str(folder / "store"), "--json"]
+        command = [
+            sys.executable,
+            "-m",
+            "agent.terminal.cli",
+            "index",
+            str(data),
+            "--store",
+            str(folder / "store"),
+            "--json",
+        ]
         own = os.environ | {"XDG_DATA_HOME": str(folder)}  # else the user's last store would be this one
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=own)  # noqa: S603  our own command
         seconds = time.monotonic() - started

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from agent.calls import LOOPBACK
+from agent.llm.retries import LOOPBACK
 
 PATIENCE = 1800.0
 """Seconds that vLLM may take to load, and to fetch, the weights."""

@@ -1,0 +1,1 @@
+"""Read a message of a conversation: the rules, and the language model."""

@@ -1,0 +1,94 @@
+"""Comparatives: "newer", "shorter than the second", "too long", "something short" as conditions; "less violent" as a wish.
+
+What is compared with is the item spoken of, else the middle of the list shown last, else the middle of the catalog.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from agent.dialogue.events import Constraint
+from agent.dialogue.nlu.comparison_words import made
+from agent.dialogue.nlu.lexicon import Lexicon
+from agent.dialogue.nlu.message import Text
+
+THING = r"(?:something|anything|one|ones|stuff|things?|films?|movies?|books?|songs?|games?|shows?|items?|it|them|\w+s)"
+_MORE = {
+    "time": r"newer|more recent|more modern|more current|later|younger|less old|more contemporary",
+    "length": r"longer",
+    "price": r"pricier|more expensive|dearer|less cheap",
+    "rating": r"better rated|higher rated|higher ranked",
+    "pages": r"longer|thicker",
+    "weight": r"heavier",
+    "size": r"bigger|larger",
+}
+_LESS = {
+    "time": r"older|earlier|less recent|less modern|more old|more classic|less new",
+    "length": r"shorter|quicker|briefer|less long|not (?:so|as|that|too) long",
+    "price": r"cheaper|less expensive|more affordable|less pricey",
+    "pages": r"shorter|thinner",
+    "weight": r"lighter",
+    "size": r"smaller",
+}
+_TOO = {
+    "time": ("old|dated", "new|recent|modern"),
+    "length": ("short", "long|lengthy"),
+    "price": ("cheap", "expensive|pricey|dear"),
+}
+"""What there may be too little and too much of."""
+_GOOD = {
+    "time": ("new|recent|modern|contemporary|current", "old|vintage"),
+    "length": ("long", "short|quick|brief"),
+    "price": ("expensive", "cheap|affordable|inexpensive"),
+}
+"""What is high and what is low on the field's own scale: its upper and its lower third."""
+
+
+_MUCH = "(?:much|a bit|a little|even|slightly|somewhat)"
+_NOT = "(?:not|nothing|isn't|don't want(?: anything)?)"
+_VERY = "(?:really|very|pretty|fairly|quite|kinda)"
+
+
+def comparatives(text: Text, lexicon: Lexicon, reference: Sequence[dict[str, Any]]) -> list[Constraint]:
+    """The conditions that comparisons state, each struck out. `reference`: the metadata of what is compared with."""
+    found = []
+    for kind, name in lexicon.fields.items():
+        middle = _middle(name, reference, lexicon)
+        low_third, _, high_third = lexicon.values.quantiles[name]
+        for words, op in ((_MORE.get(kind), "$gt"), (_LESS.get(kind), "$lt")):
+            if words and (match := re.search(rf"\b(?:{_MUCH} )?(?:{words})\b(?: than\b)?", text.lower)):
+                found.append(made(kind, (op, middle), lexicon))
+                text.strike(*match.span())
+        little, much = _TOO.get(kind, (None, None))
+        for words, op in ((little, "$gt"), (much, "$lt")):
+            if words and (match := re.search(rf"\b(?P<not>{_NOT} )?(?:too|so|that|very) (?:{words})\b", text.lower)):
+                # "Not too long" with nothing to compare with is meant of the catalog's own scale.
+                third = low_third if op == "$gt" else high_third
+                found.append(made(kind, (op, middle if reference or not match["not"] else third), lexicon))
+                text.strike(*match.span())
+        high, low = _GOOD.get(kind, (None, None))
+        for words, op in ((high, "$gte"), (low, "$lte")):
+            if words and (match := re.search(_scaled(words), text.lower)) and not text.negated(match.start()):
+                found.append(made(kind, (op, high_third if op == "$gte" else low_third), lexicon))
+                at = next(place for name, place in _groups(match) if name.startswith("word"))
+                text.strike(*at)
+    return found
+
+
+def _scaled(words: str) -> str:
+    """The pattern of an adjective that stands for a third of a scale: with a thing beside it, or by itself at the end."""
+    return (
+        rf"\b(?:{THING} (?:that is |that's |{_VERY} )*(?P<word1>{words})\b|(?P<word2>{words}) {THING}\b|"
+        rf"keep it (?P<word3>{words})\b|(?P<word4>{words})(?=\W*$))"
+    )
+
+
+def _groups(match: re.Match[str]) -> list[tuple[str, tuple[int, int]]]:
+    return [(name, match.span(name)) for name, value in match.groupdict().items() if value]
+
+
+def _middle(name: str, reference: Sequence[dict[str, Any]], lexicon: Lexicon) -> float:
+    values = sorted(v for row in reference if isinstance(v := row.get(name), int | float) and not isinstance(v, bool))
+    return float(values[len(values) // 2]) if values else lexicon.values.quantiles[name][1]

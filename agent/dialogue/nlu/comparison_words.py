@@ -1,0 +1,88 @@
+"""How conditions on numbers are put into words, and the condition that such words make."""
+
+from __future__ import annotations
+
+import re
+
+from agent.dialogue.constraint_text import worded
+from agent.dialogue.events import Constraint
+from agent.dialogue.nlu.lexicon import KINDS, Lexicon
+
+SMALL = {
+    "a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
+    "ten": 10, "half an": 0.5, "half a": 0.5,
+}  # fmt: skip
+LESS = (
+    "under|below|less than|fewer than|lower than|shorter than|smaller than|lighter than|cheaper than|older than|earlier than|"
+    "before|prior to|pre-?"
+)
+MORE = (
+    "over|above|more than|greater than|higher than|longer than|bigger than|heavier than|newer than|later than|younger than|"
+    "after|more recent than|past|post-?|better than|exceeding"
+)
+MOST = (
+    "at most|no more than|not more than|no longer than|not longer than|up to|until|till|max(?:imum)?|within|by|no later than|"
+    "not over|not after|not above"
+)
+LEAST = (
+    "at least|no less than|not less than|no shorter than|since|from|min(?:imum)?|no earlier than|not before|not under|"
+    "starting (?:in|from)|not older than"
+)
+EXACTLY = "exactly|precisely"
+ROUGHLY = r"around|about|roughly|approximately|circa|ca\.?|some|close to|nearly|like"
+_OPERATORS = {"$lt": LESS, "$gt": MORE, "$lte": MOST, "$gte": LEAST, "$eq": EXACTLY, "~": ROUGHLY}
+_KIND_OF = {
+    "time": "older than|earlier than|newer than|later than|younger than|more recent than|not older than",
+    "length": "shorter than|longer than|no longer than|not longer than|no shorter than",
+    "price": "cheaper than",
+}
+
+
+def operator(words: str) -> str:
+    """The operator that a comparator stands for; "~" is about."""
+    return next(op for op, known in _OPERATORS.items() if re.fullmatch(known, words))
+
+
+def flipped(op: str) -> str:
+    """The operator of the opposite."""
+    opposite = {"$lt": "$gte", "$lte": "$gt", "$gt": "$lte", "$gte": "$lt", "$between": "$outside", "$eq": "$ne"}
+    return opposite[op]
+
+
+def kind_of(words: str) -> str | None:
+    """The kind of number that a comparator by itself speaks of: "newer than", of time."""
+    return next((kind for kind, known in _KIND_OF.items() if re.fullmatch(known, words)), None)
+
+
+def field_named(word: str, lexicon: Lexicon) -> str | None:
+    """The numeric field that this word names: its kind where it has one, also one that is not in this catalog, else its name."""
+    singular = word.rstrip("s")
+    own = (n for n in lexicon.schema if lexicon.numeric(n) and n.lower().rstrip("s") == singular)
+    return next((kind for kind, names in KINDS.items() if word in names.split()), None) or next(own, None)
+
+
+def made(kind: str, condition: tuple[str, object], lexicon: Lexicon, *, said: bool = False) -> Constraint:
+    """The condition on the field that holds this kind of number. A length that was said is in minutes."""
+    name = lexicon.fields.get(kind, kind)
+    op, value = condition
+    scaled = _scaled(value, _scale(name) if said and kind == "length" else 1.0)
+    return Constraint(name, op, scaled, worded(name, op, scaled, kind))
+
+
+def storable(value: object) -> bool:
+    """Whether all numbers of a condition's value are ones that a filter takes: 64 bits hold them."""
+    if isinstance(value, list):
+        return all(map(storable, value))
+    return not isinstance(value, int | float) or -(2**63) <= value < 2**63
+
+
+def _scale(name: str) -> float:
+    """Minutes in the unit of the field."""
+    return 1 / 60 if "hour" in name.lower() else 60.0 if "sec" in name.lower() else 1.0
+
+
+def _scaled(value: object, scale: float) -> object:
+    if isinstance(value, list):
+        return [_scaled(one, scale) for one in value]
+    number = float(value) * scale  # type: ignore[arg-type]
+    return int(number) if number.is_integer() else round(number, 4)

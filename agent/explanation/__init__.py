@@ -1,0 +1,1 @@
+"""Write explanations and check their claims."""

@@ -1,0 +1,1 @@
+"""Talk to language models: one client, the embedded engine, adapters."""

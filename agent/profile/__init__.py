@@ -1,0 +1,1 @@
+"""Turn a history into a profile: summary, interests, queries and named titles."""

@@ -1,0 +1,109 @@
+"""Checking a model's queries, and filling up what it left open: what others chose next, the catalog's own fields and text."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from rapidfuzz import fuzz
+
+from agent.item_text import described, descriptive, first_sentence, newest
+from agent.results import Interest, Interests, Profile, Stage
+from agent.retrieval.grounding import plain
+from prompts.cleaning import harmless
+from store import Item
+from store.catalog import Field
+
+MIN_QUERIES = 5
+RECENT = 20
+
+
+class Mix(NamedTuple):
+    """What is searched for beside a model's queries: the `latest` things of a history, and `built` queries of their fields."""
+
+    latest: int = 0
+    built: int = 0
+
+
+ALONE = Mix()
+
+
+def good_queries(queries: Sequence[str], history: Sequence[Item], beside: Sequence[str] = ()) -> list[str]:
+    """The queries fit for retrieval: 2-16 words, no address, no bare history title, no near-duplicate of one before or `beside`."""
+    titles = [plain(item.title) for item in history]
+    kept: list[str] = []
+    for query in (" ".join(q.split()) for q in queries):
+        words = plain(query)
+        if not 2 <= len(words.split()) <= 16 or re.search(r"https?:|www\.|\.com\b|/", query):
+            continue
+        if any(fuzz.ratio(words, title) > 88 for title in titles):
+            continue
+        if any(fuzz.token_set_ratio(words, plain(other)) > 88 for other in (*beside, *kept)):
+            continue
+        kept.append(query)
+    return kept
+
+
+def topped_up(
+    found: Interests,
+    history: Sequence[Item],
+    schema: Mapping[str, Field],
+    stage: Stage,
+    mix: Mix = ALONE,
+    others: Sequence[Item] = (),
+) -> Interests:
+    """Fill up what the model left open with queries for what `others` chose next, and with queries and interests built from the
+    fields and text of recent items. Queries for the latest items themselves come first, and at least `mix.built` are built where
+    there is material for them."""
+    profile = found.profile or Profile("", [], [])
+    if not profile.interests:
+        built = interests_from_fields(history, schema)
+        summary = profile.summary or f"Likes {', '.join(interest.name for interest in built[:3])}."
+        profile = replace(profile, summary=summary, interests=built)
+        stage.notes.append("interests built from the history's fields")
+    copied = queries_for_latest(history, schema, mix.latest)
+    queries = list(found.queries)
+    if copied or others:
+        queries = good_queries([*queries, *(described(item, schema) for item in others)], history, copied)
+    if shown := len(set(queries) - set(found.queries)):
+        stage.notes.append(f"{shown} queries for what others chose next")
+    wanted = max(MIN_QUERIES - len(copied), len(queries) + mix.built)
+    if len(queries) < wanted:
+        queries = good_queries(queries + queries_from_fields(history, schema), history, copied)[:wanted]
+    if added := len(copied) + len(set(queries) - set(found.queries)) - shown:
+        stage.notes.append(f"{added} queries built from the history's fields")
+    return Interests(profile, copied + queries, found.named, len(copied))
+
+
+def interests_from_fields(history: Sequence[Item], schema: Mapping[str, Field]) -> list[Interest]:
+    """Up to 4 interests: the values most frequent in the recent history's fields, weighted by how frequent they are."""
+    recent = history[-RECENT:]
+    values = {item.id: descriptive(item, schema) for item in recent}
+    counts = Counter(value for found in values.values() for value in found)
+    top = [(value, n) for value, n in counts.most_common(4) if n > 1]
+    if not top:
+        return [Interest(f"things like {recent[-1].title}"[:60], 1.0, [recent[-1].id])]
+    return [
+        Interest(value, round(n / len(recent), 3), [id for id, found in values.items() if value in found][-5:])
+        for value, n in top
+    ]
+
+
+def queries_for_latest(history: Sequence[Item], schema: Mapping[str, Field], n: int) -> list[str]:
+    """One query for each of the `n` latest distinct items, the newest first: its whole title and descriptive values. Nothing has
+    to be written for it, and what is cut finds less."""
+    said = (
+        [harmless(words, 200) for words in (item.title, *descriptive(item, schema)[:3])] for item in newest(history, n)
+    )
+    return [query for words in said if (query := ", ".join(filter(None, words)))]
+
+
+def queries_from_fields(history: Sequence[Item], schema: Mapping[str, Field]) -> list[str]:
+    """One query an item, newest first: its descriptive values (genre and director, brand), then its own words."""
+    return [
+        " ".join([*descriptive(item, schema)[:2], *first_sentence(item).split()][:14])
+        for item in reversed(history[-RECENT:])
+    ]

@@ -1,0 +1,1 @@
+"""Order candidates: fusion, learned fusion, diversity, feedback, reranking by a language model."""

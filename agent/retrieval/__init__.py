@@ -1,0 +1,1 @@
+"""Find candidates: channels, the signals and sources they read, titles grounded to catalog ids."""

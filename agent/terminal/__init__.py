@@ -1,0 +1,1 @@
+"""Use the recommender in a terminal."""

@@ -1,0 +1,1 @@
+"""Compare arms on cases: `evoke compare`."""

@@ -1,0 +1,60 @@
+"""Ranked lists become a run: how good each arm is and how sure that is, what each channel adds, and what people would see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from eval import metrics, significance
+from eval.comparison.arms import CHANNELS, Bench
+from eval.data.cases import Cases
+from eval.report.run import PRIMARY, Run
+from store import Catalog
+
+CERTAIN = (*PRIMARY, "recall@1", "recall@5")
+"""Measures with intervals."""
+
+
+def measured(cases: Cases, ranked: dict[str, list[list[str]]], catalog: Catalog, bench: Bench) -> Run:
+    """The run of these lists: measures and their intervals, comparisons with the first arm, channels, strata."""
+    users = [case.user for case in cases.cases]
+    values = {arm: metrics.per_case(cases.cases, lists) for arm, lists in ranked.items()}
+    counts = bench.signals.counts.popularity
+    popularity = {id: float(n) for id, n in zip(bench.signals.snapshot.ids, counts, strict=True) if n}
+    channels = {arm: lists for arm, lists in ranked.items() if arm in CHANNELS}
+    exclusive = metrics.exclusive(cases.cases, channels) if channels else {}
+    arms: dict[str, dict[str, Any]] = {}
+    for arm, lists in ranked.items():
+        shown = metrics.beyond_accuracy(lists, len(catalog), popularity, catalog.vectors)
+        arms[arm] = metrics.means(values[arm]) | shown
+        if arm in exclusive:
+            arms[arm]["exclusive@100"] = exclusive[arm]
+    first, *others = list(ranked)
+    tests = [
+        test
+        for measure in PRIMARY
+        for test in significance.compare_all(
+            {arm: values[arm][measure] for arm in ranked}, users, measure=measure, pairs=[(first, o) for o in others]
+        )
+    ] if others else []  # fmt: skip
+    per_arm = {arm: {measure: values[arm][measure] for measure in PRIMARY} for arm in ranked}
+    codes = {user: code for code, user in enumerate(dict.fromkeys(users))}
+    return Run(
+        dataset=cases.dataset,
+        on=cases.on,
+        cases=len(cases),
+        users=cases.users,
+        arms=arms,
+        comparisons=significance.holm(tests),
+        asked=cases.hash,
+        union_ceiling=metrics.union_ceiling(cases.cases, channels) if channels else None,
+        intervals={
+            arm: significance.intervals({measure: values[arm][measure] for measure in CERTAIN}, users) for arm in ranked
+        },
+        overlap=metrics.overlap(cases.cases, channels) if channels else {},
+        strata=metrics.within(metrics.strata(cases.cases, popularity, {event.item for event in cases.events}), per_arm),
+        warnings=list(cases.warnings),
+        values=per_arm,
+        case_users=np.array([codes[user] for user in users]),
+    )

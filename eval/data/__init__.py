@@ -1,0 +1,1 @@
+"""Read datasets and cases, split them, and guard them against leakage."""

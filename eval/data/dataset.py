@@ -1,0 +1,104 @@
+"""What measuring reads of a dataset folder: which items there are, the events, and a hash that names the data."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent.settings import Settings
+from eval.data.cases import Case
+from eval.errors import EvalError
+from store.feedback import Scale
+from store.load import find_dataset, read_events, read_items
+from store.readers import Problems
+from store.records import Event
+
+CASE_FORMATS = (".jsonl", ".parquet")
+_PARTS = ("valid", "test")
+
+
+@dataclass(frozen=True)
+class Data:
+    """The ids of the items (those of the hidden ones too), and the events in the order of their file, each once."""
+
+    name: str
+    items: frozenset[str]
+    hidden: frozenset[str]
+    events: list[Event]
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def scale(self) -> Scale:
+        """The scale of the ratings."""
+        ratings = [event.rating for event in self.events if event.rating is not None]
+        return Scale(min(ratings), max(ratings)) if ratings else Scale(None, None)
+
+
+def indexed(dataset: Path, store: str | Path | None) -> Path:
+    """The store of a dataset folder (without `store`, the dataset's own), brought up to date with it. Raises StoreError."""
+    from store.index import index
+    from store.paths import default_store
+
+    folder = Path(store) if store else default_store(dataset)
+    index(dataset, folder, embedder=Settings.load().embedder())
+    return folder
+
+
+def read_data(dataset: Path) -> Data:
+    """The items and events of a dataset folder; broken rows are left out, and told in `warnings` with the first case.
+
+    Raises BadData for what concerns a whole file, EvalError where there is no folder.
+    """
+    dataset = Path(dataset)
+    if not dataset.is_dir():
+        raise EvalError(f"{dataset}: measuring needs a dataset folder; give one with items and events or cases")
+    files = find_dataset(dataset)
+    assert files.items is not None  # noqa: S101 - find_dataset refuses a folder without items
+    problems = Problems("skip")
+    items, hidden = set(), set()
+    for item in read_items(files.items, problems):
+        items.add(item.id)
+        if item.hidden:
+            hidden.add(item.id)
+    events: dict[tuple[object, ...], Event] = {}
+    if files.events is not None:
+        for event in read_events(files.events, items, problems):
+            events.setdefault((event.user, event.item, event.timestamp, event.kind), event)
+    warnings = [
+        f"{count} rows were left out: {reason} ({problems.cases[reason][0]})"
+        for reason, count in problems.counts.items()
+    ]
+    return Data(dataset.resolve().name, frozenset(items), frozenset(hidden), list(events.values()), warnings)
+
+
+def case_file(dataset: Path, on: str) -> Path | None:
+    """The file with the cases of this part, if there is one."""
+    found = [path for path in (Path(dataset) / f"{on}{ending}" for ending in CASE_FORMATS) if path.exists()]
+    if not found and (table := Path(dataset) / f"{on}.csv").exists():
+        raise EvalError(f"{table}: cases hold lists, which a CSV file has no way to write; give {on}.jsonl or .parquet")
+    if len(found) > 1:
+        raise EvalError(f"{dataset}: both {found[0].name} and {found[1].name} are there; keep one")
+    return found[0] if found else None
+
+
+def hidden_targets(data: Data, cases: Iterable[Case]) -> list[str]:
+    """A warning of targets that no arm can return."""
+    hidden = sum(target in data.hidden for case in cases for target in case.targets)
+    return [f"{hidden} targets are hidden items, which are never returned"] if hidden else []
+
+
+def data_hash(dataset: Path) -> str:
+    """A hash of the bytes of all files that a measurement on this dataset depends on: items, events, cases."""
+    files = [*find_dataset(Path(dataset)), *(case_file(dataset, part) for part in _PARTS)]
+    whole = hashlib.blake2b(digest_size=12)
+    for path in files:
+        whole.update(b"-" if path is None else file_hash(path))
+    return whole.hexdigest()
+
+
+def file_hash(path: Path) -> bytes:
+    """A hash of the file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").digest()

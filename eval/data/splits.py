@@ -1,0 +1,173 @@
+"""Cases made from an events file: the events are labelled train, valid and test, then each user's later ones are asked for."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from eval.data.cases import FITTED, Case, Cases, check_part
+from eval.data.dataset import Data, hidden_targets, read_data
+from eval.errors import EvalError
+from store.feedback import positive_events
+from store.records import Event
+
+HOWS = ("temporal", "per-user", "last-out", "given")
+
+_CASES_PER_USER = 5
+_TARGETS_PER_CASE = 10
+
+_FIRST_CLOCK, _LAST_CLOCK = 315_532_800, 4_102_444_800  # 1980 and 2100, Unix seconds
+_DAY = 86_400
+
+_SEES_FUTURE = (
+    "{how} sees the future: what other people did after a case is known to what is fitted, so results flatter; "
+    "split by time (temporal) where times are a clock"
+)
+
+
+def make_cases(dataset: Path, on: str, how: str = "temporal", cuts: tuple[float, float] = (0.8, 0.9)) -> Cases:
+    """Cases from the events of a dataset. `how` the events are split into train, valid and test:
+
+    - "temporal": at the quantiles `cuts` of all times, for everybody at once. Needs times that are a clock.
+    - "per-user": at those shares of each user's positive events. Sees the future of others (a warning says so).
+    - "last-out": a user's last positive event is test, the one before it valid. Sees the future of others.
+    - "given": as the events' own `split` says.
+
+    A case's history is all that the user liked before it, in the measured period too; its targets are the next (at most
+    ten) items liked. Up to five cases a user, spread over the period. Raises EvalError where that gives no case.
+    """
+    check_part(on)
+    if how not in HOWS:
+        raise EvalError(f'"{how}" is no way to split; give {", ".join(HOWS)}')
+    if not 0 < cuts[0] < cuts[1] < 1:
+        raise EvalError(f"the cuts {cuts} do not lie between 0 and 1 in rising order; give for instance (0.8, 0.9)")
+    return _made(read_data(dataset), on, how, cuts, [])
+
+
+def make_cases_of(data: Data, on: str) -> Cases:
+    """Cases in the way that suits these events: their own split, else by time where times are a clock, else per user."""
+    warnings = []
+    if any(event.split in FITTED for event in data.events):
+        how = "given"
+    elif is_clock([event.timestamp for event in data.events]):
+        how = "temporal"
+    else:
+        how = "per-user"
+        warnings.append("the times are no clock, so the split is per user; add valid.jsonl and test.jsonl to give one")
+    return _made(data, on, how, (0.8, 0.9), warnings)
+
+
+def is_clock(times: Sequence[float] | np.ndarray) -> bool:
+    """Whether times can be compared between users: 99 % of them are Unix seconds or milliseconds between the years 1980
+    and 2100, and all but the outermost 2 % spread over a day or more. Positions in a sequence, years and days are not."""
+    if not len(times):
+        return False
+    moments = np.asarray(times, dtype=np.float64)
+    for unit in (1.0, 1000.0):
+        seconds = moments / unit
+        low, high = np.quantile(seconds, (0.01, 0.99))
+        if np.mean((seconds >= _FIRST_CLOCK) & (seconds < _LAST_CLOCK)) >= 0.99 and high - low >= _DAY:
+            return True
+    return False
+
+
+def _made(data: Data, on: str, how: str, cuts: tuple[float, float], warnings: list[str]) -> Cases:
+    if not data.events:
+        raise EvalError(f"{data.name}: there are no events to make cases from; add events.csv, or {on}.jsonl")
+    labels = _LABELS[how](data, cuts)
+    events = [replace(event, split=label) for event, label in zip(data.events, labels, strict=True) if label]
+    fitted = tuple(event for event in events if event.split in FITTED[on])
+    asked = [event for event in events if event.split == on]
+    cases = _cases(data, fitted, asked)
+    if not cases:
+        others = ", ".join(other for other in HOWS if other != how)
+        raise EvalError(
+            f'{data.name}: the split "{how}" leaves nothing to ask for in {on}; try {others}, or add {on}.jsonl'
+        )
+    if how in ("per-user", "last-out"):
+        warnings = [*warnings, _SEES_FUTURE.format(how={"per-user": "a split per user"}.get(how, "leave-last-out"))]
+    return Cases(data.name, on, cases, fitted, [*data.warnings, *hidden_targets(data, cases), *warnings])
+
+
+def _by_time(data: Data, cuts: tuple[float, float]) -> list[str | None]:
+    times = np.array([event.timestamp for event in data.events], dtype=np.float64)
+    if not is_clock(times):
+        raise EvalError(
+            f'{data.name}: the times are no clock (Unix seconds), so they give no global split; use "per-user" or '
+            '"last-out", name a split in the events, or add valid.jsonl and test.jsonl'
+        )
+    first, second = np.quantile(times, cuts, method="higher")
+    return [_part(time >= first, time >= second) for time in times]
+
+
+def _per_user(data: Data, cuts: tuple[float, float]) -> list[str | None]:
+    return _by_position(data, lambda n: (int(n * cuts[0] + 1e-9), int(n * cuts[1] + 1e-9)))
+
+
+def _last_out(data: Data, _: tuple[float, float]) -> list[str | None]:
+    return _by_position(data, lambda n: (max(n - 2, 0), max(n - 1, 0)))
+
+
+def _given(data: Data, _: tuple[float, float]) -> list[str | None]:
+    return [event.split if event.split in ("train", "valid", "test") else None for event in data.events]
+
+
+_LABELS: dict[str, Callable[[Data, tuple[float, float]], list[str | None]]] = {
+    "temporal": _by_time,
+    "per-user": _per_user,
+    "last-out": _last_out,
+    "given": _given,
+}
+
+
+def _by_position(data: Data, cut: Callable[[int], tuple[int, int]]) -> list[str | None]:
+    """A label for each event by its place among the user's: `cut` says after how many of n positive ones valid and test begin."""
+    liked = {id(event) for event in positive_events(data.events, data.scale)}
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for row, event in enumerate(data.events):
+        rows_of[event.user].append(row)
+    labels: list[str | None] = [None] * len(data.events)
+    for rows in rows_of.values():
+        rows.sort(key=lambda row: data.events[row].timestamp)
+        first, second = cut(sum(id(data.events[row]) in liked for row in rows))
+        before = 0
+        for row in rows:
+            before += id(data.events[row]) in liked
+            labels[row] = _part(before > first, before > second)
+    return labels
+
+
+def _part(after_first: bool, after_second: bool) -> str:
+    return "test" if after_second else "valid" if after_first else "train"
+
+
+def _cases(data: Data, fitted: Sequence[Event], asked: Sequence[Event]) -> tuple[Case, ...]:
+    # A user's mean is taken over what is known by the end of the period, never over a later one.
+    later = {id(event) for event in asked}
+    liked_of: dict[str, list[Event]] = defaultdict(list)
+    for event in positive_events(fitted, data.scale):
+        liked_of[event.user].append(event)
+    known = {user: len(events) for user, events in liked_of.items()}
+    for events in liked_of.values():
+        events.sort(key=lambda event: event.timestamp)
+    for event in sorted(positive_events([*fitted, *asked], data.scale), key=lambda event: event.timestamp):
+        if id(event) in later:
+            liked_of[event.user].append(event)
+    cases = []
+    for user, events in liked_of.items():
+        liked = [event.item for event in events]
+        for start in _starts(max(known.get(user, 0), 1), len(liked)):
+            targets = tuple(dict.fromkeys(liked[start : start + _TARGETS_PER_CASE]))
+            cases.append(Case(user, tuple(liked[:start]), targets))
+    return tuple(cases)
+
+
+def _starts(first: int, end: int) -> list[int]:
+    starts = range(first, end, _TARGETS_PER_CASE)
+    if len(starts) <= _CASES_PER_USER:
+        return list(starts)
+    return [starts[round(place)] for place in np.linspace(0, len(starts) - 1, _CASES_PER_USER)]

@@ -1,0 +1,1 @@
+"""Fit signals and learned fusion on events before the cut."""

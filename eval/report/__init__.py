@@ -1,0 +1,1 @@
+"""Print, save and draw the results of a comparison."""

@@ -1,0 +1,1 @@
+"""Choose settings on validation cases: `evoke tune`."""
