@@ -18,7 +18,7 @@ def page(run: Run) -> str:
     from markupsafe import Markup
 
     environment = Environment(
-        loader=PackageLoader("eval", ""),
+        loader=PackageLoader("eval.report", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
