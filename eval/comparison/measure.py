@@ -9,7 +9,8 @@ import numpy as np
 from eval import metrics, significance
 from eval.comparison.arms import CHANNELS, Bench
 from eval.data.cases import Cases
-from eval.report.run import PRIMARY, Run
+from eval.report.report import Run
+from eval.report.run import PRIMARY
 from store import Catalog
 
 CERTAIN = (*PRIMARY, "recall@1", "recall@5")

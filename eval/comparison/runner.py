@@ -21,7 +21,7 @@ from eval.data.read_cases import data_hash, load_cases
 from eval.errors import EvalError
 from eval.fitting.ablation import refitted
 from eval.fitting.signals import fit
-from eval.report.run import Run
+from eval.report.report import Run
 from store import Catalog
 from store.paths import retriever
 
