@@ -10,7 +10,8 @@ from agent.retrieval.channels import CHANNELS
 from eval import metrics, significance
 from eval.comparison.bench import Bench
 from eval.data.cases import Cases
-from eval.report.run import PRIMARY, Run
+from eval.report.report import Run
+from eval.report.run import PRIMARY
 from store import Catalog
 
 CERTAIN = (*PRIMARY, "recall@1", "recall@5")

@@ -25,7 +25,7 @@ from eval.errors import EvalError
 from eval.fitting.ablation import refitted
 from eval.fitting.signals import fit_sources
 from eval.progress import Progress, quiet
-from eval.report.run import Run
+from eval.report.report import Run
 from store import Catalog
 from store.paths import retriever
 
