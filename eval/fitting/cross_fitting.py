@@ -1,8 +1,9 @@
 """What learned fusion learns from: steps of the events before the cut, each read by what other people did (cross-fitting).
 
 Validation cases are few, and all of one period: trees taught by them learn by heart what was chosen in it, which looks good on the
-cases of other people of that period and helps in no later one (eval/LOG.md). Signals that hold the step itself would be trusted
-blindly; so a person's steps are read by signals fitted on other people, and by vectors that learned from these alone.
+cases of other people of that period and helps in no later one (eval/log/2026-11-29c).
+Signals that hold the step itself would be trusted blindly; so a person's steps are read by signals fitted on other
+people, and by vectors that learned from these alone.
 """
 
 from __future__ import annotations
