@@ -35,7 +35,7 @@ FILE = "fusion.json"
 NEGATIVES = 80
 """Candidates that were not chosen, drawn for each case to learn from."""
 SEEDS = tuple(range(9))
-"""One model each: three have .001 less nDCG@10, and answer in a third of the time (eval/log/)."""
+"""One model each: three have .001 less nDCG@10, and answer in a third of the time (eval/log/2026-11-29e)."""
 
 
 @dataclass(frozen=True, slots=True)
