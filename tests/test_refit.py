@@ -131,8 +131,8 @@ def test_whatever_is_fitted_on_validation_cases_reads_the_judged_vectors(
         read.append((cases.on, catalog.embedder.name))
         return fit(cases, catalog, *turn)
 
-    for module in ("runner", "tune", "crossfit"):
-        monkeypatch.setattr(f"eval.{module}.fit", noted)
+    monkeypatch.setattr("eval.fitting.signals.fit", noted)  # what `fit_sources` calls
+    monkeypatch.setattr("eval.fitting.cross_fitting.fit", noted)
     monkeypatch.setattr(grid_search, "TREES", TINY)
     first = {arm: {name: values[:1] for name, values in own.items()} for arm, own in grid_search.PARAMETERS.items()}
     monkeypatch.setattr(grid_search, "PARAMETERS", first)
@@ -255,7 +255,7 @@ def test_items_written_while_it_learns_get_the_vectors_of_their_own_texts(
 
 
 def test_what_is_refused_at_the_switch_leaves_learned_fusion_on(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tuned = Tuned({"decay": 0.6}, {}, True, {"on": "valid", "seen": "before"})
+    tuned = Tuned({"diversity": 0.1}, {}, True, {"on": "valid", "seen": "before"})
     tuned.save(films)
     before = found(films)
 
