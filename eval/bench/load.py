@@ -102,11 +102,12 @@ async def write_events(
     for number, item in enumerate(items * 1000, start):
         if time.monotonic() > until:
             return
-        event = {"user": f"writer-{number % 50}", "item": item, "kind": "like", "timestamp": float(number)}
+        user = f"writer-{number % 50}"
+        event = {"user": user, "item": item, "kind": "like", "timestamp": float(number)}
         try:
             response = await http.post("/v1/events", json={"events": [event]})
             if response.is_success and response.json()["accepted"] == 1:
-                seen.events.append((event["user"], item, float(number)))
+                seen.events.append((user, item, float(number)))
         except httpx2.TransportError as error:
             seen.errors[f"event {type(error).__name__}"] += 1
         await asyncio.sleep(0.5)
