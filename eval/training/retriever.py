@@ -22,7 +22,7 @@ from agent.settings import Settings
 from eval.comparison.llm_cache import Progress, quiet
 from eval.data.cases import Cases
 from eval.data.dataset import indexed
-from eval.data.leakage import EVIDENCE, measured_catalog, seen_hash, untrained
+from eval.data.leakage import EVIDENCE, measured_catalog, seen_hash, untrained_encoder
 from eval.data.read_cases import data_hash, known_in_use
 from eval.errors import EvalError
 from eval.fitting.ablation import MOST_CASES
@@ -116,7 +116,7 @@ def train(
                 after = anew.vectors(snapshot.ids)
                 searches, worse = searched(snapshot, after, catalog.embedder, anew.embedder, seed)
         trained = paths.retriever(folder)
-        first = untrained(trained) if trained else catalog.embedder.found_at
+        first = untrained_encoder(trained) if trained else catalog.embedder.found_at
         evidence = {
             "on": "valid", "seen": seen_hash(dataset), "seed": seed, "pairs": len(before.pairs), "loss": loss,
             "from": catalog.embedder.name, "untrained": first,
