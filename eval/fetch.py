@@ -143,6 +143,6 @@ def _length(answer: Any, have: int) -> int | None:
 
 def _write(path: Path, text: str) -> None:
     """Write the whole file or nothing."""
-    beside = path.with_name(f"{path.name}.new")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    partial = path.with_name(f"{path.name}.new")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

@@ -105,25 +105,25 @@ def test_figures_of_a_server_without_gpu_are_marked(films: Path) -> None:
     assert "not GPU figures" in " ".join(done.stdout.split())
 
 
-@pytest.mark.parametrize("device, said", [("", "no GPU"), ("cpu cpu", "did not start")])
-def test_missing_gpu_or_failed_start_gives_one_line(fake_python: Any, device: str, said: str) -> None:
+@pytest.mark.parametrize("device, message", [("", "no GPU"), ("cpu cpu", "did not start")])
+def test_missing_gpu_or_failed_start_gives_one_line(fake_python: Any, device: str, message: str) -> None:
     python = fake_python(device)
     if device:
         python.write_text('#!/bin/sh\n[ "$1" = -c ] && echo "cpu cpu" && exit\necho "OSError: no such model"; exit 3\n')
     done = bench("--model", "paced", "--vllm-python", python)
     assert done.returncode == 1
-    assert said in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
 def test_missing_vllm_or_python_gives_one_line() -> None:
-    for options, said in (
+    for options, message in (
         (("--model", "paced"), "no vLLM"),
         (("--model", "m", "--vllm-python", "/none"), "cannot be run"),
     ):
         done = bench(*options)
         assert done.returncode == 1
-        assert said in done.stderr
+        assert message in done.stderr
         assert len(done.stderr.splitlines()) == 1
     assert bench().returncode == 2
     assert bench("--model", "paced", "--users", "0").returncode == 2

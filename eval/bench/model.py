@@ -2,7 +2,7 @@
 
     python -m eval.bench.model PORT
 
-It writes HTTP to the socket itself, and so takes little processor time from the service that is measured beside it.
+It writes HTTP to the socket itself, and so takes little processor time from the service that is measured on the same machine.
 """
 
 from __future__ import annotations

@@ -129,17 +129,17 @@ def _clean(value: Any) -> str:
 
 
 def _write_items(dataset: Path, items: Iterable[dict[str, Any]]) -> None:
-    beside = dataset / "items.jsonl.new"
-    with beside.open("w", encoding="utf-8") as file:
+    partial = dataset / "items.jsonl.new"
+    with partial.open("w", encoding="utf-8") as file:
         for item in items:
             file.write(json.dumps(item, ensure_ascii=False) + "\n")
-    beside.replace(dataset / "items.jsonl")
+    partial.replace(dataset / "items.jsonl")
 
 
 def _write_events(dataset: Path, events: Iterable[Row]) -> None:
-    beside = dataset / "events.csv.new"
-    with beside.open("w", encoding="utf-8", newline="") as file:
+    partial = dataset / "events.csv.new"
+    with partial.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(("user", "item", "rating", "timestamp"))
         rows.writerows(events)
-    beside.replace(dataset / "events.csv")
+    partial.replace(dataset / "events.csv")
