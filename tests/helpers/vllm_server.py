@@ -17,7 +17,7 @@ from agent.llm.embedded import find_weights
 from agent.terminal.progress import progress
 from eval.training.lora import Lora
 from store.embedder import has_bfloat16
-from tests.helpers.adapters import adapter, ranking_samples
+from tests.helpers.adapters import export_adapter, ranking_samples
 from tests.helpers.services import free_port, missing, running
 from tests.helpers.vllm_setup import PYTHON, WEIGHTS
 
@@ -48,7 +48,7 @@ def rank_adapter(films_store: Path, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("rank")
     lora = Lora(find_weights(), seed=0)
     lora.learn(ranking_samples(films_store, 96, seed=0), 1, folder / "kept", "steps of learning to rank", progress)
-    return adapter(folder / "rank", "rank", lora.model)
+    return export_adapter(folder / "rank", "rank", lora.model)
 
 
 @pytest.fixture(scope="session")
