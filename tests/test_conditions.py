@@ -8,12 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from agent import AsyncSession, Recommender
 from agent.dialogue.events import Constraint, Turn
+from agent.dialogue.nlu.lexicon import Lexicon
+from agent.dialogue.nlu.rule_parser import parse
+from agent.dialogue.state import State
 from agent.sync import Session
 from store import Catalog, Event, History, Item
-from tests.test_dialogues import DEAD, METADATA, fulfils
+from tests.helpers.dialogues import METADATA, CatalogInMemory, fulfils
+from tests.helpers.serving import DEAD
 
 Talk = Callable[..., Session]
 
@@ -35,6 +41,78 @@ def talk(tmp_path: Path, embedder: Any) -> Iterator[Talk]:
 
 def ids(turn: Turn) -> set[str]:
     return {r.item.id for r in turn.items}
+
+
+# --- units of time
+
+
+SECONDS = {"milliseconds": 0.001, "seconds": 1.0, "minutes": 60.0, "hours": 3600.0, "days": 86400.0}
+UNITS = {
+    "runtime": "minutes", "duration_min": "minutes", "runtime_mins": "minutes", "min_runtime": "minutes",
+    "minutes": "minutes", "intersectional_duration": "minutes", "shortest_length": "minutes",
+    "runtime_hours": "hours", "runtimeHours": "hours", "hours": "hours", "playtime_h": "hours", "Duration (hrs)": "hours",
+    "min_duration_hours": "hours", "duration_sec": "seconds", "duration_seconds": "seconds", "length_s": "seconds",
+    "secs_of_runtime": "seconds", "duration_ms": "milliseconds", "DURATION_MS": "milliseconds", "duration_days": "days",
+}  # fmt: skip
+"""Names of fields of lengths of time, and the unit of each."""
+
+
+def read_alone(words: str, field: str) -> Constraint:
+    """The one constraint that a message states on a catalog whose items have this field alone, of 10 minutes to 10 hours."""
+    lengths = [minutes * 60 / SECONDS[UNITS[field]] for minutes in (10, 90, 100, 600)]
+    items = [Item(f"i{at}", f"Thing number {at}", "", {field: length}) for at, length in enumerate(lengths)]
+    lexicon = Lexicon.of(CatalogInMemory(*items))  # type: ignore[arg-type]
+    (constraint,) = parse(words, State(), lexicon, lambda ids: []).constraints
+    return constraint
+
+
+LENGTHS = st.one_of(
+    st.integers(1, 600).map(lambda n: (f"{n} minutes", n * 60.0)),
+    st.integers(1, 40).map(lambda quarters: (f"{quarters / 4:g} hours", quarters * 900.0)),
+    st.sampled_from([("two hours", 7200.0), ("2h30", 9000.0), ("an hour", 3600.0), ("half an hour", 1800.0)]),
+)
+COMPARATORS = {
+    "under": ("$lt", "under"),
+    "at least": ("$gte", "at least"),
+    "over": ("$gt", "over"),
+    "at most": ("$lte", "at most"),
+}
+
+
+@given(st.sampled_from(sorted(UNITS)), st.sampled_from(sorted(COMPARATORS)), LENGTHS)
+@example("runtime_hours", "under", ("two hours", 7200.0))
+@example("duration_sec", "under", ("90 minutes", 5400.0))
+@example("runtime", "at least", ("1.5 hours", 5400.0))
+@example("duration_ms", "over", ("600 minutes", 36000.0))
+@settings(max_examples=300, deadline=None, database=None)
+def test_a_length_is_filtered_and_worded_in_the_unit_of_its_field(
+    field: str, comparator: str, length: tuple[str, float]
+) -> None:
+    words, seconds = length
+    constraint = read_alone(f"something {comparator} {words}", field)
+    op, spoken = COMPARATORS[comparator]
+    unit = UNITS[field]
+    assert (constraint.field, constraint.op) == (field, op)
+    # Values are rounded to four places.
+    assert constraint.value == pytest.approx(seconds / SECONDS[unit], rel=0, abs=6e-5)
+    assert constraint.words == f"{spoken} {constraint.value:.12g} {unit[:-1] if constraint.value == 1 else unit}"
+    for off in (-120.0, 120.0):
+        wanted = (off < 0) == (op in ("$lt", "$lte"))
+        assert fulfils({field: (seconds + off) / SECONDS[unit]}, constraint) == wanted
+
+
+@pytest.mark.parametrize(
+    ("field", "words", "told"),
+    [
+        ("runtime_hours", "between 90 and 120 minutes", "1.5 to 2 hours"),
+        ("duration_sec", "between 1 and 2 hours", "3600 to 7200 seconds"),
+        ("runtime_hours", "not over two hours", "at most 2 hours"),
+        ("runtime_hours", "about an hour", "0.9 to 1.1 hours"),
+        ("duration_sec", "something short", "at most 5400 seconds"),
+    ],
+)
+def test_ranges_and_adjectives_are_worded_in_the_unit_of_their_field(field: str, words: str, told: str) -> None:
+    assert read_alone(words, field).words == told
 
 
 # --- fields of other types than numbers

@@ -1,30 +1,23 @@
-"""Scripted dialogues with the model down: every item shown fulfils what was said, in every turn."""
+"""Scripted dialogues without a model: in every turn, every item shown fulfils what the user asked for."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from agent import Recommender
-from agent.dialogue.events import Constraint, Turn
+from agent.dialogue.events import Turn
 from store import Catalog, History
-from tests.helpers.dialogues import DIALOGUES, Dialogue, Says
-from tests.helpers.recommending import FILMS
-
-DEAD = "http://127.0.0.1:9/v1"
-METADATA: dict[str, dict[str, Any]] = {
-    row["id"]: row["metadata"] for row in map(json.loads, (FILMS / "items.jsonl").read_text("utf-8").splitlines())
-}
+from tests.helpers.dialogues import DIALOGUES, METADATA, Dialogue, Says, fulfils
+from tests.helpers.serving import DEAD
 
 
 @pytest.fixture(scope="module")
 def talker(films_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recommender]:
-    """A recommender whose model is down."""
+    """A recommender whose model server cannot be reached."""
     store = shutil.copytree(films_store, tmp_path_factory.mktemp("dialogues") / "store")
     with Catalog.open(store) as catalog, History.open(store) as history:
         recommender = Recommender(catalog, history, base_url=DEAD, deadline=0.2)
@@ -32,33 +25,10 @@ def talker(films_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         recommender.close()
 
 
-def fulfils(metadata: dict[str, Any], constraint: Constraint) -> bool:
-    """Whether an item fulfils a constraint: written anew, without a filter."""
-    held, value = metadata[constraint.field], constraint.value
-    holds = (lambda one: one in held) if isinstance(held, list) else (lambda one: one == held)
-    match constraint.op:
-        case "$gte" | "$gt" | "$lte" | "$lt":
-            inside = {"$gte": held >= value, "$gt": held > value, "$lte": held <= value, "$lt": held < value}
-            return bool(inside[constraint.op])
-        case "$between":
-            return bool(value[0] <= held <= value[1])
-        case "$outside":
-            return not value[0] <= held <= value[1]
-        case "$ranges":
-            return any(low <= held <= high for low, high in value)
-        case "$in":
-            return any(map(holds, value))
-        case "$nin":
-            return not any(map(holds, value))
-        case "$eq" | "$contains":
-            return bool(holds(value))
-        case "$ne" | "$not_contains":
-            return not holds(value)
-    raise AssertionError(constraint)
-
-
 @pytest.mark.parametrize("dialogue", DIALOGUES, ids=lambda d: d.name)
-def test_dialogue(talker: Recommender, dialogue: Dialogue) -> None:
+def test_every_turn_of_a_dialogue_shows_new_items_that_fulfil_the_request(
+    talker: Recommender, dialogue: Dialogue
+) -> None:
     session = talker.session(dialogue.user)
     shown: set[str] = set()
     for says in dialogue.turns:
@@ -88,9 +58,3 @@ def check(says: Says, turn: Turn, ids: list[str], told: str) -> None:
     assert not says.none & set(ids), told
     assert says.text in turn.text, told
     assert says.asks in (None, bool(turn.question)), told
-
-
-def test_there_are_enough_dialogues_and_they_cover_every_intent() -> None:
-    intents = {says.intent for dialogue in DIALOGUES for says in dialogue.turns}
-    assert len(DIALOGUES) >= 40
-    assert intents == {"recommend", "refine", "critique", "ask", "compare", "why", "feedback", "chat"}

@@ -26,12 +26,12 @@ from agent.errors import SessionNotFound
 from agent.profile.user_history import Known
 from agent.sync import Session
 from store import Catalog, Event, History, Item
-from store.catalog import Field
 from store.errors import StoreError
 from store.records import Kind
+from tests.helpers.dialogues import METADATA, CatalogInMemory, fulfils
 from tests.helpers.faults import Hang, Text
 from tests.helpers.recommending import modelled
-from tests.test_dialogues import DEAD, METADATA, fulfils
+from tests.helpers.serving import DEAD
 
 NOTHING_READ: dict[str, Any] = {"intent": "recommend", "constraints": [], "queries": [], "likes": [], "dislikes": []}
 
@@ -534,32 +534,11 @@ def _loop() -> asyncio.AbstractEventLoop:
 # --- any catalog
 
 
-class Shop:
-    """A catalog of other things with other fields, as far as the parser looks."""
-
-    version = "1"
-    derived_in = None
-    rows = (
-        Item("lamp", "Desk Lamp", "", {"brand": "Lumio", "price": 19.5, "colors": ["Red", "Blue"], "weight": 2.0}),
-        Item("chair", "Office Chair", "", {"brand": "Sitwell", "price": 120.0, "colors": ["Black"], "weight": 11.0}),
-        Item("desk", "Standing Desk", "", {"brand": "Sitwell", "price": 340.0, "colors": ["Black", "Red"], "weight": 31.0}),
-    )  # fmt: skip
-
-    def schema(self) -> dict[str, Field]:
-        from store.filters import fields_of
-
-        return fields_of(self.rows)
-
-    def items(self) -> Any:
-        return iter(self.rows)
-
-    def snapshot(self) -> Any:
-        import numpy as np
-
-        from store.snapshot import Snapshot
-
-        titles = [item.title for item in self.rows]
-        return Snapshot("1", [i.id for i in self.rows], titles, ["", "", ""], np.zeros(3, bool), np.zeros((3, 2)))
+SHOP: Any = CatalogInMemory(
+    Item("lamp", "Desk Lamp", "", {"brand": "Lumio", "price": 19.5, "colors": ["Red", "Blue"], "weight": 2.0}),
+    Item("chair", "Office Chair", "", {"brand": "Sitwell", "price": 120.0, "colors": ["Black"], "weight": 11.0}),
+    Item("desk", "Standing Desk", "", {"brand": "Sitwell", "price": 340.0, "colors": ["Black", "Red"], "weight": 31.0}),
+)
 
 
 @pytest.mark.parametrize(
@@ -575,7 +554,7 @@ class Shop:
     ],
 )
 def test_the_parser_reads_other_catalogs_by_their_own_fields(words: str, wanted: list[Any]) -> None:
-    lexicon = Lexicon.of(Shop())  # type: ignore[arg-type]
+    lexicon = Lexicon.of(SHOP)
     said = parse(words, State(), lexicon, lambda ids: [])
     assert [(c.field, c.op, c.value) for c in said.constraints] == wanted
 
@@ -599,7 +578,7 @@ def test_a_span_of_years_may_name_its_end_by_two_digits(films: Path, words: str,
 
 
 def test_a_comparison_goes_by_the_item_spoken_of() -> None:
-    lexicon = Lexicon.of(Shop())  # type: ignore[arg-type]
+    lexicon = Lexicon.of(SHOP)
     state = State(last=["desk", "chair"])
     said = parse(
         "cheaper than the second", state, lexicon, lambda ids: [{"price": 120.0} for id in ids if id == "chair"]
@@ -610,6 +589,6 @@ def test_a_comparison_goes_by_the_item_spoken_of() -> None:
 @given(st.text(max_size=400))
 @settings(max_examples=300, deadline=None)
 def test_no_message_breaks_the_parser(message: str) -> None:
-    lexicon = Lexicon.of(Shop())  # type: ignore[arg-type]
+    lexicon = Lexicon.of(SHOP)
     state = State(last=["lamp", "chair"], constraints=[Constraint("price", "$lt", 50, "price under 50")])
     parse(message, state, lexicon, lambda ids: [])

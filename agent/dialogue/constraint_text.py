@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
+from agent.dialogue.units import time_unit
+
 
 def worded(name: str, op: str, value: Any, kind: str | None = None) -> str:
     """The condition in a few words. `kind` is what a number is about, where that is known."""
     if kind == "time":
         return _time(op, value)
-    unit = "minutes" if kind == "length" and not {"hour", "sec"} & {name.lower()[:4], name.lower()[:3]} else None
+    unit = time_unit(name).name if kind == "length" else None
     if isinstance(value, str) or op in ("$in", "$nin"):
         return _text(op, value)
-    tail = f" {unit}" if unit else ""
+    tail = f" {unit[:-1] if value == 1 else unit}" if unit else ""
     head = "" if unit else f"{name.replace('_', ' ')} "
     said = {
         "$lt": "under {}", "$lte": "at most {}", "$gt": "over {}", "$gte": "at least {}", "$eq": "{}", "$ne": "not {}",
     }  # fmt: skip
     if op == "$between":
-        return f"{head}{value[0]:g} to {value[1]:g}{tail}"
+        return f"{head}{_number(value[0])} to {_number(value[1])}{tail}"
     if op == "$outside":
-        return f"not {head}{value[0]:g} to {value[1]:g}{tail}"
+        return f"not {head}{_number(value[0])} to {_number(value[1])}{tail}"
     if isinstance(value, bool):
         return f"{head}{'yes' if value else 'no'}".strip()
-    return f"{head}{said[op].format(f'{value:g}')}{tail}"
+    return f"{head}{said[op].format(_number(value))}{tail}"
 
 
 def _time(op: str, value: Any) -> str:
@@ -34,14 +36,19 @@ def _time(op: str, value: Any) -> str:
     said = {
         "$lt": "before {}", "$lte": "up to {}", "$gt": "after {}", "$gte": "from {} on", "$eq": "from {}", "$ne": "not from {}",
     }  # fmt: skip
-    return said[op].format(f"{value:g}")
+    return said[op].format(_number(value))
 
 
 def _stretch(value: Any) -> str:
     low, high = value
     if low % 10 == 0 and high == low + 9:
         return f"the {low:g}s"
-    return f"{low:g} to {high:g}"
+    return f"{_number(low)} to {_number(high)}"
+
+
+def _number(value: float) -> str:
+    """Return a number with up to 12 digits, so that the words name the filter's own value: 7200000, not 7.2e+06."""
+    return f"{value:.12g}"
 
 
 def _text(op: str, value: Any) -> str:

@@ -1,12 +1,73 @@
-"""Scripted dialogues on the demo catalog: what is said, and what must come of it. Data for tests/test_dialogues.py."""
+"""Helpers of the conversation tests: scripted dialogues on the demo catalog, an independent check of constraints, and a
+catalog in memory that the rule-based parser can read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
+
+import numpy as np
+
+from agent.dialogue.events import Constraint, Intent
+from store import Item
+from store.catalog import Field
+from store.filters import fields_of
+from store.snapshot import Snapshot
+from tests.helpers.recommending import FILMS
 
 Fits = Callable[[dict[str, Any]], bool]
+
+METADATA: dict[str, dict[str, Any]] = {
+    row["id"]: row["metadata"] for row in map(json.loads, (FILMS / "items.jsonl").read_text("utf-8").splitlines())
+}
+"""Metadata of the demo items, by id."""
+
+
+def fulfils(metadata: dict[str, Any], constraint: Constraint) -> bool:
+    """Return whether an item fulfils a constraint, by a rule of its own that does not use the store's filters."""
+    held, value = metadata[constraint.field], constraint.value
+    holds = (lambda one: one in held) if isinstance(held, list) else (lambda one: one == held)
+    match constraint.op:
+        case "$gte" | "$gt" | "$lte" | "$lt":
+            inside = {"$gte": held >= value, "$gt": held > value, "$lte": held <= value, "$lt": held < value}
+            return bool(inside[constraint.op])
+        case "$between":
+            return bool(value[0] <= held <= value[1])
+        case "$outside":
+            return not value[0] <= held <= value[1]
+        case "$ranges":
+            return any(low <= held <= high for low, high in value)
+        case "$in":
+            return any(map(holds, value))
+        case "$nin":
+            return not any(map(holds, value))
+        case "$eq" | "$contains":
+            return bool(holds(value))
+        case "$ne" | "$not_contains":
+            return not holds(value)
+    raise AssertionError(constraint)
+
+
+class CatalogInMemory:
+    """The part of a catalog that the lexicon reads, over items given to it. It cannot be searched."""
+
+    version = "1"
+    derived_in = None
+
+    def __init__(self, *items: Item) -> None:
+        self._items = items
+
+    def schema(self) -> dict[str, Field]:
+        return fields_of(self._items)
+
+    def items(self) -> Iterator[Item]:
+        return iter(self._items)
+
+    def snapshot(self) -> Snapshot:
+        ids, titles, n = [i.id for i in self._items], [i.title for i in self._items], len(self._items)
+        return Snapshot(self.version, ids, titles, [""] * n, np.zeros(n, bool), np.zeros((n, 2)))
 
 
 def anything(_item: dict[str, Any]) -> bool:
@@ -15,11 +76,11 @@ def anything(_item: dict[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class Says:
-    """One message and what must come of it.
+    """One message and the expected answer.
 
-    `fits` holds for every item shown, written here by hand and not from the constraints; `exactly` are all ids shown, `some` are
-    among them, `none` are not; `n` of them; `force` are the constraints in words; `text` is a piece of the answer; `asks`: it
-    ends with a question (None: it may).
+    `fits` must hold for every item shown; it is written by hand and does not use the constraints. `exactly` are all ids shown,
+    `some` are among them, `none` are not, `n` is their number. `force` are the active constraints in words. `text` is a part
+    of the answer. `asks` tells whether it ends with a question (None: either way).
     """
 
     words: str
@@ -341,3 +402,6 @@ DIALOGUES = [
         Says("a western'; DROP TABLE evoke_events; --", "refine", genre("Western"), n=5),
     ]),
 ]  # fmt: skip
+assert {says.intent for dialogue in DIALOGUES for says in dialogue.turns} == set(get_args(Intent)), (
+    "an intent is untested"
+)

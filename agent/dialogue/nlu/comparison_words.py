@@ -7,6 +7,7 @@ import re
 from agent.dialogue.constraint_text import worded
 from agent.dialogue.events import Constraint
 from agent.dialogue.nlu.lexicon import KINDS, Lexicon
+from agent.dialogue.units import time_unit
 
 SMALL = {
     "a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
@@ -65,7 +66,7 @@ def made(kind: str, condition: tuple[str, object], lexicon: Lexicon, *, said: bo
     """The condition on the field that holds this kind of number. A length that was said is in minutes."""
     name = lexicon.fields.get(kind, kind)
     op, value = condition
-    scaled = _scaled(value, _scale(name) if said and kind == "length" else 1.0)
+    scaled = _scaled(value, time_unit(name).per_minute if said and kind == "length" else 1.0)
     return Constraint(name, op, scaled, worded(name, op, scaled, kind))
 
 
@@ -74,11 +75,6 @@ def storable(value: object) -> bool:
     if isinstance(value, list):
         return all(map(storable, value))
     return not isinstance(value, int | float) or -(2**63) <= value < 2**63
-
-
-def _scale(name: str) -> float:
-    """Minutes in the unit of the field."""
-    return 1 / 60 if "hour" in name.lower() else 60.0 if "sec" in name.lower() else 1.0
 
 
 def _scaled(value: object, scale: float) -> object:

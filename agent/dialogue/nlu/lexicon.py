@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from weakref import WeakKeyDictionary
 
+from agent.dialogue.units import words_of
 from agent.results import Named
 from agent.retrieval.grounding import ground
 from store import Catalog, Item
@@ -90,7 +91,7 @@ class Lexicon:
         schema = catalog.schema()
         made = cls(catalog.version, schema, Values.of(catalog), catalog.snapshot())
         for kind, names in KINDS.items():
-            fitting = [name for name in schema if made.numeric(name) and _words(name) & set(names.split())]
+            fitting = [name for name in schema if made.numeric(name) and set(words_of(name)) & set(names.split())]
             if fitting:
                 made.fields[kind] = max(fitting, key=lambda name: schema[name].count)
         for name, counts in made.values.strings.items():
@@ -179,7 +180,7 @@ class Lexicon:
 
     def role(self, roles: Iterable[str]) -> set[str]:
         """The fields whose names say one of these roles."""
-        return {name for name in self.schema if any(part.startswith(tuple(roles)) for part in _words(name))}
+        return {name for name in self.schema if any(part.startswith(tuple(roles)) for part in words_of(name))}
 
     @cached_property
     def titles(self) -> dict[tuple[str, ...], list[int]]:
@@ -224,7 +225,3 @@ def stems(text: str) -> tuple[str, ...]:
         else word[:-1] if word.endswith("s") and not word.endswith("ss") and len(word) > 3 else word
         for word in re.findall(r"[^\W_]+", text.casefold())
     )  # fmt: skip
-
-
-def _words(name: str) -> set[str]:
-    return set(re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower()))

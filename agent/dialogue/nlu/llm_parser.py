@@ -23,6 +23,7 @@ from agent.dialogue.nlu.lexicon import Lexicon, Value, stems
 from agent.dialogue.nlu.message import Text
 from agent.dialogue.nlu.rule_parser import Reading
 from agent.dialogue.state import State
+from agent.dialogue.units import time_unit
 from agent.errors import ModelError
 from agent.llm.client import Connect, Deadline
 from agent.profile.fallback import good_queries
@@ -169,8 +170,10 @@ def _number(one: ReadCondition, text: Text, lexicon: Lexicon) -> Constraint | No
         return None
     said = {float(n) for n in re.findall(r"\d+(?:\.\d+)?", text.lower)}
     said |= {float(n) for word, n in SMALL.items() if re.search(rf"\b{word}\b", text.lower) and len(word) > 2}
-    if not ({value, value / 60} & said) or not value < float("inf"):
+    kind = next((kind for kind, name in lexicon.fields.items() if name == one.field), one.field)
+    if kind == "length":  # the message may give minutes or hours, and the model writes the field's unit
+        said |= {round(n * minutes * time_unit(one.field).per_minute, 4) for n in said for minutes in (1, 60)}
+    if round(value, 4) not in said or not value < float("inf"):
         return None
     op = {"at least": "$gte", "at most": "$lte", "is": "$eq", "is not": "$ne"}[one.op]
-    kind = next((kind for kind, name in lexicon.fields.items() if name == one.field), one.field)
     return made(kind, (op, value), lexicon)
