@@ -176,7 +176,7 @@ class AsyncRecommender:
                 weight=settings.rank_weight,
                 depth=settings.rank_depth,
                 shuffles=settings.rank_shuffles,
-                connect=self._connect,
+                connect=self.connect,
                 adapter=self.adapters.adapter("rank"),
                 prompts=self.prompts,
                 deadline=Deadline(left()),
@@ -210,7 +210,7 @@ class AsyncRecommender:
                         text=text or (", ".join(said.queries) if said else None),
                         vocabulary=self._names(sources),
                         schema=schema,
-                        connect=self._connect,
+                        connect=self.connect,
                         prompts=self.prompts,
                         deadline=Deadline(left()),
                         stage=stage,
@@ -273,7 +273,7 @@ class AsyncRecommender:
             others=self._others(known, sources),
             user=user,
             schema=self.catalog.schema(),
-            connect=self._connect,
+            connect=self.connect,
             prompts=self.prompts,
             cache=self.history,
             adapter=self.adapters.adapter("queries"),
@@ -291,8 +291,8 @@ class AsyncRecommender:
             self._vocabulary = (self.catalog.version, Vocabulary(sources.snapshot, self.catalog.schema()))
         return self._vocabulary[1]
 
-    async def _connect(self) -> LLM:
-        """The model, connected to on first use. Raises ModelError where none can be had."""
+    async def connect(self) -> LLM:
+        """Return the client of the model, connecting on first use. Raises ModelError if no model can be reached."""
         async with self._connecting:
             if self._llm is None:
                 self._llm = await connect.connected(self.settings)

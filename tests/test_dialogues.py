@@ -34,27 +34,27 @@ def test_every_turn_of_a_dialogue_shows_new_items_that_fulfil_the_request(
     for says in dialogue.turns:
         turn = session.send(says.words)
         ids = [r.item.id for r in turn.items]
-        told = f"{says.words!r}: {turn.intent} {[c.words for c in turn.constraints]} {ids}\n{turn.text}"
-        check(says, turn, ids, told)
+        report = f"{says.words!r}: {turn.intent} {[c.words for c in turn.constraints]} {ids}\n{turn.text}"
+        check(says, turn, ids, report)
         if "again" not in says.words:
-            assert not shown & set(ids), told
+            assert not shown & set(ids), report
             shown |= set(ids)
-        assert not set(ids) & {*session.state.disliked, *session.state.seen}, told
+        assert not set(ids) & {*session.state.disliked, *session.state.seen}, report
 
 
-def check(says: Says, turn: Turn, ids: list[str], told: str) -> None:
-    assert turn.intent == says.intent, told
-    assert len(ids) == len(set(ids)), told
+def check(says: Says, turn: Turn, ids: list[str], report: str) -> None:
+    assert turn.intent == says.intent, report
+    assert len(ids) == len(set(ids)), report
     for id in ids:
-        assert says.fits(METADATA[id]), f"{id} {METADATA[id]}\n{told}"
-        assert all(fulfils(METADATA[id], c) for c in turn.constraints), f"{id}\n{told}"
+        assert says.fits(METADATA[id]), f"{id} {METADATA[id]}\n{report}"
+        assert all(fulfils(METADATA[id], c) for c in turn.constraints), f"{id}\n{report}"
     if says.force is not None:
-        assert sorted(c.words for c in turn.constraints) == sorted(says.force), told
+        assert sorted(c.words for c in turn.constraints) == sorted(says.force), report
     if says.exactly is not None:
-        assert set(ids) == says.exactly, told
+        assert set(ids) == says.exactly, report
     if says.n is not None:
-        assert len(ids) == says.n, told
-    assert says.some <= set(ids), told
-    assert not says.none & set(ids), told
-    assert says.text in turn.text, told
-    assert says.asks in (None, bool(turn.question)), told
+        assert len(ids) == says.n, report
+    assert says.some <= set(ids), report
+    assert not says.none & set(ids), report
+    assert says.text in turn.text, report
+    assert says.asks in (None, bool(turn.question)), report

@@ -331,7 +331,7 @@ DIALOGUES = [
         Says("who is in Alien?", "ask", exactly=set(), text="Sigourney Weaver"),
         Says("is Amélie in French?", "ask", exactly=set(), text="Yes."),
         Says("what is Ronin about?", "ask", exactly=set()),
-        Says("how much did Ronin cost?", "ask", exactly=set(), text="does not tell"),
+        Says("how much did Ronin cost?", "ask", exactly=set(), text="does not list"),
     ]),
     Dialogue("comparing", [
         Says("compare Heat and Ronin", "compare", exactly=set(), text="Both:"),
