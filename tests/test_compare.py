@@ -25,7 +25,7 @@ from eval.comparison.llm_cache import FAILURES
 from eval.data.leakage import seen_hash
 from eval.data.read_cases import load_cases
 from eval.errors import EvalError
-from eval.report.run import Run
+from eval.report.report import Run
 from store import Event, History
 from tests.helpers.faults import Labels, Status, Text
 from tests.helpers.recommending import FILMS, GOOD, modelled

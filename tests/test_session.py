@@ -26,7 +26,7 @@ from agent.dialogue.nlu.lexicon import Lexicon
 from agent.dialogue.nlu.rule_parser import parse
 from agent.dialogue.state import State, merge
 from agent.errors import SessionNotFound
-from agent.profile.user_history import Known
+from agent.profile.user_history import UserHistory
 from agent.sync import Session
 from store import Catalog, Event, History, Item
 from store.errors import StoreError
@@ -213,7 +213,7 @@ def test_latest_of_like_and_dislike_holds(films: Path) -> None:
         ]
         for at, (item, kind, liked) in enumerate(words):
             history.add([Event("nora", "alien-1979", 0.5, kind="view"), Event("nora", item, float(at), kind=kind)])
-            known = Known.of(history, snapshot, "nora")
+            known = UserHistory.of(history, snapshot, "nora")
             assert ("heat-1995" in known.liked, "alien-1979" in known.liked) == (liked, True)
             assert known.seen == {"heat-1995", "alien-1979"}
 
@@ -503,7 +503,7 @@ async def test_conversation_uses_a_cached_profile_and_requests_none(films: Path,
     asked = sum("response_format" in r for r in server.requests)
     turn = await recommender.session("mara").send("something for tonight")
     assert sum("response_format" in r for r in server.requests) == asked
-    assert turn.trace and turn.trace["interests"].cached
+    assert turn.trace and turn.trace["profile"].cached
 
 
 # --- random constraints

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from agent.llm.client import LLM
-from agent.ranking.feedback import Said
+from agent.ranking.feedback import Wishes
 from agent.results import Explained, Result
 from agent.settings import Settings
 from prompts import Prompts
@@ -44,7 +44,7 @@ class Backend(Protocol):
         n: int = 10,
         where: Mapping[str, Any] | None = None,
         exclude: Collection[str] = (),
-        said: Said | None = None,
+        wishes: Wishes | None = None,
     ) -> AsyncGenerator[Result | Explained, None]:
         """Yield the result with empty explanations, then each explanation as it is written.
 
@@ -55,5 +55,5 @@ class Backend(Protocol):
             n: how many items.
             where: a filter on metadata that every item must pass (`store.filters`).
             exclude: ids of items that are not recommended.
-            said: further queries, disliked items and phrases to avoid, from the conversation.
+            wishes: further queries, disliked items and phrases to avoid. No model is then waited for before the items.
         """

@@ -15,8 +15,8 @@ from agent.dialogue.nlu.lexicon import Lexicon
 from agent.dialogue.nlu.rule_parser import ParsedMessage
 from agent.dialogue.state import State
 from agent.dialogue.state_tracking import update_state
-from agent.profile.user_history import Known
-from agent.ranking.feedback import Said
+from agent.profile.user_history import UserHistory
+from agent.ranking.feedback import Wishes
 from agent.results import Explained, Profile, Recommendation, Result, Trace
 from store import Catalog
 
@@ -148,7 +148,7 @@ def _choose_history(draft: TurnDraft) -> list[str] | None:
         return state.liked
     if draft.stored:
         return None
-    liked = Known.of(draft.backend.history, draft.lexicon.snapshot, user).liked
+    liked = UserHistory.of(draft.backend.history, draft.lexicon.snapshot, user).liked
     return [*(id for id in liked if id not in state.disliked), *state.liked]
 
 
@@ -164,7 +164,7 @@ def _retrieve(
         n=draft.n,
         where=build_filter(state),
         exclude=excluded,
-        said=Said([*_value_queries(state), *_topic_queries(draft)], state.disliked, state.avoid),
+        wishes=Wishes([*_value_queries(state), *_topic_queries(draft)], state.disliked, state.avoid),
     )
 
 
@@ -202,7 +202,13 @@ async def _show_again(draft: TurnDraft) -> AsyncGenerator[Items | Words, None]:
     rows = [(item, state.reasons.get(id, {})) for id, item in catalog.get(ids).items() if not item.hidden]
     draft.items = [
         Recommendation(
-            i, item, row.get("score", 0.0), row.get("channels", {}), row.get("explanation", ""), row.get("evidence", [])
+            i,
+            item,
+            row.get("score", 0.0),
+            row.get("channels", {}),
+            row.get("explanation", ""),
+            tuple(row.get("evidence", ())),
+            row.get("contributions", {}),
         )
         for i, (item, row) in enumerate(rows, 1)
     ]
@@ -274,4 +280,4 @@ def _format_line(one: Recommendation) -> str:
 
 def _provenance(one: Recommendation) -> dict[str, Any]:
     row = one.as_json()
-    return {name: row[name] for name in ("rank", "score", "channels", "explanation", "evidence")}
+    return {name: row[name] for name in ("rank", "score", "channels", "contributions", "explanation", "evidence")}

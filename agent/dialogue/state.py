@@ -26,7 +26,7 @@ class State:
     focus: the item mentioned last, which "it" refers to.
     asked: the open question: the field it asks about, or "relax" if an answer offered to drop the constraint `offered`.
     questioned: fields that were asked about.
-    reasons: for each item shown lately, its rank, score, channels, explanation and evidence.
+    reasons: for each item shown lately, its rank, score, channels, contributions, explanation and evidence.
     """
 
     messages: list[dict[str, Any]] = field(default_factory=list)

@@ -31,7 +31,7 @@ _UNKNOWN = re.compile(
 )
 
 
-def facets(text: Text, lexicon: Lexicon) -> tuple[list[Constraint], list[str]]:
+def parse_field_values(text: Text, lexicon: Lexicon) -> tuple[list[Constraint], list[str]]:
     """Return the constraints on values that the message states, each struck out, and names after "by" that the catalog lacks."""
     spans: list[tuple[int, int, list[Value]]] = []
     words = [(m.group(), m.start(), m.end()) for m in re.finditer(r"[^\W_]+(?:[-.'][^\W_]+)*\.?(?=\W|$)", text.lower)]

@@ -14,7 +14,7 @@ from typing import Any
 from agent.dialogue.events import Constraint, Intent
 from agent.dialogue.nlu import phrases
 from agent.dialogue.nlu.comparatives import parse_comparatives
-from agent.dialogue.nlu.field_values import facets
+from agent.dialogue.nlu.field_values import parse_field_values
 from agent.dialogue.nlu.item_mentions import COUNTS, Mention, find_mentions
 from agent.dialogue.nlu.lexicon import KINDS, Lexicon
 from agent.dialogue.nlu.message import Text
@@ -114,7 +114,7 @@ def parse(
     parsed.compared = bool({c.op for c in compared} & {"$gt", "$lt"} or phrases.COMPARED.search(whole))
     parsed.constraints += compared
     parsed.modifiers = [lexicon.find([w])[0].value for w in re.findall(r"[^\W_]+", text.lower) if lexicon.modifies(w)]
-    found_values, missing = facets(text, lexicon)
+    found_values, missing = parse_field_values(text, lexicon)
     parsed.constraints += found_values
     parsed.missing += [*absent, *missing]
     parsed.avoid, parsed.strict = phrases.find_avoided(text)
