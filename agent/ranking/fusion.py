@@ -9,7 +9,7 @@ from store import Hit
 
 K = 30
 """How quickly a rank's worth falls: rank r is worth (K + 1) / (K + r)."""
-TEXT_BOOST = {"queries": 4.0, "lexical": 2.0, "popular": 0.0}
+TEXT_BOOST = {"queries": 4.0, "lexical": 3.0, "popular": 0.0}
 """Factors on the channel weights of a request with text: what the user asks for goes before what people usually like."""
 TEXT_LEAST = {"queries": 1.2, "lexical": 0.6}
 """Least weights for a request with text where weights were tuned: tuning sees histories only, never requests with text."""
