@@ -239,7 +239,7 @@ def test_a_type_is_never_coerced(tmp_path: Path, row: dict[str, Any], said: str)
     [
         ("items.csv", "id,text\na,b\n", "items.csv:1: missing column title"),
         ("items.csv", "id,title,brand\na,b,c\n", "unknown column 'brand'.*metadata"),
-        ("items.csv", "id,title,id\n", "a column stands twice"),
+        ("items.csv", "id,title,id\n", "the same column twice"),
         ("items.csv", "", "there is no header"),
         ("events.csv", "user,item\n", "events.csv:1: missing column rating, timestamp"),
         ("items.parquet", "PAR1 no", "items.parquet:1: not readable as Parquet"),

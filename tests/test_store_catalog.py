@@ -467,7 +467,7 @@ def test_a_reader_sees_what_another_process_wrote(catalog: Catalog, place: str) 
 HOLD = """
 import sys
 from pathlib import Path
-from store.paths import writing
+from store.locks import writing
 with writing(Path(sys.argv[1])):
     print("held", flush=True)
     input()
@@ -516,7 +516,7 @@ def test_a_save_that_a_crash_tore_is_undone(
 def _saved(folder: Path) -> int:
     from store import checkpoint
 
-    return checkpoint._log(folder)[0]
+    return checkpoint._log_state(folder)[0]
 
 
 def _note(folder: Path, **facts: Any) -> None:

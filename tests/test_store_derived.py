@@ -66,7 +66,7 @@ def test_a_damaged_snapshot_is_built_again(catalog: Catalog, tmp_path: Path, emb
 
 
 def test_an_unfinished_write_leaves_nothing_derived_behind(catalog: Catalog, tmp_path: Path) -> None:
-    catalog._chroma.note(writing=True)
+    catalog._chroma.update_facts(writing=True)
     with History.open(tmp_path) as history:
         history.add([Event("ann", "heat", 1.0), Event("ann", "bag", 2.0)])
         Signals.of(catalog, history, Sources.of(catalog, history).cooccurrence)

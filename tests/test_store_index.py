@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from store import BadData, Catalog, Cooccurrence, Embedder, Event, History, StoreBusy, StoreError
-from store.index import index
-from store.paths import about, default_store, last_store, reserve, writing
+from store.index import index, reserve
+from store.locks import writing
+from store.paths import about, default_store, last_store
 from tests.helpers.services import missing
 
 ITEMS = [
@@ -245,7 +246,7 @@ def test_a_second_writer_is_refused_and_the_lock_dies_with_its_owner(
 
 
 HOLD = (
-    "import sys, pathlib, store.paths as p\nwith p.writing(pathlib.Path(sys.argv[1])):\n print(1, flush=True); input()"
+    "import sys, pathlib, store.locks as p\nwith p.writing(pathlib.Path(sys.argv[1])):\n print(1, flush=True); input()"
 )
 
 
@@ -372,7 +373,7 @@ def test_a_disk_that_fills_while_it_is_written_is_one_line(dataset: Path, store:
     sizes = {path: path.stat().st_size for path in store.rglob("*") if path.is_file()}
     largest = max(sizes.values())
     limit = (
-        "import resource, store.paths; store.paths.reserve = lambda *_: None\n"
+        "import resource, store.index; store.index.reserve = lambda *_: None\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({largest}, {largest}))"
     )
     write(dataset, [*ITEMS, *({"id": f"n{n}", "title": f"Film {n}", "text": "word " * 60} for n in range(60))])

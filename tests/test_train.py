@@ -38,7 +38,7 @@ from eval.training.verdict import Verdict, spread
 from eval.tuning.tune import validation_cases
 from prompts import Prompts
 from store import Catalog
-from store.paths import alone
+from store.locks import alone
 from tests.helpers.recommending import FILMS
 from tests.test_adapters import recorded
 from tests.test_cli import printed

@@ -245,7 +245,7 @@ def test_a_store_takes_the_new_model_in_one_step_and_wherever_it_is_moved(
     assert (done.items.added, done.items.updated, done.items.unchanged) == (0, 0, 343)
     assert found(moved) == (name, near)
     with pytest.raises(
-        StoreError, match=r"made with the embedding model retriever-0a1b2c3d.*take the setting embedding_model away"
+        StoreError, match=r"made with the embedding model retriever-0a1b2c3d.*remove the setting embedding_model"
     ):
         Catalog.open(moved, embedder=Embedder())
     with Catalog.open(moved) as catalog, History.open(moved) as history:
@@ -258,20 +258,20 @@ def test_a_store_takes_the_new_model_in_one_step_and_wherever_it_is_moved(
 KILLED = """
 import os, sys
 from pathlib import Path
-from store import place, retrained
+from store import paths, reembed
 from store.content import Content
 from store.embedder import Embedder
 from tests.test_train_retriever import hashed
 Embedder._encode, Embedder.truncated = hashed, lambda *_: 0
 store, made, moment = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 die = lambda *_: os._exit(9)
-facts = retrained.embed_anew(store, made, (lambda done, _: done > 256 and die()) if moment == "embedding" else None)
+facts = reembed.embed_anew(store, made, (lambda done, _: done > 256 and die()) if moment == "embedding" else None)
 if moment == "before the switch":
-    place.describe = die
+    paths.describe = die
 if moment == "after the switch":
-    sweep = retrained.sweep
-    retrained.sweep = lambda store: die() if place.retriever(store) else sweep(store)
-retrained.put_in_force(store, made, facts)
+    sweep = reembed.sweep
+    reembed.sweep = lambda store: die() if paths.retriever(store) else sweep(store)
+reembed.put_in_force(store, made, facts)
 """
 
 

@@ -35,7 +35,7 @@ from eval.training.contrastive import Encoder, Material
 from eval.training.verdict import Verdict
 from eval.tuning.grid_search import Say
 from eval.tuning.tune import validation_cases
-from store import Catalog, History, paths
+from store import Catalog, History, locks, paths
 from store.embedder import UNTRAINED, Embedder, turned
 from store.index import refresh
 from store.reembed import embed_anew, put_in_force
@@ -101,7 +101,7 @@ def train(
     say("indexing")
     folder, present = indexed(dataset, store), Settings.load().embedder()
     kept = folder / "trained" / UNFINISHED
-    with paths.alone(folder, "tuning", "training the retriever of"), unfinished(kept) as check:
+    with locks.alone(folder, "tuning", "training the retriever of"), unfinished(kept) as check:
         with measured_catalog(folder, known.on) as catalog:
             _check(folder, catalog)
             snapshot, documents = _texts(folder, catalog)
@@ -155,7 +155,7 @@ def _check(folder: Path, catalog: Catalog) -> None:
 
 def _texts(folder: Path, catalog: Catalog) -> tuple[Snapshot, list[str]]:
     """The items as they are, and their texts: what is written meanwhile would give a text the vector of another."""
-    with paths.writing(folder):
+    with locks.writing(folder):
         snapshot = catalog.snapshot()
         return snapshot, [item.document for item in catalog.get(snapshot.ids).values()]
 

@@ -45,7 +45,14 @@ def embedder() -> Embedder:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
-    """The address of a PostgreSQL of our own, as host:port."""
+    """The address of a PostgreSQL server, as host:port."""
+    with postgres() as address:
+        yield address
+
+
+@contextmanager
+def postgres() -> Iterator[str]:
+    """Start a PostgreSQL server in a temporary folder; yield its address, as host:port."""
     binaries = _postgres_binaries()
     if binaries is None:
         missing("PostgreSQL")
@@ -69,12 +76,17 @@ def postgres_server() -> Iterator[str]:
 @pytest.fixture
 def postgres_url(postgres_server: str) -> str:
     """The URL of an empty database."""
+    return empty_database(postgres_server)
+
+
+def empty_database(address: str) -> str:
+    """Make a database on the server at this address; return its URL."""
     import psycopg
 
     name = f"t{uuid4().hex[:12]}"
-    with psycopg.connect(f"postgresql://evoke@{postgres_server}/postgres", autocommit=True) as admin:
+    with psycopg.connect(f"postgresql://evoke@{address}/postgres", autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {name}".encode())
-    return f"postgresql://evoke@{postgres_server}/{name}"
+    return f"postgresql://evoke@{address}/{name}"
 
 
 @pytest.fixture(scope="session")
