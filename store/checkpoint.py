@@ -2,7 +2,7 @@
 
 Chroma keeps its records, and a log of their vectors, in SQLite, which survives a crash. From time to time it saves the vector
 index to plain files in place, and a crash in the middle of that destroys them. So Chroma's own saving is turned off, and the log
-holds what was written. Now and then, and at the end of a write, one save is made, with a copy of the former files beside them.
+holds what was written. Now and then, and at the end of a write, one save is made, with a copy of the former files next to them.
 Chroma writes last how much of the log the files hold, so that note says whether a save was completed.
 """
 

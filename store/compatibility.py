@@ -20,15 +20,11 @@ def known_entries(
         found: the entries as the file holds them.
         known: the keys that this version reads.
         file: the file, for the message.
-        successors: for keys that older versions wrote, what to use now.
+        successors: for keys that are no longer used, what to use now.
     """
     unknown = [key for key in found if key not in known and (file, key) not in _named]
     _named.update((file, key) for key in unknown)
     if unknown:
-        hints = [f"{key}: {hint}" for key, hint in (successors or {}).items() if key in unknown]
-        log.warning("%s: ignored %s, which this version does not use%s", file, ", ".join(unknown), _in_brackets(hints))
+        hints = "".join(f"; {key}: {hint}" for key, hint in (successors or {}).items() if key in unknown)
+        log.warning("%s: ignored %s, which this version does not use%s", file, ", ".join(unknown), hints)
     return {key: value for key, value in found.items() if key in known}
-
-
-def _in_brackets(hints: list[str]) -> str:
-    return f" ({'; '.join(hints)})" if hints else ""

@@ -63,10 +63,10 @@ def _near(vectors: np.ndarray) -> Any:
         return sparse.csr_matrix((n, n), dtype=np.float32)
     columns, values = [], []
     for start in range(0, n, _BLOCK):
-        likeness = vectors[start : start + _BLOCK] @ vectors.T
-        at = np.arange(len(likeness))
-        likeness[at, at + start] = 0
-        for row, best in zip(likeness, highest(likeness, k), strict=True):
+        similarity = vectors[start : start + _BLOCK] @ vectors.T
+        at = np.arange(len(similarity))
+        similarity[at, at + start] = 0
+        for row, best in zip(similarity, highest(similarity, k), strict=True):
             columns.append(best)
             values.append(row[best])
     ends = np.cumsum([0] + [len(best) for best in columns])

@@ -1,4 +1,4 @@
-"""Replace a store's embedding model by one trained for it: write the new vectors beside the old ones, then switch in one step."""
+"""Replace a store's embedding model by one trained for it: write the new vectors next to the old ones, then switch in one step."""
 
 from __future__ import annotations
 
