@@ -35,8 +35,8 @@ def keep_answer(db: sa.Connection, key: str, digest: str, answer: dict[str, Any]
     Raises OtherContent if the key is known with another digest.
     """
     expire_answers(db)
-    # Key and content may name a user. Only hashes of them are stored, the content's with the key, which others cannot guess. So they
-    # may outlive the user's data; without them, a post that is sent again would bring a forgotten user back.
+    # Key and content may name a user. Only hashes of them are stored, the content's with the key, which others cannot guess. So
+    # they may outlive the user's data; without them, a post that is sent again would bring a forgotten user back.
     known, content = _hash(key), _hash(f"{key} {digest}")
     row = {"key": known, "digest": content, "answer": json.dumps(answer), "at": time.time()}
     if insert_if_absent(db, answers, row):
