@@ -27,7 +27,7 @@ _SHARPNESS = 4
 
 @dataclass(frozen=True, eq=False)
 class Content:
-    """Similarity between a snapshot's rows; the diagonals are empty. The first three are CSR matrices.
+    """Similarity between a snapshot's rows. The first three are CSR matrices; the square ones have empty diagonals.
 
     `near` (n, n): the cosine, to the power of 4, of each item with its 20 nearest by `Snapshot.alike`. `titles` (n, n): BM25 of
     other titles for the row's title as a query, divided by the best of the row. `fields` (n, values): TF-IDF of metadata values,

@@ -136,7 +136,7 @@ class Embedder:
         limit = None if self.remote else self._model.max_seq_length
         if not limit:
             return 0
-        # A token has at least one character, so a text with fewer characters than the limit is never cut.
+        # A token has at least one character, so a shorter text is never cut; the model adds two special tokens.
         long = [text for text in texts if len(text) > limit - 2]
         if not long:
             return 0

@@ -112,10 +112,8 @@ def _pasts_and_futures(sequences: list[np.ndarray], position: np.ndarray, m: int
     """Return decayed pasts and futures, a row for each cut of each sequence; a sequence with c cuts weighs 1/sqrt(c) a cut."""
     from scipy import sparse
 
-    past_decay, future_decay = (
-        np.exp(-np.arange(reach.most_past) / reach.past),
-        np.exp(-np.arange(reach.most_future) / reach.future),
-    )
+    past_decay = np.exp(-np.arange(reach.most_past) / reach.past)
+    future_decay = np.exp(-np.arange(reach.most_future) / reach.future)
     parts: tuple[list[np.ndarray], ...] = ([], [], [], [], [], [])
     row = 0
     for sequence in sequences:
