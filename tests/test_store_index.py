@@ -67,7 +67,8 @@ def test_indexing_a_dataset_again_changes_nothing(dataset: Path, store: Path, em
     again = index(dataset, store, embedder=embedder)
     assert (again.items.unchanged, again.items.added, again.events.duplicates) == (4, 0, 5)
     assert state(store) == before
-    assert about(store) | {"items": 4, "events": 5, "dataset": "dataset", "model": "all-MiniLM-L6-v2"} == about(store)
+    facts = {"items": 4, "events": 5, "dataset": "dataset", "model": "all-MiniLM-L6-v2"}
+    assert about(store).items() >= facts.items()
     assert last_store() == store
     assert sorted(path.name.partition("-")[0] for path in (store / "derived").iterdir()) == [
         "cooccurrence",
