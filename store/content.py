@@ -29,8 +29,8 @@ _SHARPNESS = 4
 class Content:
     """Similarity between a snapshot's rows. The first three are CSR matrices; the square ones have empty diagonals.
 
-    `near` (n, n): the cosine, to the power of 4, of each item with its 20 nearest by `Snapshot.alike`. `titles` (n, n): BM25
-    of other titles for the row's title as a query, divided by the best of the row. `fields` (n, values): TF-IDF of metadata
+    `near` (n, n): the cosine, to the power of 4, of each item with its 20 nearest by `Snapshot.alike`. `titles` (n, n):
+    BM25 of other titles for the row's title as a query, divided by the best of the row. `fields` (n, values): TF-IDF of metadata
     values, rows of length 1. `numbers`: each numeric field that most items have, standardised, (n,) with NaN where it is missing.
     """
 
