@@ -6,7 +6,8 @@ Usage, from the root of this repository, with a checkout of the older version (P
     python -m tests.older_stores.make ../evoke-0.1.0 0.1.0
 
 It writes two files into `tests/older_stores/VERSION/`: `store.tar.gz`, a store folder with Chroma, SQLite, derived data and a
-tuning result; and `history.sql`, a PostgreSQL dump of the same events, profiles and sessions.
+tuning result; and `history.sql`, a PostgreSQL dump of the same events, profiles and sessions. `write` and the functions after it
+use the names of 0.1.0; a later version that stores something new needs its own.
 """
 
 from __future__ import annotations
