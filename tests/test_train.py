@@ -39,7 +39,7 @@ from eval.training.verdict import Verdict, spread_over_users
 from eval.tuning.tune import validation_cases
 from prompts import Prompts
 from store import Catalog
-from store.paths import alone
+from store.locks import alone
 from tests.helpers.adapters import record_adapter
 from tests.helpers.recommending import FILMS
 

@@ -214,7 +214,7 @@ def test_store_switches_to_the_new_model_at_once_and_can_be_moved(films: Path, t
     assert (done.items.added, done.items.updated, done.items.unchanged) == (0, 0, 343)
     assert found(moved) == (name, near)
     with pytest.raises(
-        StoreError, match=r"made with the embedding model retriever-0a1b2c3d.*take the setting embedding_model away"
+        StoreError, match=r"made with the embedding model retriever-0a1b2c3d.*remove the setting embedding_model"
     ):
         Catalog.open(moved, embedder=Embedder())
     with Catalog.open(moved) as catalog, History.open(moved) as history:

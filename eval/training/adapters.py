@@ -36,7 +36,7 @@ from eval.tuning.llm_stages import Judge
 from eval.tuning.tune import repeating, validation_cases
 from prompts import Prompts
 from store import Catalog
-from store.paths import alone
+from store.locks import alone
 
 SAMPLES: Mapping[str, int] = {"queries": 400, "rank": 400}
 """The most pairs of a history and the items chosen next to learn from."""

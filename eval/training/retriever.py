@@ -35,7 +35,7 @@ from eval.training.contrastive import Encoder, Material
 from eval.training.verdict import Verdict
 from eval.tuning.grid_search import Say
 from eval.tuning.tune import validation_cases
-from store import Catalog, History, paths
+from store import Catalog, History, locks, paths
 from store.embedder import UNTRAINED, Embedder, turned
 from store.index import refresh
 from store.reembed import embed_anew, put_in_force
@@ -119,7 +119,7 @@ def train(
     say("indexing")
     folder, present = indexed(dataset, store), Settings.load().embedder()
     kept = folder / "trained" / UNFINISHED
-    with paths.alone(folder, "tuning", "training the retriever of"), unfinished(kept) as check:
+    with locks.alone(folder, "tuning", "training the retriever of"), unfinished(kept) as check:
         with measured_catalog(folder, known.on) as catalog:
             _check_replaceable(folder, catalog)
             snapshot, documents = _read_documents(folder, catalog)
@@ -177,7 +177,7 @@ def _check_replaceable(folder: Path, catalog: Catalog) -> None:
 
 def _read_documents(folder: Path, catalog: Catalog) -> tuple[Snapshot, list[str]]:
     """Return the snapshot and the text of each of its items. A lock keeps other writers out, so that both fit together."""
-    with paths.writing(folder):
+    with locks.writing(folder):
         snapshot = catalog.snapshot()
         return snapshot, [item.document for item in catalog.get(snapshot.ids).values()]
 

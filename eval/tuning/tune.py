@@ -36,7 +36,7 @@ from eval.tuning.objective import Judge, Say, retrieve_all
 from eval.tuning.resumable import Steps
 from store import Catalog, History
 from store.cooccurrence import Cooccurrence
-from store.paths import alone
+from store.locks import alone
 
 SEARCH_CASES = 1500
 """Cases that weights and the comparison's baselines are searched on."""
