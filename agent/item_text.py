@@ -90,3 +90,16 @@ def first_sentence(item: Item) -> str:
     text = re.sub(rf"\A{re.escape(item.title)}(?![\w'’]|-\w)", "", item.text).lstrip(" .:-")
     sentence = re.split(r"(?<=[.!?])\s", text, maxsplit=1)[0]
     return sentence if len(sentence) <= 160 else sentence[:160].rsplit(" ", 1)[0]
+
+
+def plain(title: str) -> str:
+    """Lower case, words only, a leading or trailing article dropped ("Matrix, The" and "The Matrix" are one title)."""
+    words = re.findall(r"\w+", title.casefold())
+    if len(words) > 1 and words[-1] in ARTICLES:
+        words.pop()
+    if len(words) > 1 and words[0] in ARTICLES:
+        words.pop(0)
+    return " ".join(words)
+
+
+ARTICLES = frozenset({"the", "a", "an", "la", "le", "les", "el", "il", "der", "die", "das"})

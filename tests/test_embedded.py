@@ -12,7 +12,8 @@ import pytest
 
 from agent.errors import EvokeError
 from agent.llm.client import LLM, Deadline
-from agent.llm.embedded import find_weights, start
+from agent.llm.embedded import start
+from agent.llm.weights import find_weights
 from agent.profile.schemas import Written
 from prompts import Prompts
 from tests.helpers.model_contract import LIKED, ModelContract, rank_prompt

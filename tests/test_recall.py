@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent import event_loop
-from agent.item_text import described
+from agent.item_text import described, plain
 from agent.results import Named, Stage
 from agent.retrieval.channels import GUESS, SAID, Request, Sources, recall
-from agent.retrieval.grounding import ground, plain, said_in
+from agent.retrieval.grounding import ground, said_in
 from store import Catalog, History, Hit, Item
 from store.snapshot import Snapshot
 

@@ -18,9 +18,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from agent.forgetting import drop_derived
 from agent.item_text import TITLE
-from agent.llm.adapters import WEIGHTS, Trained, drop_derived
-from agent.llm.embedded import file_hash, find_weights
+from agent.llm.adapters import WEIGHTS, Trained
+from agent.llm.weights import file_hash, find_weights
 from agent.profile.fallback import Mix
 from agent.profile.interests import SEEN
 from eval.comparison.llm_cache import quiet

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.errors import ModelError
-from agent.item_text import descriptive, line, lines
+from agent.item_text import descriptive, line, lines, plain
 from agent.llm.client import Connect, Deadline
 from agent.ranking.fusion import Candidate
 from agent.results import Profile, Stage
-from agent.retrieval.grounding import plain
 from prompts import Prompts
 from prompts.cleaning import harmless
 from prompts.themes import common

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
 from agent.errors import AdapterRefused, EvokeError
-from agent.llm.embedded import file_hash
-from agent.profile.fallback import Mix
+from agent.forgetting import FORGOTTEN
+from agent.llm.weights import file_hash
 from prompts import Prompts
-from store.cache import drop
 from store.paths import retriever, write_atomically
 
 PROMPTS: Mapping[str, tuple[str, ...]] = {"queries": ("search",), "rank": ("rank",)}
@@ -26,10 +23,16 @@ RECORD = "adapter.json"
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 GGUF = "adapter.gguf"
-FORGOTTEN = "forgotten"
-"""Lies beside an adapter that may have learned from somebody who was forgotten since."""
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The bounds that vLLM can be given for an adapter's rank."""
+
+
+class Mix(NamedTuple):
+    """Queries that are added, without a model, to those that an adapter writes: one for each of the `latest` items of a history,
+    and at least `built` from the fields of its items."""
+
+    latest: int = 0
+    built: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,19 +154,6 @@ class Trained:
         del row["folder"]  # a store can be moved
         adapter.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(adapter.folder / RECORD, json.dumps(row, indent=1, ensure_ascii=False).encode() + b"\n")
-
-
-def drop_derived(store: Path | None) -> None:
-    """Remove what is about whoever is forgotten, too: what a model wrote of people's histories while measuring and training, and
-    what is fitted to all of them and refitted only with the catalog. What is trained stays; the next adapter takes its place."""
-    if store:
-        for fitted in ("linear", "cooccurrence"):
-            drop(store, fitted)
-        for folder in (store / "measured", *(store / "trained").glob("*.unfinished")):
-            shutil.rmtree(folder, ignore_errors=True)
-        for task in TASKS:
-            with suppress(OSError):  # an adapter that cannot be written keeps nobody from being forgotten
-                (store / "trained" / task / FORGOTTEN).touch()
 
 
 def parts_trained(store: Path | None) -> list[str]:

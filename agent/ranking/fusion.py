@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from agent.retrieval.grounding import plain
+from agent.item_text import plain
 from store import Hit
 from store.snapshot import Snapshot
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from agent.llm.adapters import drop_derived
+from agent.forgetting import drop_derived
 from agent.ranking.learned_fusion import Learned
 from agent.retrieval.channels import Sources
 from store import Catalog, History

@@ -11,7 +11,7 @@ from typing import Any
 
 from agent.errors import EvokeError
 from agent.llm.adapters import GGUF, PROMPTS, WEIGHTS, Adapter, Trained
-from agent.llm.embedded import file_hash, find_weights
+from agent.llm.weights import file_hash, find_weights
 from agent.ranking.tuned import Tuned
 from agent.settings import Settings
 from agent.terminal.console import inert

@@ -46,7 +46,7 @@ def unfinished(kept: Path) -> Iterator[Callable[[], None]]:
     """The folder of a training under way: what lies there from an earlier one that was killed is gone on from, and at the end it
     is removed.
 
-    Forgetting somebody removes it, too (`agent.llm.adapters.drop_derived`), whatever is written there later. What is given raises
+    Forgetting somebody removes it, too (`agent.forgetting.drop_derived`), whatever is written there later. What is given raises
     EvalError where that has happened, and so does an OSError that came of it.
     """
     mark = kept / "under way"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from agent.llm.embedded import file_hash
+from agent.llm.weights import file_hash
 from eval.comparison.llm_cache import Progress
 from eval.training.base_model import load
 from eval.training.checkpoint import Checkpoint, schedule

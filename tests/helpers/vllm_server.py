@@ -13,7 +13,7 @@ from urllib.request import urlopen
 import pytest
 
 from agent.llm.adapters import Adapter, vllm_options
-from agent.llm.embedded import find_weights
+from agent.llm.weights import find_weights
 from agent.terminal.progress import progress
 from eval.training.lora import Lora
 from store.embedder import has_bfloat16

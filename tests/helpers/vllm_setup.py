@@ -14,7 +14,7 @@ import sys
 import venv
 from pathlib import Path
 
-from agent.llm.embedded import find_weights
+from agent.llm.weights import find_weights
 
 HERE = Path(__file__).parent
 ENVIRONMENT = HERE.parents[1] / ".venv-vllm"

@@ -24,11 +24,11 @@ from agent.dialogue.nlu.message import Text
 from agent.dialogue.nlu.rule_parser import Reading
 from agent.dialogue.state import State
 from agent.errors import ModelError
+from agent.item_text import plain
 from agent.llm.client import Connect, Deadline
 from agent.profile.fallback import good_queries
 from agent.profile.schemas import ASKED, Line, Lines
 from agent.results import Stage
-from agent.retrieval.grounding import plain
 from prompts import Prompts
 from store import Catalog
 
