@@ -129,7 +129,7 @@ class AsyncRecommender:
                 found = NOTHING
         with trace.stage("recall") as stage:
             await warm
-            latest, guesses = found.searched(settings.n_queries) if profiled else ([], [])
+            latest, guesses = found.searched() if profiled else ([], [])
             request = Request(
                 history=known.liked,
                 text=text,
@@ -138,7 +138,6 @@ class AsyncRecommender:
                 named=found.named,
                 exclude=known.seen | set(exclude),
                 where=where,
-                k=settings.budget,
                 decay=settings.decay,
             )
             lists, named = await recall(sources, request, weights, stage)
@@ -175,7 +174,6 @@ class AsyncRecommender:
                 text=text,
                 weight=settings.rank_weight,
                 depth=settings.rank_depth,
-                shuffles=settings.rank_shuffles,
                 connect=self._connect,
                 adapter=self.adapters.adapter("rank"),
                 prompts=self.prompts,

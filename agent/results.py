@@ -61,10 +61,9 @@ class Interests:
     named: list[Named]
     latest: int = 0
 
-    def searched(self, n: int) -> tuple[list[str], list[str]]:
-        """The first `n` queries: those for the latest things, and the guesses."""
-        queries = self.queries[:n]
-        return queries[: self.latest], queries[self.latest :]
+    def searched(self) -> tuple[list[str], list[str]]:
+        """Return the queries in two lists: those for the latest items of the history, and those that guess what comes next."""
+        return self.queries[: self.latest], self.queries[self.latest :]
 
     def as_json(self) -> dict[str, Any]:
         """As kept in the profile cache."""

@@ -175,6 +175,21 @@ def test_settings_come_from_evoke_toml_too(films_store: Path, tmp_path: Path) ->
     assert "nonsense" in done.stderr
 
 
+def test_removed_settings_are_warned_about_and_ignored(films: Path, tmp_path: Path) -> None:
+    (tmp_path / "evoke.toml").write_text("rank_shuffles = 3\nexplain = false\n")
+    Tuned(settings={"n_queries": 8, "diversity": 0.1}).save(films)
+    variables = {"EVOKE_BASE_URL": "http://127.0.0.1:9/v1", "EVOKE_BUDGET": "50"}
+    done = evoke("recommend", "--store", films, "--history", "heat-1995", "--json", cwd=tmp_path, **variables)
+    assert len(printed(done)["items"]) == 10
+    assert sorted(done.stderr.splitlines()) == [
+        "evoke: EVOKE_BUDGET is no longer a setting; remove it: channels always retrieve 200 items",
+        f"evoke: n_queries in {films}/tuned/tuned.json is no longer a setting; the next `evoke tune` removes it: "
+        "all queries of a profile are always searched with",
+        "evoke: rank_shuffles in evoke.toml is no longer a setting; remove it: "
+        "the model always ranks each window of candidates once",
+    ]
+
+
 def test_an_embedding_model_in_a_folder_is_named_again_by_a_setting(tmp_path: Path) -> None:
     (data := tmp_path / "shop").mkdir()
     rows = [{"id": str(n), "title": f"Lamp {n}", "text": "", "metadata": {}} for n in range(3)]

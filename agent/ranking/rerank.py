@@ -1,8 +1,7 @@
 """Rank: the model picks among windows of candidates by one-letter labels, read from the log-probabilities of one token.
 
-Single-token listwise ranking after FIRST (Reddy et al., EMNLP 2024, arXiv 2406.15657); windows run in parallel, and averaging
-over shufflings evens out the model's liking for places in the list. The model only points at candidates it was given, and the
-blend bounds what it can move: no score changes by more than the rank weight.
+Single-token listwise ranking after FIRST (Reddy et al., EMNLP 2024, arXiv 2406.15657); windows run in parallel. The model only
+points at candidates it was given, and the blend bounds what it can move: no score changes by more than the rank weight.
 """
 
 from __future__ import annotations
@@ -34,7 +33,6 @@ async def rank(
     text: str | None,
     weight: float,
     depth: int,
-    shuffles: int,
     connect: Connect,
     prompts: Prompts,
     deadline: Deadline,
@@ -62,29 +60,18 @@ async def rank(
     except ModelError as error:
         stage.degraded = error.reason
         return list(candidates)
-    windows = [window for shuffle in range(shuffles) for window in _windows(head, shuffle)]
+    windows = [head[i : i + WINDOW] for i in range(0, len(head), WINDOW)]
     places = await asyncio.gather(
         *(_places(window, i, items, known, llm, adapter, prompts, deadline, stage) for i, window in enumerate(windows))
     )
-    votes: dict[str, list[float]] = {}
-    for window in places:
-        for id, place in window.items():
-            votes.setdefault(id, []).append(place)
-    if not votes:
+    if not any(places):
         return list(candidates)
-    # Whoever got no vote because the answer was bad is placed by the fused order.
+    # The candidates of a window whose answer was bad are placed by the fused order.
     ranked = {c.id: 1 - i / (len(head) - 1) for i, c in enumerate(head)}
-    ranked |= {id: sum(given) / len(given) for id, given in votes.items()}
+    for window in places:
+        ranked |= window
     blended = [replace(c, score=(1 - weight) * c.score + weight * ranked.get(c.id, 0.0)) for c in candidates]
     return sorted(blended[: len(head)], key=lambda c: -c.score) + blended[len(head) :]
-
-
-def _windows(head: list[Candidate], shuffle: int) -> list[list[Candidate]]:
-    """The head cut into windows: in fused order first, then dealt anew for every further shuffling."""
-    order = list(head)
-    if shuffle:
-        random.Random(shuffle).shuffle(order)
-    return [order[i : i + WINDOW] for i in range(0, len(order), WINDOW)]
 
 
 def still_there(candidates: list[Candidate], catalog: Catalog, depth: int) -> tuple[list[Candidate], dict[str, Item]]:

@@ -10,7 +10,7 @@ from typing import Any
 from agent.errors import EvokeError
 from agent.ranking.learned_fusion import Learned
 from agent.ranking.stacking import Joined
-from agent.settings import Settings
+from agent.settings import Settings, without_removed
 from store.paths import write_atomically
 
 FILE = "tuned.json"
@@ -66,7 +66,8 @@ class Tuned:
 
     def applied(self, settings: Settings, store: Path | None) -> Settings:
         """The settings with what was tuned for this store wherever nobody set anything."""
-        found = {name: value for name, value in self.settings.items() if name not in settings.model_fields_set}
+        kept = without_removed(self.settings, f" in {store}/tuned/{FILE}", "the next `evoke tune` removes it")
+        found = {name: value for name, value in kept.items() if name not in settings.model_fields_set}
         if store and "prompts" in found:
             found["prompts"] = store / found["prompts"]
         return settings.model_copy(update=found)

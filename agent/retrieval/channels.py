@@ -34,6 +34,8 @@ from store.sparse import highest
 
 CHANNELS = ("queries", "named", "dense", "collaborative", "lexical", "popular")
 
+BUDGET = 200
+"""Items that each channel retrieves."""
 RECENT = 10
 """History items that recall starts from."""
 DECAY = 0.8
@@ -126,7 +128,7 @@ class Request:
     named: Sequence[Named] = ()
     exclude: Collection[str] = field(default_factory=frozenset)
     where: Mapping[str, Any] | None = None
-    k: int = 200
+    k: int = BUDGET
     decay: float = DECAY
 
 

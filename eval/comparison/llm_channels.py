@@ -89,7 +89,7 @@ def heard(
         seconds=seconds,
     )
     found = [answer.found for answer in given.answers]
-    lists, ms, grounded = _retrieved(cases, found, parts, bench, catalog, k, settings, progress)
+    lists, ms, grounded = _retrieved(cases, found, parts, bench, catalog, k, progress)
     replies = [answer.reply for answer in given.answers]
     return Heard(
         lists,
@@ -109,7 +109,6 @@ def unsaid(
     bench: Bench,
     catalog: Catalog,
     k: int,
-    settings: Settings,
     adapter: Adapter,
     progress: Progress,
 ) -> Lists:
@@ -120,21 +119,7 @@ def unsaid(
         topped_up(NOTHING, history, schema, Stage("interests"), adapter.mix, others) if history else NOTHING
         for history, others in zip(*_shown(cases, bench, catalog, adapter), strict=True)
     ]
-    return _retrieved(cases, found, ("queries",), bench, catalog, k, settings, progress)[0]["queries"]
-
-
-def retrieved_again(
-    said: Heard,
-    cases: Sequence[Case],
-    parts: Parts,
-    bench: Bench,
-    catalog: Catalog,
-    k: int,
-    settings: Settings,
-    progress: Progress,
-) -> dict[str, Lists]:
-    """The lists of the same answers, by other settings of retrieval."""
-    return _retrieved(cases, said.found, parts, bench, catalog, k, settings, progress)[0]
+    return _retrieved(cases, found, ("queries",), bench, catalog, k, progress)[0]["queries"]
 
 
 def _retrieved(
@@ -144,7 +129,6 @@ def _retrieved(
     bench: Bench,
     catalog: Catalog,
     k: int,
-    settings: Settings,
     progress: Progress,
 ) -> tuple[dict[str, Lists], list[float], int]:
     """The channels' lists, the milliseconds of each case, and how many named titles are in the catalog."""
@@ -156,7 +140,7 @@ def _retrieved(
     with progress("cases searched with the model's words") as advance:
         for row, (case, interests) in enumerate(zip(cases, found, strict=False), 1):
             started = time.perf_counter()
-            latest, guesses = interests.searched(settings.n_queries)
+            latest, guesses = interests.searched()
             request = Request(
                 history=case.known,
                 queries=latest,

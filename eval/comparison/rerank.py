@@ -48,7 +48,7 @@ def ranking(
     places: list[dict[str, float]] = []
     spent = 0.0
     by = event_loop.run(_ranks_by(settings, adapter))
-    how = [by, settings.rank_depth, settings.rank_shuffles, Prompts(settings.prompts).fingerprint("rank")]
+    how = [by, settings.rank_depth, Prompts(settings.prompts).fingerprint("rank")]
     for start in range(0, len(fused), AT_ONCE):
         if spent >= seconds:
             break
@@ -105,7 +105,7 @@ def reordered(
     and out, which model ranked, and in words what became of its answers. These are kept in the file `kept`, and not asked for
     again. Raises ModelError where no model can be had or answers nothing, EvalError where one stops answering."""
     replies, by = event_loop.run(_reordered(cases, fused, catalog, settings, adapter, kept, progress))
-    windows = [-(-len(own[: settings.rank_depth]) // WINDOW) * settings.rank_shuffles for own in fused]
+    windows = [-(-len(own[: settings.rank_depth]) // WINDOW) for own in fused]
     cost = [[reply.ms, calls, reply.tokens_in, reply.tokens_out] for reply, calls in zip(replies, windows, strict=True)]
     places = [reply.written or {} for reply in replies]
     unranked = float(np.mean([not own for own in places])) if places else 0.0
@@ -127,7 +127,7 @@ async def _reordered(
     try:
         await llm.model_name()
         prompts, by = Prompts(settings.prompts), llm.key_of(adapter)
-        how = ["rank", prompts.fingerprint("rank"), str(settings.rank_depth), str(settings.rank_shuffles)]
+        how = ["rank", prompts.fingerprint("rank"), str(settings.rank_depth)]
         hashes = {item.id: item.content_hash for item in catalog.items()}
         keys = [
             Kept.key(by, how, [[(id, hashes.get(id)) for id in (*case.known, "", *(c.id for c in own))]])
@@ -210,7 +210,6 @@ async def _one(
         text=None,
         weight=1.0,
         depth=settings.rank_depth,
-        shuffles=settings.rank_shuffles,
         connect=connect,
         adapter=adapter,
         prompts=prompts,

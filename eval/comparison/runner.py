@@ -27,7 +27,7 @@ from store.paths import retriever
 
 FORMER = ("retriever", "training")
 """What arms do without that rank by the encoder's vectors as they were before its training."""
-IN_FORCE = {"weights", "n_queries", "rank_weight", "rank_depth", "rank_shuffles"}
+IN_FORCE = {"weights", "rank_weight", "rank_depth"}
 """Settings that lists depend on, whether they were tuned or set by hand."""
 MODEL_CASES = 1000
 """Cases of a run in which an arm calls a model, unless told otherwise."""

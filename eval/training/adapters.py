@@ -206,7 +206,7 @@ def _queries_judged(
     said = {
         "queries": trained.lists["queries"],
         "queries, untrained": plain.lists["queries"],
-        "queries, unsaid": unsaid(judge.cases, judge.bench, catalog, BUDGET, settings, adapter, progress),
+        "queries, unsaid": unsaid(judge.cases, judge.bench, catalog, BUDGET, adapter, progress),
     }
     dense = ranked(judge.bench, ["dense"], judge.cases)["dense"]
     rows = judge.bench.snapshot.rows

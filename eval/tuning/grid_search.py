@@ -21,9 +21,6 @@ TREES: Sequence[dict[str, Any]] = (
     {"num_leaves": 31, "rounds": 300},
 )
 WEIGHTS = (0.0, 0.1, 0.3, 0.6, 1.0)
-SIZES = (100, 200, 400)
-SLACK = 0.001
-"""Recall@100 that a shorter list may cost."""
 START = {"dense": 0.6, "collaborative": 1.0, "lexical": 0.3, "popular": 0.1}
 """The weights that the search begins with, those of `Settings`."""
 
@@ -88,19 +85,6 @@ def channel_weights(bench: Bench, cases: Cases, say: Say) -> tuple[dict[str, flo
                 weights, best = tried, found
     say(f"weights {weights}: recall@100 {best['recall@100']:.4f}, nDCG@10 {best['ndcg@10']:.4f}")
     return weights, best
-
-
-def list_size(bench: Bench, cases: Cases, weights: Mapping[str, float], say: Say) -> tuple[int, dict[str, float]]:
-    """How many candidates each channel should bring: the fewest that cost no recall@100 to speak of; and what each number gives."""
-    lists = ranked(bench, FUSED, cases.cases, SIZES[-1])
-    found = {}
-    for size in SIZES:
-        cut = {channel: [rows[:size] for rows in of_all] for channel, of_all in lists.items()}
-        fused = Bench.fused(cut, weights, BUDGET)
-        found[size] = metrics.means(values(cases.cases, fused, bench.signals.snapshot.ids))["recall@100"]
-    size = next(size for size in SIZES if found[size] >= max(found.values()) - SLACK)
-    say(f"{size} candidates a channel (recall@100 {found[size]:.4f})")
-    return size, {str(size): round(value, 5) for size, value in found.items()}
 
 
 def best_trees(

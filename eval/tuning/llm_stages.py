@@ -23,14 +23,13 @@ from agent.settings import Settings
 from eval import metrics
 from eval.comparison.arms import BUDGET, DEPTH, MODEL, Bench, Lists
 from eval.comparison.llm_cache import Progress
-from eval.comparison.llm_channels import Heard, heard, retrieved_again
+from eval.comparison.llm_channels import heard
 from eval.data.cases import Case
 from eval.tuning.grid_search import Say, goal, measures, ranked, values
 from eval.tuning.stacking import LEAST_USERS, learned_joining
 from store import Catalog, Hit
 
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
-QUERIES = (21, 8, 4)
 DIVERSITIES = (0.05, 0.1, 0.2, 0.3)
 BESIDE_DENSE = (1.0, 0.6, 0.3, 2.0)
 DEPTHS = (BUDGET, 40, 20, 10)
@@ -147,11 +146,8 @@ def model_channels(
         judge.say(f"learned joining of {' and '.join(joined.channels)} is better than weights, and on")
         # A weight above 0 has the model asked; it counts where learned joining cannot serve, a model that is down among it.
         weights = {c: max(weights[c], WEIGHTS[1]) if c in joined.channels else 0.0 for c in MODEL}
-        return Channels({"weights": weights, "n_queries": settings.n_queries}, arms, evidence, learned, joined)
-    found: dict[str, Any] = {"weights": weights}
-    if weights["queries"]:
-        found["n_queries"], evidence["queries"] = _how_many(judge, said, weights, catalog, settings, progress)
-    return Channels(found, arms, evidence, by_weight, None)
+        return Channels({"weights": weights}, arms, evidence, learned, joined)
+    return Channels({"weights": weights}, arms, evidence, by_weight, None)
 
 
 def _weights(judge: Judge, lists: Mapping[str, Lists]) -> tuple[dict[str, float], list[dict[str, float]]]:
@@ -187,23 +183,6 @@ def _beside_dense(
         arms[f"dense+{channel}"] = {channel: weight, DEPTH: depth}
         tried[channel] = {f"{w:g} of {d}": round(float(recall.mean()), 5) for (w, d), recall in found.items()}
     return arms, tried
-
-
-def _how_many(
-    judge: Judge, said: Heard, weights: Mapping[str, float], catalog: Catalog, settings: Settings, progress: Progress
-) -> tuple[int, dict[str, dict[str, float]]]:
-    """How many of the queries to search with: the fewest that lose nothing, and what each gave."""
-    found = {}
-    for n in QUERIES:
-        lists = said.lists
-        if n != QUERIES[0]:
-            fewer = settings.model_copy(update={"n_queries": n})
-            lists = retrieved_again(said, judge.cases, MODEL, judge.bench, catalog, BUDGET, fewer, progress)
-        found[n] = judge.beside(lists, weights).quality()
-    goals = {n: goal(own) for n, own in found.items()}
-    return min(n for n in QUERIES if goals[n].mean() >= goals[QUERIES[0]].mean()), {
-        str(n): measures(own) for n, own in found.items()
-    }
 
 
 def diversity(judge: Judge) -> tuple[float, dict[str, dict[str, float]]]:

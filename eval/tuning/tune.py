@@ -30,7 +30,7 @@ from eval.errors import EvalError
 from eval.fitting.ablation import MOST_CASES
 from eval.fitting.cross_fitting import lessons
 from eval.fitting.signals import fit, table
-from eval.tuning.grid_search import Say, best_trees, channel_weights, list_size, parameters, ranked
+from eval.tuning.grid_search import Say, best_trees, channel_weights, parameters, ranked
 from eval.tuning.llm_stages import Judge, diversity, model_channels
 from eval.tuning.resumable import Steps
 from store import Catalog, History
@@ -87,7 +87,6 @@ def tune(
         baselines = {arm: steps.step(arm, partial(parameters, bench, arm, few, measure, say)) for arm in PARAMETERS}
         bench = Bench(signals, baselines=baselines, repeats=repeats)
         weights, by_rank = steps.step("weights", lambda: channel_weights(bench, few, say))
-        size, sizes = steps.step("list size", lambda: list_size(bench, few, weights, say))
         drawn = _drawn(cases, seed)
         taught = lessons(cases, catalog, repeats=repeats, seed=seed, progress=progress)
         pays = bool(taught[1].any())
@@ -110,7 +109,7 @@ def tune(
         )
         defaults = Settings.model_fields["weights"].get_default(call_default_factory=True)
         # With learned fusion the four channels serve requests in words, which no validation case holds: they keep their defaults.
-        found |= {"decay": baselines["dense"]["decay"], "budget": size} | prompts
+        found |= {"decay": baselines["dense"]["decay"]} | prompts
         found["weights"] = defaults | ({} if pays else weights) | found.get("weights", {})
         tuned = Tuned(
             settings=found,
@@ -118,7 +117,7 @@ def tune(
             learned=pays,
             evidence={
                 "on": "valid", "seen": seen, "seed": seed, "cases": len(cases), "users": cases.users, "repeats": repeats,
-                "measure": measure, "list size": sizes, "weighted ranks": by_rank, "learned fusion": learned, "trees": trees,
+                "measure": measure, "weighted ranks": by_rank, "learned fusion": learned, "trees": trees,
                 **evidence,
             },
             joined=list(joined.channels) if joined else [],

@@ -50,7 +50,6 @@ async def gains(llm: LLM, items: int, place: str, seed: int = 0) -> np.ndarray:
             text=None,
             weight=1.0,
             depth=10,
-            shuffles=1,
             connect=connect,
             prompts=prompts,
             deadline=Deadline(3000),

@@ -113,7 +113,7 @@ def tune_prompts(
     told = tuned.applied(Settings.load(**settings), folder)
     proposer = (proposer or told).model_copy(update={"prompts": told.prompts})
     before = fingerprint(IN_FORCE, told)
-    key = [seen, seed, model_cases, minutes, rounds, before, told.weights, told.n_queries, tuned.evidence]
+    key = [seen, seed, model_cases, minutes, rounds, before, told.weights, tuned.evidence]
     # Beside the answers: these hold queries too, which are about people, and `evoke forget` empties that folder.
     steps = Steps(
         folder / "measured" / "unfinished-prompts.json",
