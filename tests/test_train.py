@@ -386,7 +386,7 @@ def test_the_commands_teach_judge_and_keep_an_adapter(films: Path) -> None:
     assert printed(evoke("train", "rank", FILMS, *few, "--anyway", "--json"))["stays"] is None
     on = Trained.load(films).adapters["rank"]
     table = evoke("train", "rank", FILMS, *few)
-    assert re.search(rf"evoke-rank-\w+: it stays off: no gain is shown; {on.name} stays on", table.stdout)
+    assert re.search(rf"evoke-rank-\w+: it stays off: no significant gain; {on.name} stays on", table.stdout)
     assert Trained.load(films).adapters["rank"] == on
     told = printed(evoke("forget", "--store", films, "--user", "mara", "--json"))["trained"]
     assert {"queries adapter", "rank adapter"} <= set(told)

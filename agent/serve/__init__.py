@@ -1,4 +1,4 @@
-"""The service: OpenAI-compatible chat, recommendations, events and the chat page, over one store a tenant."""
+"""The HTTP service: OpenAI-compatible chat, recommendations, events and the chat page. Each tenant has its own store."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from store.errors import MissingExtra
 
 
 def run(store: Path | None, host: str, port: int) -> None:
-    """Serve until a signal ends it. Raises EvokeError or StoreError, in one line, where it cannot begin."""
+    """Serve until a signal ends the process. Raises EvokeError or StoreError, with one line, if the service cannot start."""
     if not all(find_spec(name) for name in ("fastapi", "uvicorn", "prometheus_client")):
         raise MissingExtra("evoke serve", "serve")
     from agent.serve.server import serve

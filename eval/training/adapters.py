@@ -14,7 +14,7 @@ from agent.llm.adapters import GGUF, PROMPTS, WEIGHTS, Adapter, Trained
 from agent.llm.weights import file_hash, find_weights
 from agent.ranking.tuned import Tuned
 from agent.settings import Settings
-from agent.terminal.console import inert
+from agent.terminal.console import strip_controls
 from eval.comparison import rerank
 from eval.comparison.arms import BUDGET, Bench
 from eval.comparison.llm_cache import Progress, quiet
@@ -80,7 +80,9 @@ class Training:
             return self.verdict
         shown = Table("history, the newest last", "searches before", "searches after", show_lines=True)
         for one in self.rewritten:
-            shown.add_row(*(Text("\n".join(map(inert, part))) for part in (one.history, one.before, one.after)))
+            shown.add_row(
+                *(Text("\n".join(map(strip_controls, part))) for part in (one.history, one.before, one.after))
+            )
         return Group(self.verdict, shown)
 
 
