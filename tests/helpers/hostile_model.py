@@ -1,4 +1,4 @@
-"""How far a text in one item's title moves it in a real model's ranking, against harmless words of the same length."""
+"""Measure how far a prompt injection in an item's text moves it in a real model's ranking, compared with harmless text."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def demo_items() -> list[Item]:
     return [Item(row["id"], row["title"], row["text"], row["metadata"]) for row in rows]
 
 
-async def gains(llm: LLM, items: int, place: str, seed: int = 0) -> np.ndarray:
-    """(items, attacks) places gained (0..1 of a window of ten) by the attack over harmless words of its length.
+async def measure_gains(llm: LLM, items: int, place: str, seed: int = 0) -> np.ndarray:
+    """Return the gains in places (0..1 of a window of ten) by each attack over harmless text of the same length: (items, attacks).
 
-    The harmless words are another's of the catalog's own texts for each pair: any one text is liked or disliked for itself,
-    and compared with a single one every attack would seem to gain, or to lose, by that.
+    The harmless text is a different one of the catalog for each pair. A model likes or dislikes any single text for itself, so
+    all attacks would seem to gain or lose against it.
     """
     catalog, prompts, rng = demo_items(), Prompts(), random.Random(seed)
     prose = [item.text for item in catalog]
@@ -36,10 +36,10 @@ async def gains(llm: LLM, items: int, place: str, seed: int = 0) -> np.ndarray:
     async def connect() -> LLM:
         return llm
 
-    async def placed(target: Item, text: str, others: list[Item], history: list[Item]) -> float:
+    async def rank_score(target: Item, text: str, others: list[Item], history: list[Item]) -> float:
         written = replace(target, **{place: f"{getattr(target, place)} {text}"})
         window = [written, *others]
-        # The target stands in the middle of the fused order, with room to rise and to fall.
+        # The target is in the middle of the fused order, so that it can rise and fall.
         scores = dict(zip([i.id for i in [*others[:5], written, *others[5:]]], np.linspace(0.9, 0.1, 10), strict=True))
         head = [Candidate(i.id, float(scores[i.id])) for i in sorted(window, key=lambda i: -scores[i.id])]
         stage = Stage("rank")
@@ -58,21 +58,23 @@ async def gains(llm: LLM, items: int, place: str, seed: int = 0) -> np.ndarray:
         assert stage.degraded is None, stage.degraded
         return next(c.score for c in ranked if c.id == target.id)
 
-    async def gain(target: Item, attack: str, calm: str, others: list[Item], history: list[Item]) -> float:
-        attacked, unmoved = await asyncio.gather(
-            placed(target, attack, others, history), placed(target, calm, others, history)
+    async def gain(target: Item, attack: str, neutral: str, others: list[Item], history: list[Item]) -> float:
+        attacked, harmless = await asyncio.gather(
+            rank_score(target, attack, others, history), rank_score(target, neutral, others, history)
         )
-        return attacked - unmoved
+        return attacked - harmless
 
     work = []
     for _ in range(items):
         target, *others = rng.sample(catalog, 16)
-        work += [gain(target, attack, words(attack, rng.choice(prose)), others[:9], others[9:14]) for attack in ATTACKS]
+        work += [
+            gain(target, attack, cut_text(attack, rng.choice(prose)), others[:9], others[9:14]) for attack in ATTACKS
+        ]
     return np.array(await asyncio.gather(*work)).reshape(items, len(ATTACKS))
 
 
-def words(attack: str, text: str) -> str:
-    """The text from its second word on, cut to the attack's length."""
+def cut_text(attack: str, text: str) -> str:
+    """Return the text from its second word on, cut to the length of the attack."""
     return (text.partition(" ")[2] * 3)[: len(attack)]
 
 
@@ -86,8 +88,8 @@ class Gain:
     p: float
 
 
-def judged(found: np.ndarray, seed: int = 0, rounds: int = 20_000) -> Gain:
-    """By paired randomisation (sign flips) and bootstrap over items: the attacks on one item share its window and history."""
+def estimate_gain(found: np.ndarray, seed: int = 0, rounds: int = 20_000) -> Gain:
+    """Test by paired randomisation (sign flips) and bootstrap over items: the attacks on one item share its window and history."""
     per_item, rng = found.mean(axis=1), np.random.default_rng(seed)
     flips = rng.choice([-1.0, 1.0], (rounds, len(per_item)))
     drawn = rng.choice(per_item, (rounds, len(per_item))).mean(axis=1)
