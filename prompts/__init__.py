@@ -8,6 +8,7 @@ history (which only grows), then the task, then the varying parts. Texts of cata
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ VARIABLES: dict[str, frozenset[str]] = {
 """Variables of each template."""
 SHARED = ("_data", "_person", "_answer")
 BLOCKS = ("system", "user")
+COMMENT = re.compile(r"\{#.*?#\}\n?", re.DOTALL)
 
 
 class PromptError(Exception):
@@ -78,8 +80,11 @@ class Prompts:
             raise PromptError(f"{self._path(name)}: {error}; fix the template") from error
 
     def fingerprint(self, *names: str) -> str:
-        """Return a short hash that changes when one of these templates, or a file that they import, changes."""
-        sources = "\0".join(self._sources[name] for name in (*names, *SHARED))
+        """Return a short hash that changes when one of these templates, or a file that they import, changes.
+
+        Comments are not part of it, because they do not reach the model.
+        """
+        sources = "\0".join(COMMENT.sub("", self._sources[name]) for name in (*names, *SHARED))
         return hashlib.blake2b(sources.encode(), digest_size=6).hexdigest()
 
     def _path(self, name: str) -> Path:

@@ -108,6 +108,8 @@ def test_override_changes_fingerprint_and_prompt(tmp_path: Path) -> None:
     assert changed.fingerprint("rank") != OURS.fingerprint("rank")
     assert changed.fingerprint("interests") == OURS.fingerprint("interests")
     assert changed.render("rank", **filled("rank", "x"))[1]["content"] == "1"
+    (tmp_path / "rank.j2").write_text("{# A comment. #}\n" + (tmp_path / "rank.j2").read_text())
+    assert Prompts(tmp_path).fingerprint("rank") == changed.fingerprint("rank")
     (tmp_path / "_data.j2").write_text(
         '{% macro data(text, limit=120) %}"{{ text | listed | harmless(limit) }}" {% endmacro %}'
     )
