@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -218,7 +219,11 @@ def serve(store: Path | None, host: str, port: int) -> None:
 
     The API has chat completions (compatible with OpenAI), recommendations and events. Ctrl-C stops the service.
     """
-    from agent.serve import run
+    from store.errors import MissingExtra
+
+    if not all(find_spec(name) for name in ("fastapi", "uvicorn", "prometheus_client")):
+        raise MissingExtra("evoke serve", "serve")
+    from agent.serve.server import serve as run
 
     run(store, host, port)
 
