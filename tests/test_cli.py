@@ -123,7 +123,7 @@ def test_forget_erases_every_byte_of_a_user(films_store: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["recommend", "-n", "0"], "-n"),
         (["recommend", "--where", "{year"], "--where"),
@@ -133,14 +133,14 @@ def test_forget_erases_every_byte_of_a_user(films_store: Path, tmp_path: Path) -
         (["nonsense"], "nonsense"),
     ],
 )
-def test_wrong_usage_exits_with_2(words: list[str], said: str) -> None:
+def test_wrong_usage_exits_with_2(words: list[str], message: str) -> None:
     done = evoke(*words)
     assert (done.returncode, done.stdout) == (2, "")
-    assert said in done.stderr
+    assert message in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("variables", "said"),
+    ("variables", "message"),
     [
         ({"EVOKE_DEADLINE": "soon"}, "deadline"),
         ({"EVOKE_PROMPTS": "no/such/folder"}, "no/such/folder"),
@@ -151,10 +151,10 @@ def test_wrong_usage_exits_with_2(words: list[str], said: str) -> None:
         ({"EVOKE_WEIGHTS": '{"dense": -1}'}, "weights"),
     ],
 )
-def test_invalid_settings_are_reported_in_one_line(films_store: Path, variables: dict[str, str], said: str) -> None:
+def test_invalid_settings_are_reported_in_one_line(films_store: Path, variables: dict[str, str], message: str) -> None:
     done = evoke("recommend", "--store", films_store, "--user", "mara", **variables)
     assert (done.returncode, done.stdout) == (1, "")
-    assert said in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -220,9 +220,9 @@ def test_ctrl_c_prints_that_the_command_can_continue(films: Path, model_server: 
     while not server.requests and time.monotonic() < end:
         time.sleep(0.1)
     asked.send_signal(signal.SIGINT)
-    _, said = asked.communicate(timeout=240)
+    _, output = asked.communicate(timeout=240)
     assert asked.returncode == 130
-    assert said.strip().splitlines()[-1] == "evoke: interrupted; the same command continues where it stopped"
+    assert output.strip().splitlines()[-1] == "evoke: interrupted; the same command continues where it stopped"
 
 
 def test_forget_names_trained_parts_and_deletes_cached_answers(films: Path) -> None:

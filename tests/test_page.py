@@ -43,7 +43,7 @@ def opened(chromium: Any) -> Iterator[Any]:
         page.requested, page.errors = [], []
         page.on("request", lambda request: page.requested.append(request.url))
         page.on("pageerror", lambda error: page.errors.append(str(error)))
-        page.on("console", lambda said: page.errors.append(said.text) if "Content Security" in said.text else None)
+        page.on("console", lambda entry: page.errors.append(entry.text) if "Content Security" in entry.text else None)
         page.on("dialog", lambda dialog: (page.errors.append(dialog.message), dialog.dismiss()))
         page.goto(f"{url}/{query}")
         pages.append((page, url))

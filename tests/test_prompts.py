@@ -117,7 +117,7 @@ def test_override_changes_fingerprint_and_prompt(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         ("{% block system %}{% endblock %}", "user"),
         ("{% block system %}{% endblock %}{% block user %}{{ nonsense }}{% endblock %}", "nonsense"),
@@ -125,9 +125,9 @@ def test_override_changes_fingerprint_and_prompt(tmp_path: Path) -> None:
         ('{% block system %}{% endblock %}{% block user %}{% include "none.j2" %}{% endblock %}', "none.j2"),
     ],
 )
-def test_invalid_template_is_refused(tmp_path: Path, source: str, said: str) -> None:
+def test_invalid_template_is_refused(tmp_path: Path, source: str, message: str) -> None:
     (tmp_path / "rank.j2").write_text(source)
-    with pytest.raises(PromptError, match=re.escape(said)):
+    with pytest.raises(PromptError, match=re.escape(message)):
         Prompts(tmp_path).render("rank", **filled("rank", "x"))
 
 

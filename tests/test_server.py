@@ -58,12 +58,12 @@ async def test_stream_sends_items_before_text(service: Any) -> None:
 
 def test_conversation_from_messages_keeps_constraints_and_repeats_no_item(service: Any) -> None:
     client = service().openai()
-    said = [{"role": "user", "content": "a crime film from 1990 on"}]
-    first = client.chat.completions.create(model="evoke", messages=said)
+    messages = [{"role": "user", "content": "a crime film from 1990 on"}]
+    first = client.chat.completions.create(model="evoke", messages=messages)
     shown = {row["id"] for row in first.model_extra["recommendations"]}
-    said += [{"role": "assistant", "content": first.choices[0].message.content}]
-    said += [{"role": "user", "content": [{"type": "text", "text": "something else"}]}]
-    second = client.chat.completions.create(model="evoke", messages=said)
+    messages += [{"role": "assistant", "content": first.choices[0].message.content}]
+    messages += [{"role": "user", "content": [{"type": "text", "text": "something else"}]}]
+    second = client.chat.completions.create(model="evoke", messages=messages)
     again = {row["id"] for row in second.model_extra["recommendations"]}
     assert again
     assert not again & shown
@@ -207,9 +207,9 @@ def test_user_forgotten_during_an_answer_has_no_session(
 ) -> None:
     made = service(Text("word " * 100, pause=0.05))
     http = made.http()
-    said = chat_request("a slow heist film", session="s1", user="mara", stream=stream)
+    body = chat_request("a slow heist film", session="s1", user="mara", stream=stream)
     with ThreadPoolExecutor(1) as apart:
-        answer = apart.submit(http.post, "/v1/chat/completions", json=said)
+        answer = apart.submit(http.post, "/v1/chat/completions", json=body)
         until(lambda: made.model.pieces)
         assert made.http().delete("/v1/users/mara").status_code == 200
         got = answer.result(60)

@@ -29,8 +29,8 @@ def chat_request(text: str, **more: Any) -> dict[str, Any]:
 def test_stopping_the_service_ends_streams_properly(films_store: Path, tmp_path: Path, model_server: Any) -> None:
     store, model = shutil.copytree(films_store, tmp_path / "store"), model_server(SLOW)
     with process(store, tmp_path, EVOKE_BASE_URL=model.base_url) as service:
-        said = chat_request("a slow heist film", stream=True, session="s1")
-        with service.http().stream("POST", "/v1/chat/completions", json=said) as answer:
+        body = chat_request("a slow heist film", stream=True, session="s1")
+        with service.http().stream("POST", "/v1/chat/completions", json=body) as answer:
             lines = answer.iter_lines()
             next(lines)
             until(lambda: model.pieces)
@@ -80,7 +80,7 @@ def test_kill_loses_nothing_that_was_acknowledged(films_store: Path, tmp_path: P
             worker.join(30)
     with served(store=store) as again:
         kept = {event.timestamp for event in again.app.tenants.all[0].recommender.history.of("ida")}
-        said = {turn["content"] for turn in again.http().get("/v1/sessions/s1").json()["turns"]}
+        stored = {turn["content"] for turn in again.http().get("/v1/sessions/s1").json()["turns"]}
         before = len(kept)
         # An acknowledged event that is sent again is not added again.
         again.http().post(
@@ -90,7 +90,7 @@ def test_kill_loses_nothing_that_was_acknowledged(films_store: Path, tmp_path: P
         )
         assert len(again.app.tenants.all[0].recommender.history.of("ida")) == before
     assert set(events) <= kept
-    assert set(turns) <= said
+    assert set(turns) <= stored
 
 
 def test_user_id_that_is_not_utf_8_is_refused_in_one_line(films_store: Path, tmp_path: Path) -> None:

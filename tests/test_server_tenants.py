@@ -62,12 +62,12 @@ def test_tenants_cannot_access_each_others_data(two: Any) -> None:
     assert left.post("/v1/events", json=event, headers=key).status_code == 200
     assert right.post("/v1/events", json={"events": []}, headers=key).json() == {"accepted": 0, "rejected": []}
     # Sessions.
-    said = {"model": "evoke", "messages": [{"role": "user", "content": "a heist"}]}
-    two.openai(LEFT).chat.completions.create(**said, extra_body={"session": "s1"})
+    message = {"model": "evoke", "messages": [{"role": "user", "content": "a heist"}]}
+    two.openai(LEFT).chat.completions.create(**message, extra_body={"session": "s1"})
     assert left.get("/v1/sessions/s1").status_code == 200
     assert right.get("/v1/sessions/s1").status_code == 404
     assert right.post("/v1/sessions/s1/feedback", json={"item": "ronin-1998", "kind": "like"}).status_code == 404
-    two.openai(RIGHT).chat.completions.create(**said, extra_body={"session": "s1"})
+    two.openai(RIGHT).chat.completions.create(**message, extra_body={"session": "s1"})
     assert len(left.get("/v1/sessions/s1").json()["turns"]) == 2
     assert left.delete("/v1/users/u1").json()["deleted"]
     # Metrics.
@@ -118,8 +118,8 @@ def test_rate_limit_of_a_key(service: Any) -> None:
 
 def test_concurrency_limit_of_a_tenant(service: Any) -> None:
     made = service(Text("word " * 400, pause=0.05), serve={"concurrency": 1})
-    said = {"model": "evoke", "messages": [{"role": "user", "content": "a heist"}]}
-    with made.openai().chat.completions.create(**said, stream=True) as stream:
+    request = {"model": "evoke", "messages": [{"role": "user", "content": "a heist"}]}
+    with made.openai().chat.completions.create(**request, stream=True) as stream:
         next(iter(stream))
         with pytest.raises(openai.RateLimitError, match="already in progress"):
             made.openai().models.list()

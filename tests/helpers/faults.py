@@ -124,8 +124,8 @@ class _Handler(BaseHTTPRequestHandler):
             case Labels(logprobs):
                 self._send(200, _labelled(logprobs))
             case Status(code, headers, param):
-                said = f"failed on {self.headers['Authorization']} {json.dumps(body['messages'])}"
-                self._send(code, {"error": {"message": said, "param": param}}, headers)
+                message = f"failed on {self.headers['Authorization']} {json.dumps(body['messages'])}"
+                self._send(code, {"error": {"message": message, "param": param}}, headers)
             case Raw(content, kind):
                 self._send_bytes(200, content, kind)
             case Hang():

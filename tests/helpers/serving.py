@@ -105,11 +105,11 @@ def process(store: Path | None, cwd: Path, **variables: str) -> Iterator[Service
 def _read_url(log: Path, running: subprocess.Popen[bytes]) -> str:
     until = time.monotonic() + 120
     while time.monotonic() < until:
-        said = log.read_text(errors="replace")
-        if found := re.search(r"on (http://\S+)", said):
+        output = log.read_text(errors="replace")
+        if found := re.search(r"on (http://\S+)", output):
             return found[1]
         if running.poll() is not None:
-            raise RuntimeError(f"evoke serve ended: {said[-1000:]}")
+            raise RuntimeError(f"evoke serve ended: {output[-1000:]}")
         time.sleep(0.05)
     raise RuntimeError("evoke serve did not print its address")
 
