@@ -20,7 +20,7 @@ from agent.errors import AdapterRefused, ModelDown
 from agent.item_text import described
 from agent.llm.adapters import TASKS, Adapter, Trained
 from agent.llm.client import LLM, Deadline
-from agent.llm.embedded import find_weights
+from agent.llm.weights import find_weights
 from agent.profile.interests import PENALTY
 from agent.retrieval.channels import OTHERS, Sources
 from eval import compare

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from agent.llm.adapters import drop_derived
+from agent.forgetting import drop_derived
 from agent.ranking.tuned import Tuned
 from eval import compare
 from eval.comparison.llm_cache import FAILURES

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from agent import Recommender
-from agent.llm.adapters import drop_derived
+from agent.forgetting import drop_derived
 from agent.ranking.tuned import Tuned
 from eval import compare
 from eval.data.dataset import read_data

@@ -22,11 +22,11 @@ from agent.ranking.features import candidates
 from agent.ranking.tuned import Tuned
 from agent.retrieval.signals import CHANNEL_OF
 from eval import compare
-from eval.comparison.llm_cache import quiet
 from eval.data.leakage import measured_catalog, seen_hash
 from eval.errors import EvalError
 from eval.fitting.sequences import FOLDS, fold_of, pairs, sequences
 from eval.fitting.signals import fit, turns_of
+from eval.progress import quiet
 from eval.training import checkpoint, compare_encoders, retriever
 from eval.training.contrastive import Encoder, Material
 from eval.training.verdict import Verdict

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from agent import Recommender
-from agent.llm.adapters import drop_derived
+from agent.forgetting import drop_derived
 from agent.ranking.learned_fusion import Learned
 from agent.ranking.tuned import Tuned
 from agent.settings import Settings

@@ -12,8 +12,8 @@ from typing import Any
 from agent.llm.adapters import Adapter, Trained
 from agent.ranking.tuned import Tuned
 from agent.settings import Settings
-from eval.comparison.llm_cache import Progress
 from eval.data.dataset import case_file, data_hash, file_hash
+from eval.progress import Progress
 from store import Catalog
 from store.embedder import Embedder
 from store.load import find_dataset

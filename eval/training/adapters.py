@@ -11,28 +11,28 @@ from typing import Any
 
 from agent.errors import EvokeError
 from agent.llm.adapters import GGUF, PROMPTS, WEIGHTS, Adapter, Trained
-from agent.llm.embedded import file_hash, find_weights
+from agent.llm.weights import file_hash, find_weights
+from agent.ranking.candidates import Fusion
 from agent.ranking.tuned import Tuned
 from agent.settings import Settings
-from agent.terminal.console import inert
-from eval.comparison import rerank
-from eval.comparison.arms import BUDGET, Bench
-from eval.comparison.llm_cache import Progress, quiet
-from eval.comparison.llm_channels import Heard, heard, unsaid
+from agent.terminal.console import strip_controls
+from eval.comparison.bench import Bench
+from eval.comparison.llm_channels import ModelAnswers, ask_model, without_model
+from eval.comparison.rerank import blend_all, rerank_cases
 from eval.data.dataset import indexed
 from eval.data.leakage import measured_catalog, seen_hash
 from eval.errors import EvalError
 from eval.fitting.sequences import pairs
-from eval.fitting.signals import fit
+from eval.fitting.signals import fit_sources
 from eval.metrics import per_case
+from eval.progress import Progress, quiet
 from eval.training import queries, reranker
 from eval.training.checkpoint import configure_torch, unfinished
 from eval.training.examples import Examples, retrieve_candidates, retrieve_chosen_next
 from eval.training.gguf_export import check_architecture, export
 from eval.training.lora import Lora
 from eval.training.verdict import Verdict, make_judge
-from eval.tuning.grid_search import Say, ranked
-from eval.tuning.llm_stages import Judge
+from eval.tuning.objective import Judge, Say, rank_all
 from eval.tuning.tune import repeating, validation_cases
 from prompts import Prompts
 from store import Catalog
@@ -82,7 +82,9 @@ class Training:
             return self.verdict
         table = Table("history, newest last", "queries before", "queries after", show_lines=True)
         for one in self.rewritten:
-            table.add_row(*(Text("\n".join(map(inert, part))) for part in (one.history, one.before, one.after)))
+            table.add_row(
+                *(Text("\n".join(map(strip_controls, part))) for part in (one.history, one.before, one.after))
+            )
         return Group(self.verdict, table)
 
 
@@ -138,7 +140,7 @@ def train(
         with measured_catalog(folder, known.on) as catalog:
             drawn = pairs(known, catalog.snapshot(), samples or SAMPLES[task], seed)
             say(f"fitting on {len(known.events)} events before the cut")
-            signals = fit(known, catalog)
+            sources = fit_sources(known, catalog)
             examples = Examples.of(catalog, prompts)
             if task == "rank":
                 rows = retrieve_candidates(known, catalog, drawn, repeats)
@@ -170,7 +172,8 @@ def train(
             )
             Trained.save(adapter)
             del lora  # the engine that judges needs its memory
-            bench = Bench(signals, fusion, active.weights, tuned.baselines, repeats)
+            fused = Fusion(active.weights, "weights" in tuned.settings, fusion, active.diversity)
+            bench = Bench(sources, fused, tuned.baselines, repeats)
             judge = make_judge(known, cases or CASES[task], bench, seed, say)
             judge_adapter = _judge_queries if task == "queries" else _judge_rank
             verdict, rewritten = judge_adapter(
@@ -210,61 +213,47 @@ def _move_into_store(adapter: Adapter, place: Path) -> Adapter:
 
 
 def _judge_queries(
-    judge: Judge, adapter: Adapter, catalog: Catalog, settings: Settings, kept: Path, progress: Progress
+    judge: Judge, adapter: Adapter, _: Catalog, settings: Settings, kept: Path, progress: Progress
 ) -> tuple[Verdict, list[QueryExample]]:
     """Compare the arm `queries` with the adapter, without it, and with an empty model answer; and with other arms."""
+    cases, bench = judge.cases, judge.bench
     trained, plain = (
-        heard(
-            judge.cases, ("queries",), judge.bench, catalog, BUDGET,
-            settings=settings, kept=kept, adapter=given, progress=progress,
-        )
+        ask_model(cases, bench, parts=("queries",), settings=settings, kept=kept, adapter=given, progress=progress)
         for given in (adapter, None)
-    )  # fmt: skip
-    answers = {
-        "queries": trained.lists["queries"],
-        "queries, untrained": plain.lists["queries"],
-        "queries, without model": unsaid(judge.cases, judge.bench, catalog, BUDGET, settings, adapter, progress),
-    }
-    dense = ranked(judge.bench, ["dense"], judge.cases)["dense"]
-    rows = judge.bench.snapshot.rows
-    base = [[rows[candidate.id] for candidate in own] for own in judge.fused()]
-    fused = judge.bench.by_weight({"dense": dense, "queries": answers["queries"]}, BUDGET)
-    joined = judge.bench.by_weight({"base": base, "queries": answers["queries"]}, BUDGET)
-    lists = answers | {"dense": dense, "dense+queries": fused, "base": base, "base+queries": joined}
+    )
+    empty = without_model(cases, bench, adapter)
+    lists = rank_all(bench, ["queries", "dense", "dense+queries", "base", "base+queries"], cases, trained.interests)
+    for name, interests in (("untrained", plain.interests), ("without model", empty)):
+        lists[f"queries, {name}"] = rank_all(bench, ["queries"], cases, interests)["queries"]
     # Only with an adapter are the items that others chose next searched for. A gain on the untrained model could come from that
     # alone, so the adapter must also be better than the same search without a model.
     pairs = [("queries", other) for other in lists if other != "queries"]
     decisive = [("queries", before, "recall@50") for before in ("queries, untrained", "queries, without model")]
-    verdict = Verdict.of(judge.cases, lists, judge.bench.snapshot.ids, pairs, decisive)
+    verdict = Verdict.of(cases, lists, pairs, decisive)
     return verdict, _query_examples(judge, plain, trained)
 
 
-def _query_examples(judge: Judge, before: Heard, after: Heard) -> list[QueryExample]:
+def _query_examples(judge: Judge, before: ModelAnswers, after: ModelAnswers) -> list[QueryExample]:
     """Return the queries of the first case of each of ten users."""
-    snapshot = judge.bench.snapshot
+    snapshot = judge.bench.sources.snapshot
     first: dict[str, int] = {}
     for row, case in enumerate(judge.cases):
         first.setdefault(case.user, row)
     examples = []
     for row in list(first.values())[:EXAMPLE_USERS]:
         history = [snapshot.titles[snapshot.rows[id]] for id in judge.cases[row].known if id in snapshot.rows]
-        examples.append(QueryExample(history[-5:], before.found[row].queries, after.found[row].queries))
+        written = (list(answers.interests[row].queries) for answers in (before, after))
+        examples.append(QueryExample(history[-5:], *written))
     return examples
 
 
 def _judge_rank(
-    judge: Judge, adapter: Adapter, catalog: Catalog, settings: Settings, _: Path, progress: Progress
+    judge: Judge, adapter: Adapter, catalog: Catalog, settings: Settings, kept: Path, progress: Progress
 ) -> tuple[Verdict, list[QueryExample]]:
     """Compare the fused list reranked with the adapter to the fused list."""
-    fused = judge.fused()
-    places: list[dict[str, float]] = []
-    with progress("cases ranked") as advance:
-        for start in range(0, len(fused), rerank.AT_ONCE):
-            at = slice(start, start + rerank.AT_ONCE)
-            places += rerank.placed(judge.cases[at], fused[at], catalog, settings, adapter)["places"]
-            advance(len(places), len(fused))
-    orders = {"ranked": rerank.blended(fused, places, RERANK_SHARE), "as fused": fused}
-    rows = judge.bench.snapshot.rows
-    lists = {name: [[rows[candidate.id] for candidate in own] for own in order] for name, order in orders.items()}
-    pair = ("ranked", "as fused")
-    return Verdict.of(judge.cases, lists, judge.bench.snapshot.ids, [pair], [(*pair, "ndcg@10")]), []
+    fused = judge.fused(settings.diversity)
+    found = rerank_cases(judge.cases, fused, catalog, settings, kept=kept, adapter=adapter, progress=progress)
+    orders = {"reranked": blend_all(fused, found.places, RERANK_SHARE, settings.rank_depth), "as fused": fused}
+    lists = {name: [[candidate.id for candidate in own] for own in order] for name, order in orders.items()}
+    pair = ("reranked", "as fused")
+    return Verdict.of(judge.cases, lists, [pair], [(*pair, "ndcg@10")]), []

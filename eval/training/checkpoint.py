@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from agent.llm import embedded
-from eval.comparison.llm_cache import Progress
 from eval.errors import EvalError
+from eval.progress import Progress
 
 SAVED_EVERY = 60.0
 """Seconds between checkpoints."""
@@ -51,7 +51,7 @@ def unfinished(folder: Path) -> Iterator[Callable[[], None]]:
     """Keep the files of a training in `folder` while it runs, and remove the folder when it is complete.
 
     Files of an earlier training that was killed are found there and used. Deleting a user removes the folder, too
-    (`agent.llm.adapters.drop_derived`). The value is a function that raises EvalError if that has happened; an OSError that
+    (`agent.forgetting.drop_derived`). The value is a function that raises EvalError if that has happened; an OSError that
     follows from it becomes this EvalError.
     """
     mark = folder / "under way"

@@ -9,16 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from agent.ranking.candidates import Fusion
 from agent.ranking.learned_fusion import SEEDS, Learned
 from agent.ranking.tuned import Tuned
 from agent.settings import Settings
-from eval.comparison.arms import Bench, Lists
-from eval.comparison.llm_cache import Progress
+from eval.comparison.bench import Bench, Lists
 from eval.data.cases import Cases
 from eval.fitting.cross_fitting import lessons
-from eval.fitting.signals import fit
+from eval.fitting.signals import fit_sources
+from eval.progress import Progress
+from eval.significance import pays
 from eval.training.verdict import Verdict
-from eval.tuning.grid_search import Say, ranked
+from eval.tuning.objective import Say, rank_all
 from eval.tuning.tune import repeating
 from store import Catalog
 from store.embedder import Embedder
@@ -28,8 +30,6 @@ FUSIONS = SEEDS[:3]
 """The seeds of learned fusion in this comparison: fewer than in production, in a third of the time."""
 SEARCHES = 500
 """The titles to search for, which show whether requests in words work as well as before."""
-SURE = 1.645
-"""Title search is worse if it loses more than so many standard errors (one-sided p < .05)."""
 
 
 def compare_encoders(
@@ -57,23 +57,21 @@ def compare_encoders(
         say(f"judging the {'trained' if name else 'present'} encoder, alone and fused with everything else")
         for arm, found in _rank(known, catalog, settings, tuned.evidence.get("trees", {}), seed, progress).items():
             # Items may have been added in the meantime; the trained encoder is not put into use then.
-            lists[arm + name] = [[snapshot.rows[id] for id in ids if id in snapshot.rows] for ids in found]
+            lists[arm + name] = [[id for id in ids if id in snapshot.rows] for ids in found]
     pairs = [(f"{arm}, trained", arm) for arm in ("dense", "base")]
     decisive = [(*pair, measure) for pair, measure in zip(pairs, ("recall@50", "recall@100"), strict=True)]
-    return Verdict.of(known.cases, lists, snapshot.ids, pairs, decisive)
+    return Verdict.of(known.cases, lists, pairs, decisive)
 
 
 def _rank(
     known: Cases, catalog: Catalog, settings: Settings, trees: Mapping[str, Any], seed: int, progress: Progress
 ) -> dict[str, list[list[str]]]:
     """Return the ids that `dense` and `base` rank for each case with the vectors of this catalog."""
-    signals, repeats = fit(known, catalog), repeating(known)
+    repeats = repeating(known)
     examples = lessons(known, catalog, repeats=repeats, seed=seed, progress=progress)
     fusion = Learned.fit(*examples, seeds=FUSIONS, **trees) if examples[1].any() else None
-    bench = Bench(signals, fusion, settings.weights, {"dense": {"decay": settings.decay}}, repeats)
-    lists = ranked(bench, ["dense", "base"], known.cases)
-    ids = bench.snapshot.ids
-    return {arm: [[ids[row] for row in rows] for rows in found] for arm, found in lists.items()}
+    fused = Fusion(settings.weights, learned=fusion, diversity=settings.diversity)
+    return rank_all(Bench(fit_sources(known, catalog), fused, repeats=repeats), ["dense", "base"], known.cases)
 
 
 def searched(
@@ -95,5 +93,5 @@ def searched(
         scores = embedder.encode_queries(titles) @ np.asarray(vectors).T
         first[name] = (scores > scores[np.arange(len(rows)), rows][:, None]).sum(axis=1) == 0
     lost = first["present"].astype(np.float64) - first["trained"]
-    worse = bool(lost.mean() > SURE * lost.std() / np.sqrt(len(lost)))
+    worse = pays(lost, [str(row) for row in rows])  # a loss of the present encoder's finds: each title is a unit
     return {name: float(own.mean()) for name, own in first.items()}, worse

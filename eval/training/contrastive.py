@@ -4,7 +4,7 @@ It moves the vector of a history nearer to the vector of the item chosen next. T
 items' vectors, as in the signals, so everything that uses item vectors can gain, and a request needs no more encoding than before.
 
 Only one linear layer on top of the encoder is trained, beginning with the identity. A store has few events, and training all
-weights on them lowered recall (see eval/log/2026-11-22g). Because the encoder below the layer is fixed, its vectors of all items are
+weights on them lowered recall (see eval/log/2026-11-22g). Because the encoder below the layer is fixed, all item vectors are
 known, and each pair has all items as negatives, hard ones included.
 """
 
@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from agent.retrieval.signals import SHORT
-from eval.comparison.llm_cache import Progress
 from eval.fitting.sequences import Pair
+from eval.progress import Progress
 from eval.training.checkpoint import Checkpoint, mean_of_last_tenth, schedule
 from store.embedder import Embedder
 

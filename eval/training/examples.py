@@ -11,13 +11,15 @@ import numpy as np
 
 from agent.item_text import described
 from agent.profile.fallback import good_queries
-from agent.profile.interests import asked_trained
+from agent.profile.interests import messages_for_trained
 from agent.profile.schemas import MOST_QUERIES
+from agent.ranking.candidates import Fusion
 from agent.retrieval.channels import chosen_by_others
-from eval.comparison.arms import Bench
-from eval.data.cases import Cases
+from agent.settings import Settings
+from eval.comparison.bench import Bench
+from eval.data.cases import Case, Cases
 from eval.fitting.sequences import AHEAD, Pair, by_other_people
-from eval.fitting.signals import fit
+from eval.fitting.signals import fit_sources
 from eval.training.lora import Sample
 from prompts import Prompts
 from prompts.cleaning import harmless
@@ -45,12 +47,18 @@ def retrieve_candidates(
     Items of the history are among them only with `repeats`.
     """
 
+    snapshot = catalog.snapshot()
+    weights = Settings.model_fields["weights"].get_default(call_default_factory=True)
+
     def retrieve(others: Cases, some: Sequence[Pair]) -> list[list[int]]:
-        bench = Bench(fit(others, catalog), repeats=repeats)
+        bench = Bench(fit_sources(others, catalog), Fusion(weights), repeats=repeats)
         found: list[list[int]] = []
         for start in range(0, len(some), _BATCH):
-            histories = [np.array(pair.history) for pair in some[start : start + _BATCH]]
-            found += bench.rank(["base"], histories, CANDIDATES)["base"]
+            asked = [
+                Case(p.user, tuple(snapshot.ids[row] for row in p.history), ()) for p in some[start : start + _BATCH]
+            ]
+            lists = bench.rank(["base"], asked, k=CANDIDATES)["base"]
+            found += [[snapshot.rows[id] for id in own] for own in lists]
         return found
 
     return _retrieve_from_other_users(cases, pairs, retrieve)
@@ -105,7 +113,7 @@ class Examples:
         It shows the pair's history and `others`, the rows that other users chose next.
         """
         shown = [self.item(row) for row in others]
-        return asked_trained(self.history(pair), shown, self.prompts, self.schema, part)
+        return messages_for_trained(self.history(pair), shown, self.prompts, self.schema, part)
 
     def sample(self, pair: Pair, others: Sequence[int], part: str) -> Sample:
         """Return the prompt with an answer made of `others`, beginning with those that this user chose, too.

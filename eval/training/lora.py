@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from agent.llm.embedded import file_hash
-from eval.comparison.llm_cache import Progress
+from agent.llm.weights import file_hash
+from eval.progress import Progress
 from eval.training.base_model import load
 from eval.training.checkpoint import Checkpoint, mean_of_last_tenth, schedule
 from eval.training.chunked_loss import chunked_cross_entropy

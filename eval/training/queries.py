@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from agent.profile.fallback import Mix, topped_up
+from agent.profile.fallback import Mix, fill_up
 from agent.results import Interests, Stage
-from agent.retrieval.channels import GUESS, SAID
-from agent.retrieval.grounding import said_in
-from eval.comparison.llm_cache import Progress
+from agent.retrieval.channels import GUESSED, TITLE_MATCH
+from agent.retrieval.grounding import rows_of_title
 from eval.fitting.sequences import Pair
+from eval.progress import Progress
 from eval.training.examples import Examples
 from eval.training.lora import Lora
 from eval.training.policy_gradient.group_relative import train_by_policy_gradient
@@ -103,9 +103,9 @@ def _recall_by_mix(
     lists: dict[Mix, list[Interests]] = {mix: [] for mix in MIXES}
     for pair, shown in zip(pairs, others, strict=False):
         history, next_ = examples.history(pair), [examples.item(row) for row in shown]
-        written = Interests(None, examples.queries(pair, shown), [])
+        written = Interests(None, tuple(examples.queries(pair, shown)))
         for mix, own in lists.items():
-            own.append(topped_up(written, history, examples.schema, Stage("interests"), mix, next_))
+            own.append(fill_up(written, history, examples.schema, Stage("profile"), mix, next_))
     flat = sorted({query for own in lists.values() for found in own for query in found.queries})
     at = {query: row for row, query in enumerate(flat)}
     encoded, vectors = examples.catalog.embedder.encode_queries(flat), np.asarray(examples.snapshot.vectors)
@@ -115,11 +115,11 @@ def _recall_by_mix(
         for mix, own in lists.items():
             queries = own[row].queries
             if queries and chosen:
-                weights = np.where(np.arange(len(queries)) < own[row].latest, 1.0, GUESS)[:, None]
+                weights = np.where(np.arange(len(queries)) < own[row].latest, 1.0, GUESSED)[:, None]
                 similarity = encoded[[at[query] for query in queries]] @ vectors.T
                 for line, query in enumerate(queries):
-                    titled = said_in(query, examples.snapshot)
-                    similarity[line, titled] = np.maximum(similarity[line, titled], SAID)
+                    titled = rows_of_title(query, examples.snapshot)
+                    similarity[line, titled] = np.maximum(similarity[line, titled], TITLE_MATCH)
                 best = (weights * similarity).max(axis=0)[None]
                 recall[mix][row] = (rank_items(best, [] if repeats else pair.history, chosen) < RECALL_AT).mean()
     return recall

@@ -12,7 +12,7 @@ import numpy as np
 
 from agent.profile.fallback import good_queries
 from agent.profile.schemas import MOST_QUERIES
-from eval.comparison.llm_cache import Progress
+from eval.progress import Progress
 from eval.training.examples import Examples
 from eval.training.lora import Lora, Sample
 from eval.training.reward import PREFIX, TEMPERATURE, TOKENS, Shown, parse_queries, score_queries

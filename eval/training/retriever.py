@@ -19,7 +19,6 @@ import numpy as np
 from agent.llm.adapters import Trained
 from agent.ranking.tuned import Tuned
 from agent.settings import Settings
-from eval.comparison.llm_cache import Progress, quiet
 from eval.data.cases import Cases
 from eval.data.dataset import indexed
 from eval.data.leakage import EVIDENCE, measured_catalog, seen_hash, untrained_encoder
@@ -29,6 +28,7 @@ from eval.fitting.ablation import MOST_CASES
 from eval.fitting.sequences import FOLDS, fold_of, pairs, sequences
 from eval.fitting.signals import TURNS, turns_of
 from eval.metrics import per_case
+from eval.progress import Progress, quiet
 from eval.training.checkpoint import unfinished
 from eval.training.compare_encoders import SEARCHES, compare_encoders, searched
 from eval.training.contrastive import Encoder, Material

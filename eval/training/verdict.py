@@ -10,14 +10,11 @@ from typing import Any
 import numpy as np
 
 from eval import metrics, significance
-from eval.comparison.arms import Bench, Lists
+from eval.comparison.bench import Bench, Lists
 from eval.data.cases import Case, Cases
-from eval.tuning.grid_search import Say, ranked
-from eval.tuning.llm_stages import Judge
+from eval.tuning.objective import Judge, Say, judge_base
 
 MEASURES = ("recall@50", "recall@100", "ndcg@10")
-SURE = 0.05
-"""A training paid if every decisive measure grew with a smaller p than this, whatever other comparisons show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +32,6 @@ class Verdict:
         cls,
         cases: Sequence[Case],
         lists: Mapping[str, Lists],
-        ids: Sequence[str],
         pairs: Sequence[tuple[str, str]],
         decisive: Sequence[tuple[str, str, str]],
     ) -> Verdict:
@@ -43,15 +39,12 @@ class Verdict:
 
         Args:
             cases: the validation cases.
-            lists: the ranked rows of each case, by arm.
-            ids: the item ids of the rows.
+            lists: the ranked ids of each case, by arm.
             pairs: the pairs of arms to compare.
-            decisive: (arm, arm, measure): the training paid if in each of these the first arm is significantly better.
+            decisive: (arm, arm, measure): the training paid if in each of these the first arm is significantly better
+                (`eval.significance.pays`).
         """
-        values = {
-            arm: metrics.per_case(cases, [[ids[row] for row in rows] for rows in own], ks=(10, 50, 100))
-            for arm, own in lists.items()
-        }
+        values = {arm: metrics.per_case(cases, own, ks=(10, 50, 100)) for arm, own in lists.items()}
         users = [case.user for case in cases]
         tests = [
             test
@@ -63,13 +56,12 @@ class Verdict:
                 pairs=pairs,
             )
         ]
-        deciding = [test for test in tests if (test.a, test.b, test.measure) in decisive]
         return cls(
             len(cases),
             len(set(users)),
             {arm: {m: round(float(own[m].mean()), 5) for m in MEASURES} for arm, own in values.items()},
             [asdict(test) for test in tests],
-            len(deciding) == len(decisive) and all(test.difference > 0 and test.p < SURE for test in deciding),
+            all(significance.pays(values[a][m] - values[b][m], users) for a, b, m in decisive),
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -100,7 +92,7 @@ def make_judge(cases: Cases, n: int, bench: Bench, seed: int, say: Say) -> Judge
     The fusion of the bench must not have seen these cases.
     """
     few = [cases.cases[row] for row in spread_over_users(cases, n, seed)]
-    return Judge(few, ranked(bench, ["base"], few), {"base": 1.0}, bench, say)
+    return judge_base(bench, few, bench.fusion.weights, say)
 
 
 def spread_over_users(cases: Cases, n: int, seed: int) -> list[int]:

@@ -12,7 +12,7 @@ from agent.item_text import line, lines
 from agent.llm import parsing
 from agent.llm.adapters import GGUF, PROMPTS, WEIGHTS, Adapter, Trained
 from agent.llm.client import TOP_LOGPROBS
-from agent.llm.embedded import file_hash, find_weights
+from agent.llm.weights import file_hash, find_weights
 from agent.ranking.rerank import WINDOW
 from eval.training.gguf_export import export
 from eval.training.lora import Sample

@@ -25,11 +25,11 @@ from agent.dialogue.nlu.rule_parser import ParsedMessage
 from agent.dialogue.state import State
 from agent.dialogue.units import time_unit
 from agent.errors import ModelError
+from agent.item_text import plain
 from agent.llm.client import Connect, Deadline
 from agent.profile.fallback import good_queries
 from agent.profile.schemas import ASKED, Line, Lines
 from agent.results import Stage
-from agent.retrieval.grounding import plain
 from prompts import Prompts
 from store import Catalog
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from agent.profile.fallback import good_queries
-from eval.comparison.llm_cache import Progress, quiet
+from eval.progress import Progress, quiet
 from eval.training.examples import Examples
 from eval.training.lora import Lora, Sample
 from eval.training.reward import DEPTH, PREFIX, TEMPERATURE, TOKENS, Shown, new_items, parse_queries, score_queries
