@@ -12,12 +12,7 @@ ROOT = Path(__file__).parent.parent
 SLOW = ("torch", "sentence_transformers", "chromadb", "openai", "scipy", "xllamacpp")
 
 
-# Take a contract out of the second list once it holds; `lint-imports` shows what breaks it.
-UNMET = pytest.mark.xfail(strict=True, reason="some imports still break this contract")
-CONTRACTS = ["packages", *(pytest.param(name, marks=UNMET) for name in ("agent", "eval", "circles"))]
-
-
-@pytest.mark.parametrize("contract", CONTRACTS)
+@pytest.mark.parametrize("contract", ["packages", "agent", "eval", "circles"])
 def test_imports_run_one_way(contract: str) -> None:
     command = [Path(sys.executable).with_name("lint-imports"), "--no-cache", "--contract", contract]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

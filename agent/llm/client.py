@@ -18,7 +18,15 @@ from agent.errors import BadAnswer, EvokeError, ModelDown, ModelError
 from agent.llm import embedded, parsing
 from agent.llm.adapters import Adapter
 from agent.llm.reply import Reply, TextStream, Usage, first_choice, read_usage
-from agent.llm.retries import Deadline, create_http_client, retry, translate_errors, without_credentials
+from agent.llm.retries import (
+    PAUSES,
+    Deadline,
+    create_http_client,
+    retry,
+    translate_errors,
+    wait_to_retry,
+    without_credentials,
+)
 
 __all__ = ["LLM", "Connect", "Deadline", "Reply", "TextStream", "Usage"]
 
@@ -252,7 +260,7 @@ class LLM:
             async with deadline.timeout():
                 await self._slots.acquire()
             try:
-                return await retry(deadline, lambda: self._create(client, model, messages, deadline, **options))
+                return await self._create(client, model, messages, deadline, **options)
             finally:
                 self._slots.release()
 
@@ -274,7 +282,7 @@ class LLM:
                 await self._slots.acquire()
             answer, pieces = None, 0
             try:
-                answer = await retry(deadline, lambda: self._create(client, model, messages, deadline, **options))
+                answer = await self._create(client, model, messages, deadline, **options)
                 events = answer.aiter_lines()
                 while True:
                     # Each event is awaited under a timeout of its own: a timeout must not stay open across a yield.
@@ -297,7 +305,11 @@ class LLM:
                     await answer.aclose()
 
     async def _create(self, client: Any, model: str, messages: Messages, deadline: Deadline, **options: Any) -> Any:
-        """Send one chat completion request. If the server refuses optional fields, send it again without them."""
+        """Return the answer to one chat completion request.
+
+        It is sent again without optional fields that the server refuses, and, after a pause, where the server cannot have
+        processed it (see `agent.llm.retries.retry`).
+        """
         import openai
 
         options |= {"model": model, "messages": list(messages)}
@@ -306,11 +318,13 @@ class LLM:
         completions = client.chat.completions
         # Streams are read as raw lines: the client's own object for each token would cost more than the rest of a request.
         create: Any = completions.with_raw_response.create if "stream" in options else completions.create
+        pauses = iter(PAUSES)
         while True:
             sent = {name: value for name, value in options.items() if name not in self._refused}
             extra = {name: value for name, value in self._extra.items() if name not in self._refused}
             try:
-                answer = await create(**sent, extra_body=call_fields | extra)
+                async with deadline.timeout():
+                    answer = await create(**sent, extra_body=call_fields | extra)
                 return answer.http_response if "stream" in sent else answer
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 # Some hosted models do not accept a temperature or seed, and some servers refuse fields that they do not
@@ -320,6 +334,8 @@ class LLM:
                 if not refused:
                     raise
                 self._refused |= refused
+            except Exception as error:
+                await wait_to_retry(error, pauses, deadline)
 
 
 Connect = Callable[[], Awaitable[LLM]]

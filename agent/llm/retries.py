@@ -38,16 +38,21 @@ async def retry(deadline: Deadline, request: Callable[[], Awaitable[T]]) -> T:
 
     The request is repeated only if the server cannot have processed it: no connection, or status 429 or 503.
     """
-    for pause in PAUSES:
+    pauses = iter(PAUSES)
+    while True:
         try:
             async with deadline.timeout():
                 return await request()
         except Exception as error:
-            if not _is_retryable(error) or pause >= deadline.remaining():
-                raise
-            await asyncio.sleep(pause)
-    async with deadline.timeout():
-        return await request()
+            await wait_to_retry(error, pauses, deadline)
+
+
+async def wait_to_retry(error: Exception, pauses: Iterator[float], deadline: Deadline) -> None:
+    """Wait for the next of the pauses. Raise the error if it is not worth another try, or if no pause or no time is left."""
+    pause = next(pauses, None)
+    if pause is None or not _is_retryable(error) or pause >= deadline.remaining():
+        raise error
+    await asyncio.sleep(pause)
 
 
 @contextmanager
