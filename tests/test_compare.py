@@ -113,7 +113,7 @@ def test_targets_that_no_arm_can_find_are_counted(films: Path, tmp_path: Path) -
         "own history" in line for line in compare(data, ["popular"], store=films, allow_repeats=True).warnings
     )
     (data / "test.jsonl").rename(data / "test.csv")
-    with pytest.raises(EvalError, match=r"test\.csv: cases hold lists.*give test\.jsonl or \.parquet"):
+    with pytest.raises(EvalError, match=r"test\.csv: cases contain lists.*give test\.jsonl or \.parquet"):
         compare(data, ["popular"], store=films)
 
 
