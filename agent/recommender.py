@@ -1,47 +1,76 @@
-"""The recommender: interests, recall, fuse, spread, rank, explain. Read `AsyncRecommender.stream` from top to bottom."""
+"""The recommender: profile, retrieve, fuse, rerank, explain. Read `AsyncRecommender.stream` from top to bottom."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from agent.errors import EvokeError
-from agent.explanation.generate import Shown, Vocabulary, explain
-from agent.llm import connect
+from agent.explanation.evidence import Shown, evidence
+from agent.explanation.generate import Recipient, explain
+from agent.explanation.verify import Vocabulary
 from agent.llm.adapters import Trained, parts_trained
+from agent.llm.call import ModelCall
 from agent.llm.client import LLM, Deadline
-from agent.profile.interests import interests, remembered
-from agent.profile.user_history import Known
-from agent.ranking.feedback import Said, completed, pushed
-from agent.ranking.fusion import FILLING, channel_weights, fuse, spread
-from agent.ranking.rerank import rank, still_there
+from agent.llm.connect import connected
+from agent.profile.fallback import NO_MIX, fill_up
+from agent.profile.interests import UserContext, kept_interests, read_interests
+from agent.profile.user_history import UserHistory
+from agent.ranking.candidates import Fused, Fusion, fuse_lists
+from agent.ranking.feedback import Wishes
+from agent.ranking.rerank import rerank, still_there
 from agent.ranking.tuned import Tuned
-from agent.results import NOTHING, Explained, Interests, Recommendation, Result, Stage, Trace
-from agent.retrieval.channels import CHANNELS, Request, Sources, evidence, recall
-from agent.retrieval.sources import Fresh
+from agent.results import Explained, Interests, Recommendation, Result, Stage, Trace
+from agent.retrieval.channels import CHANNELS, Batch, Request, chosen_by_others, retrieve
+from agent.retrieval.sources import CurrentSources, Sources
 from agent.settings import Settings
 from prompts import Prompts
-from store import Catalog, History, Item
+from store import Catalog, History, Hit, Item
 from store.errors import MissingExtra
 from store.history import Forgotten
 
 if TYPE_CHECKING:
     from agent.dialogue.session import AsyncSession
 
-MODEL_STAGES = ("interests", "rank", "explain")
-INTERESTS_SHARE = 0.6
-"""Of the deadline, at most this much goes to interests, so that a slow model still has time to explain."""
+MODEL_STAGES = ("profile", "rerank", "explain")
+PROFILE_SHARE = 0.6
+"""Share of the deadline that the profile may take, so that a slow model still has time to explain."""
+
+
+@dataclass(slots=True)
+class Asked:
+    """One request while it is answered: what was asked for, and what is known of the user."""
+
+    text: str | None
+    user: str | None
+    n: int
+    where: Mapping[str, Any] | None
+    exclude: set[str]
+    wishes: Wishes | None
+    sources: Sources
+    history: UserHistory
+    items: Mapping[str, Item]
+    seconds: float
+    trace: Trace = field(default_factory=Trace)
+
+    @property
+    def liked(self) -> list[Item]:
+        """The liked items that are in the catalog, oldest first."""
+        return [self.items[id] for id in self.history.liked if id in self.items]
+
+    def deadline(self, share: float = 1.0) -> Deadline:
+        """A share of the time that the model stages have left."""
+        spent = sum(stage.ms for stage in self.trace.stages if stage.name in MODEL_STAGES) / 1000
+        return Deadline(max(self.seconds - spent, 0.0) * share)
 
 
 class AsyncRecommender:
-    """Recommends from a catalog and histories. One instance serves any number of requests at once.
-
-    `base_url` names an OpenAI-compatible server; without one (and without EVOKE_BASE_URL) the embedded model answers.
-    Further keywords override settings (see `agent.settings.Settings`).
-    """
+    """Recommends from a catalog and histories. One instance serves any number of requests at once."""
 
     def __init__(
         self,
@@ -50,33 +79,69 @@ class AsyncRecommender:
         *,
         base_url: str | None = None,
         model: str | None = None,
+        sources: Sources | None = None,
         **settings: Any,
     ) -> None:
+        """Open a recommender.
+
+        Args:
+            catalog: the items.
+            history: everyone's events.
+            base_url: an OpenAI-compatible server; without one (and without EVOKE_BASE_URL) the embedded model answers.
+            model: the name of the model there; default: the first that the server lists.
+            sources: what retrieval reads, fitted by a comparison; by default it is fitted to the history and follows new events.
+            settings: any of `agent.settings.Settings`, before the environment and `evoke.toml`.
+        """
         self.catalog = catalog
         self.history = history
         self.tuned = Tuned.load(catalog.folder)
-        self.settings = self.tuned.applied(Settings.load(base_url=base_url, model=model, **settings), catalog.folder)
+        given = Settings.load(base_url=base_url, model=model, **settings)
+        self.settings = self.tuned.applied(given, catalog.folder)
         try:
-            self._learned, self._joined = self.tuned.fusion(catalog.folder), self.tuned.joining(catalog.folder)
-            self._lacking = None
+            learned, self._missing = self.tuned.fusion(catalog.folder), None
         except MissingExtra as error:
-            self._learned, self._joined, self._lacking = None, None, str(error)
+            learned, self._missing = None, str(error)
+        tuned_weights = self.tuned.decides("weights", given)
+        self.fusion = Fusion(self.settings.weights, tuned_weights, learned, self.settings.diversity)
         self.adapters = Trained.load(catalog.folder)
         self.prompts = Prompts(self.settings.prompts)
         self._llm: LLM | None = None
         self._connecting = asyncio.Lock()
-        self._sources = Fresh(catalog, history, self._learned)
+        self._sources = CurrentSources(catalog, history, signals=learned is not None, fixed=sources)
         self._vocabulary: tuple[str, Vocabulary] | None = None
 
-    async def recommend(self, text: str | None = None, **request: Any) -> Result:
-        """The n best items, explained: see `stream`, which takes the same arguments."""
-        async with aclosing(self.stream(text, **request)) as events:
+    async def recommend(
+        self,
+        text: str | None = None,
+        *,
+        user: str | None = None,
+        history: Sequence[str] | None = None,
+        n: int = 10,
+        where: Mapping[str, Any] | None = None,
+        exclude: Collection[str] = (),
+    ) -> Result:
+        """Return the n best items for a user, for a history, for text, or for these together, explained.
+
+        A user or an item never seen before is served as a cold start. A model that fails costs quality only, and the
+        result's trace says so.
+
+        Args:
+            text: what the user asks for, in words.
+            user: whose history to go by.
+            history: ids of liked items, oldest first, in place of the user's own; what the user has seen is left out all the same.
+            n: how many items.
+            where: a filter on metadata, e.g. {"year": {"$gte": 1980}}. Raises StoreError where it does not fit the catalog.
+            exclude: ids that must not be shown.
+        """
+        stream = self.stream(text, user=user, history=history, n=n, where=where, exclude=exclude)
+        async with aclosing(stream) as events:
             result = await anext(events)
             assert isinstance(result, Result)  # noqa: S101  a stream begins with it
+            items = list(result.items)
             async for event in events:
                 if isinstance(event, Explained):
-                    result.items[event.rank - 1] = replace(result.items[event.rank - 1], explanation=event.text)
-        return result
+                    items[event.rank - 1] = replace(items[event.rank - 1], explanation=event.text)
+        return replace(result, items=tuple(items))
 
     async def stream(
         self,
@@ -87,157 +152,154 @@ class AsyncRecommender:
         n: int = 10,
         where: Mapping[str, Any] | None = None,
         exclude: Collection[str] = (),
-        said: Said | None = None,
+        wishes: Wishes | None = None,
     ) -> AsyncGenerator[Result | Explained, None]:
-        """The n best items for a user, for an explicit history (ids, oldest first), for text, or for these together.
+        """Yield the result with empty explanations, then each item's explanation as it is written.
 
-        First the result, its explanations empty, then each item's explanation as it is written.
-        An explicit history stands in for the user's own; what the user has seen stays out all the same. A user or an item
-        never seen before is served as a cold start. With `said`, what a conversation adds, no model is waited for before the
-        items: a profile is read from the cache or from the catalog's fields. Raises StoreError for a `where` that does not fit
-        the catalog; a model that fails costs quality only, and the result's trace says so.
+        Args:
+            text: see `recommend`, as for the next five.
+            user: whose history to go by.
+            history: a history in place of the user's own.
+            n: how many items.
+            where: a filter on metadata.
+            exclude: ids that must not be shown.
+            wishes: what a conversation adds. No model is then waited for before the items: the profile is read from the
+                cache, or from the catalog's fields.
         """
-        if n < 1:
-            raise EvokeError(f"n is {n}; ask for at least 1 item")
-        settings, trace = self.settings, Trace()
-        text = text.strip() if text and text.strip() else None
-
-        def left() -> float:
-            spent = sum(stage.ms for stage in trace.stages if stage.name in MODEL_STAGES) / 1000
-            return max(self.settings.seconds - spent, 0.0)
-
-        sources = await self._sources.now()
-        schema = self.catalog.schema()
-        known = await asyncio.to_thread(Known.of, self.history, sources.snapshot, user, history)
-        items = self.catalog.get(known.liked)
-        liked = [items[id] for id in known.liked if id in items]
-        tuned = settings.weights == self.tuned.settings.get("weights")
-        weights = channel_weights(settings.weights, bool(text), tuned)
-        profiled = settings.weights.get("queries", 0.0) > 0
-        # The encoder loads while the model writes.
-        warm = asyncio.create_task(asyncio.to_thread(self.catalog.embedder.encode_queries, ["warm"]))
-
-        with trace.stage("interests") as stage:
-            stage.notes += known.notes
-            if said:
-                adapter = self.adapters.adapter("queries")
-                others = self._others(known, sources)
-                found = remembered(liked, others, user, schema, self._llm, self.prompts, self.history, adapter, stage)
-            elif {"queries", "named"} & weights.keys() or settings.explain:
-                found = await self._interests(known, liked, sources, user, Deadline(left() * INTERESTS_SHARE), stage)
-            else:
-                found = NOTHING
-        with trace.stage("recall") as stage:
-            await warm
-            latest, guesses = found.searched(settings.n_queries) if profiled else ([], [])
-            request = Request(
-                history=known.liked,
-                text=text,
-                queries=[*(said.queries if said else ()), *latest],
-                guesses=guesses,
-                named=found.named,
-                exclude=known.seen | set(exclude),
-                where=where,
-                k=settings.budget,
-                decay=settings.decay,
-            )
-            lists, named = await recall(sources, request, weights, stage)
-            if not any(lists[c] for c in lists if c != "popular"):
-                stage.notes.append("cold start: nothing is known yet, so popular items are shown")
-        with trace.stage("fuse") as stage:
-            # Learned joining knows what a model reads out of a history, not what stands in for that, nor a request's words.
-            by_history = not (text or said or trace["interests"].degraded)
-            joined = self._joined if by_history and self._joined and self._joined.reads(weights) else None
-            if base := await asyncio.to_thread(sources.base, request, joined, lists):
-                # Learned fusion has weighed what the history says; what it has not seen joins by its own weight.
-                lists["base"] = base
-                joining = () if joined else ("queries", "named", "lexical") if text else ("queries", "named")
-                weights = {c: weights[c] for c in joining if c in weights} | {"base": 1.0, "popular": FILLING}
-                stage.notes.append(
-                    "learned fusion" + (f", joined by {' and '.join(joined.channels)}" if joined else "")
-                )
-            elif self._lacking:
-                stage.degraded = f"weighted ranks are used: {self._lacking}"
-            candidates = fuse(lists, weights)
-            if said:
-                candidates = completed(candidates, sources, request, n)
-                candidates = await asyncio.to_thread(pushed, candidates, sources, said.disliked, said.avoid)
-            candidates = spread(candidates, sources.snapshot, settings.diversity, depth=max(3 * n, settings.rank_depth))
-            stage.notes.append(
-                f"{len(candidates)} candidates from {', '.join(c for c in lists if lists[c]) or 'no channel'}"
-            )
-        with trace.stage("rank") as stage:
-            candidates, head = still_there(candidates, self.catalog, max(settings.rank_depth, n))
-            candidates = await rank(
-                candidates,
-                head,
-                history=liked,
-                text=text,
-                weight=settings.rank_weight,
-                depth=settings.rank_depth,
-                shuffles=settings.rank_shuffles,
-                connect=self._connect,
-                adapter=self.adapters.adapter("rank"),
-                prompts=self.prompts,
-                deadline=Deadline(left()),
-                stage=stage,
-            )
-        with trace.stage("explain") as stage:
-            top = candidates[:n]
-            for_them = evidence(sources, [c.id for c in top], [item.id for item in liked])
-            shown = [Shown(head[c.id], c, [items[e] for e in for_them[c.id] if e in items]) for c in top]
-            result = Result(
-                user,
-                text,
-                found.profile,
-                found.queries,
-                named,
-                [
-                    Recommendation(i, s.item, s.candidate.score, s.candidate.channels, "", [e.id for e in s.evidence])
-                    for i, s in enumerate(shown, 1)
-                ],
-                trace,
-            )
-            if result.items and result.personalised < 0.5:
-                trace["recall"].notes.append("under half of the shown items are personal; the rest are simply popular")
+        asked = await self._asked(text, user, history, n, where, exclude, wishes)
+        with asked.trace.stage("profile") as stage:
+            interests = await self._profile(asked, stage) if self._reads_profile(asked) else Interests()
+        with asked.trace.stage("retrieve") as stage:
+            batch, lists = await self._retrieve(asked, interests, stage)
+        with asked.trace.stage("fuse") as stage:
+            fused = await self._fuse(asked, batch, lists, stage)
+        with asked.trace.stage("rerank") as stage:
+            shown = await self._rerank(asked, fused, stage)
+        with asked.trace.stage("explain") as stage:
+            result = _result(asked, interests, batch, shown)
             yield result
-            if settings.explain and shown:
-                async with aclosing(
-                    explain(
-                        shown,
-                        history=liked,
-                        profile=found.profile,
-                        text=text or (", ".join(said.queries) if said else None),
-                        vocabulary=self._names(sources),
-                        schema=schema,
-                        connect=self._connect,
-                        prompts=self.prompts,
-                        deadline=Deadline(left()),
-                        stage=stage,
-                    )
-                ) as explanations:
+            if self.settings.explain and shown:
+                async with aclosing(self._explain(asked, interests, shown, stage)) as explanations:
                     async for position, sentence in explanations:
                         yield Explained(position + 1, sentence)
 
+    async def _asked(
+        self,
+        text: str | None,
+        user: str | None,
+        history: Sequence[str] | None,
+        n: int,
+        where: Mapping[str, Any] | None,
+        exclude: Collection[str],
+        wishes: Wishes | None,
+    ) -> Asked:
+        """Read what is known of the user. Raises EvokeError where n is below 1."""
+        if n < 1:
+            raise EvokeError(f"n is {n}; ask for at least 1 item")
+        text = text.strip() if text and text.strip() else None
+        sources = await self._sources.now()
+        known = await asyncio.to_thread(UserHistory.of, self.history, sources.snapshot, user, history)
+        items = self.catalog.get(known.liked)
+        excluded = known.seen | set(exclude)
+        return Asked(text, user, n, where, excluded, wishes, sources, known, items, self.settings.seconds)
+
+    async def _profile(self, asked: Asked, stage: Stage) -> Interests:
+        """Stage 1: the history becomes a profile, queries and named titles, by one cached model call or from fields."""
+        stage.notes += asked.history.notes
+        liked, adapter = asked.liked, self.adapters.adapter("queries")
+        if not liked:
+            stage.notes.append("no history")
+            return Interests()
+        others = self._chosen_by_others(asked) if adapter else []
+        context = UserContext(self.catalog.schema(), self.history, asked.user, others)
+        if asked.wishes:
+            found = kept_interests(self._llm, liked, context, self.prompts, adapter, stage)
+        else:
+            call = ModelCall(self.connect, self.prompts, asked.deadline(PROFILE_SHARE), stage, adapter)
+            # The encoder loads while the model writes.
+            loading = asyncio.create_task(asyncio.to_thread(self.catalog.embedder.encode_queries, ["warm"]))
+            found = await read_interests(call, liked, context)
+            await loading
+        return fill_up(found, liked, context.schema, stage, adapter.mix if adapter else NO_MIX, others)
+
+    async def _retrieve(
+        self, asked: Asked, interests: Interests, stage: Stage
+    ) -> tuple[Batch, dict[str, list[list[Hit]]]]:
+        """Stage 2: every channel with a weight retrieves its candidates."""
+        profiled = self.settings.weights.get("queries", 0.0) > 0
+        queries = interests.queries if profiled else ()
+        request = Request(
+            history=asked.history.liked,
+            text=asked.text,
+            queries=[*(asked.wishes.queries if asked.wishes else ()), *queries[: interests.latest]],
+            guesses=queries[interests.latest :],
+            named=interests.named,
+            exclude=asked.exclude,
+        )
+        batch = Batch(asked.sources, [request], self._weights(asked), asked.where)
+        lists = await asyncio.to_thread(retrieve, batch)
+        if unfound := sum(title.id is None for title in batch.named[0]):
+            stage.notes.append(
+                f"{unfound} of {len(batch.named[0])} named titles are not in the catalog and serve as queries"
+            )
+        if not len(batch.histories[0]) and not any(hits for c, (hits,) in lists.items() if c != "popular"):
+            stage.notes.append("cold start: nothing is known yet, so popular items are shown")
+        return batch, lists
+
+    async def _fuse(
+        self, asked: Asked, batch: Batch, lists: Mapping[str, Sequence[Sequence[Hit]]], stage: Stage
+    ) -> Fused:
+        """Stage 3: the lists become one; wishes and diversity reorder it."""
+        fused = await asyncio.to_thread(fuse_lists, batch, lists, self.fusion, asked.n, asked.wishes)
+        if fused.ranked is not None:
+            stage.notes.append("learned fusion")
+        elif self._missing:
+            stage.degraded = f"weighted ranks are used: {self._missing}"
+        found = ["learned fusion"] if fused.ranked is not None else []
+        found += [channel for channel, (hits,) in lists.items() if hits]
+        stage.notes.append(f"{len(fused.candidates[0])} candidates from {', '.join(found) or 'no channel'}")
+        return fused
+
+    async def _rerank(self, asked: Asked, fused: Fused, stage: Stage) -> list[Shown]:
+        """Stage 4: the model reorders the first candidates, where that is on; the first n are shown, with their evidence."""
+        depth, liked = self.settings.rank_depth, asked.liked
+        candidates, head = still_there(fused.candidates[0], self.catalog, max(depth, asked.n))
+        call = ModelCall(self.connect, self.prompts, asked.deadline(), stage, self.adapters.adapter("rank"))
+        ranked = await rerank(
+            call, candidates, head, history=liked, text=asked.text, weight=self.settings.rank_weight, depth=depth
+        )
+        shown = await asyncio.to_thread(fused.explain, ranked[: asked.n])
+        for_them = evidence(asked.sources, [c.id for c in shown], [item.id for item in liked])
+        return [Shown(head[c.id], c, [asked.items[e] for e in for_them[c.id] if e in asked.items]) for c in shown]
+
+    def _explain(
+        self, asked: Asked, interests: Interests, shown: Sequence[Shown], stage: Stage
+    ) -> AsyncGenerator[tuple[int, str], None]:
+        """Stage 5: the model writes a sentence for each shown item; each is checked."""
+        call = ModelCall(self.connect, self.prompts, asked.deadline(), stage)
+        summary = interests.profile.summary if interests.profile else ""
+        wanted = asked.text or (", ".join(asked.wishes.queries) if asked.wishes else None)
+        recipient = Recipient(asked.liked, summary, wanted)
+        return explain(call, shown, recipient, self._names(asked.sources), self.catalog.schema())
+
     def session(self, user: str | None = None, id: str | None = None) -> AsyncSession:
-        """A conversation, begun or (by its id) resumed: see `agent.dialogue.session.AsyncSession`."""
+        """Begin a conversation, or resume the one with this id: see `agent.dialogue.session.AsyncSession`."""
         from agent.dialogue.session import AsyncSession
 
         return AsyncSession(self, user, id)
 
     async def profile(self, user: str) -> Interests:
-        """What the user's history says: profile, queries, named items. Raises EvokeError for a user without history."""
-        sources = await self._sources.now()
-        known = Known.of(self.history, sources.snapshot, user)
-        items = self.catalog.get(known.liked)
-        liked = [items[id] for id in known.liked if id in items]
-        if not liked:
+        """Return the profile, queries and named titles of a user. Raises EvokeError for a user without history."""
+        asked = await self._asked(None, user, None, 1, None, (), None)
+        if not asked.liked:
             raise EvokeError(f"user {user} has no history to read a profile from; add events with `evoke index`")
-        return await self._interests(known, liked, sources, user, Deadline(self.settings.seconds), Stage("interests"))
+        return await self._profile(asked, Stage("profile"))
 
     async def forget(self, user: str) -> Forgotten:
-        """Delete all rows about the user and refit what was derived from them; returns what was deleted, by table.
-        Raises EvokeError where nothing is kept about the user."""
+        """Delete all rows about the user and refit everything derived from them; returns the counts of rows, by table.
+
+        Raises EvokeError where nothing is kept about the user.
+        """
         async with self._sources.forgetting() if await asyncio.to_thread(self.history.knows, user) else nullcontext():
             forgotten = await asyncio.to_thread(self.history.forget, user)
         if not forgotten:
@@ -246,12 +308,13 @@ class AsyncRecommender:
 
     @property
     def trained(self) -> list[str]:
-        """The parts of this store that were trained on people's histories: forgetting someone does not unlearn them there."""
+        """The parts of this store that learned from users' histories: forgetting a user does not change them."""
         return (["learned fusion"] if self.tuned.learned else []) + parts_trained(self.catalog.folder)
 
     async def warm(self) -> None:
-        """Load what the first request would else wait for: the encoder, the indexes, and what recall reads."""
-        await recall(await self._sources.now(), Request(text="warm"), CHANNELS, Stage("warm"))
+        """Load what the first request would otherwise wait for: the encoder and the indexes."""
+        batch = Batch(await self._sources.now(), [Request(text="warm")], CHANNELS)
+        await asyncio.to_thread(retrieve, batch)
 
     async def close(self) -> None:
         """Close the connection to the model."""
@@ -259,41 +322,55 @@ class AsyncRecommender:
             await self._llm.close()
             self._llm = None
 
-    async def _interests(
-        self,
-        known: Known,
-        liked: Sequence[Item],
-        sources: Sources,
-        user: str | None,
-        deadline: Deadline,
-        stage: Stage,
-    ) -> Interests:
-        return await interests(
-            liked,
-            others=self._others(known, sources),
-            user=user,
-            schema=self.catalog.schema(),
-            connect=self._connect,
-            prompts=self.prompts,
-            cache=self.history,
-            adapter=self.adapters.adapter("queries"),
-            deadline=deadline,
-            stage=stage,
-        )
+    async def connect(self) -> LLM:
+        """Return the model's client, connected on first use. Raises ModelError where there is no model."""
+        async with self._connecting:
+            if self._llm is None:
+                self._llm = await connected(self.settings)
+            return self._llm
 
-    def _others(self, known: Known, sources: Sources) -> list[Item]:
-        """What others chose next, which a trained model is shown and what it leaves out of which is searched for."""
-        shown = sources.others(known.liked, known.seen) if self.adapters.adapter("queries") else []
-        return list(self.catalog.get(shown).values())
+    def _reads_profile(self, asked: Asked) -> bool:
+        """Whether any later stage reads the profile, its queries or its titles."""
+        return bool(asked.wishes or self.settings.explain or {"queries", "named"} & self._weights(asked).keys())
+
+    def _weights(self, asked: Asked) -> dict[str, float]:
+        """The weight of each list that is fused for this request."""
+        in_catalog = any(id in asked.sources.snapshot.rows for id in asked.history.liked)
+        return self.fusion.weights_of(with_text=bool(asked.text), with_history=in_catalog)
+
+    def _chosen_by_others(self, asked: Asked) -> list[Item]:
+        """The items that other people chose after such a history, none that the user has seen."""
+        snapshot = asked.sources.snapshot
+        may = ~snapshot.hidden
+        may[snapshot.rows_of(asked.history.seen)] = False
+        rows = np.array([snapshot.rows[id] for id in asked.history.liked if id in snapshot.rows], dtype=np.int64)
+        return list(
+            self.catalog.get([snapshot.ids[row] for row in chosen_by_others(asked.sources, rows, may)]).values()
+        )
 
     def _names(self, sources: Sources) -> Vocabulary:
         if self._vocabulary is None or self._vocabulary[0] != self.catalog.version:
             self._vocabulary = (self.catalog.version, Vocabulary(sources.snapshot, self.catalog.schema()))
         return self._vocabulary[1]
 
-    async def _connect(self) -> LLM:
-        """The model, connected to on first use. Raises ModelError where none can be had."""
-        async with self._connecting:
-            if self._llm is None:
-                self._llm = await connect.connected(self.settings)
-            return self._llm
+
+def _result(asked: Asked, interests: Interests, batch: Batch, shown: Sequence[Shown]) -> Result:
+    """The result with empty explanations."""
+    items = tuple(
+        Recommendation(
+            rank,
+            s.item,
+            s.candidate.score,
+            s.candidate.channels,
+            "",
+            tuple(e.id for e in s.evidence),
+            s.candidate.contributions,
+        )
+        for rank, s in enumerate(shown, 1)
+    )
+    result = Result(
+        asked.user, asked.text, interests.profile, interests.queries, tuple(batch.named[0]), items, asked.trace
+    )
+    if items and result.personalised < 0.5:
+        asked.trace["retrieve"].notes.append("under half of the shown items are personal; the rest are simply popular")
+    return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +17,7 @@ class Interest:
 
     name: str
     weight: float
-    evidence: list[str]
+    evidence: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,21 +25,22 @@ class Profile:
     """What a history says of its owner, in words."""
 
     summary: str
-    interests: list[Interest]
-    avoid: list[str]
+    interests: tuple[Interest, ...]
+    avoid: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
         """The profile as plain dicts and lists; `from_json` reads it back."""
         return {
             "summary": self.summary,
-            "interests": [{"name": i.name, "weight": i.weight, "evidence": i.evidence} for i in self.interests],
-            "avoid": self.avoid,
+            "interests": [{"name": i.name, "weight": i.weight, "evidence": [*i.evidence]} for i in self.interests],
+            "avoid": [*self.avoid],
         }
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Profile:
         """The profile that `as_json` wrote."""
-        return cls(row["summary"], [Interest(**interest) for interest in row["interests"]], row["avoid"])
+        interests = (Interest(i["name"], i["weight"], tuple(i["evidence"])) for i in row["interests"])
+        return cls(row["summary"], tuple(interests), tuple(row["avoid"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,24 +54,19 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Interests:
-    """What recall starts from. `queries` and `named` are best first; the first `latest` of the queries are the history's latest
-    things themselves, the others guess what comes next."""
+    """What a history says: the profile, queries and named titles, best first. The first `latest` queries are for the latest
+    history items themselves, the others guess what comes next."""
 
-    profile: Profile | None
-    queries: list[str]
-    named: list[Named]
+    profile: Profile | None = None
+    queries: tuple[str, ...] = ()
+    named: tuple[Named, ...] = ()
     latest: int = 0
-
-    def searched(self, n: int) -> tuple[list[str], list[str]]:
-        """The first `n` queries: those for the latest things, and the guesses."""
-        queries = self.queries[:n]
-        return queries[: self.latest], queries[self.latest :]
 
     def as_json(self) -> dict[str, Any]:
         """As kept in the profile cache."""
         return {
             "profile": self.profile.as_json() if self.profile else None,
-            "queries": self.queries,
+            "queries": [*self.queries],
             "named": [{"title": n.title, "year": n.year} for n in self.named],
             "latest": self.latest,
         }
@@ -79,23 +75,25 @@ class Interests:
     def from_json(cls, row: dict[str, Any]) -> Interests:
         """What `as_json` wrote."""
         profile = Profile.from_json(row["profile"]) if row["profile"] else None
-        return cls(profile, row["queries"], [Named(**n) for n in row["named"]], row.get("latest", 0))
-
-
-NOTHING = Interests(None, [], [])
-"""The interests of a history that is empty or was not read."""
+        return cls(profile, tuple(row["queries"]), tuple(Named(**n) for n in row["named"]), row.get("latest", 0))
 
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """One shown item. `score` is in 0..1 (see `agent.ranking.fusion`); `channels` maps each channel that found it to its rank."""
+    """One shown item.
+
+    `score` is in 0..1 (see `agent.ranking.fusion`). `channels` maps each channel that had a part in its place to its rank there,
+    `contributions` to the size of that part: a share of the score, or with learned fusion log-odds. `evidence` holds ids of
+    history items that speak for it.
+    """
 
     rank: int
     item: Item
     score: float
-    channels: dict[str, int]
-    explanation: str
-    evidence: list[str]
+    channels: Mapping[str, int]
+    explanation: str = ""
+    evidence: tuple[str, ...] = ()
+    contributions: Mapping[str, float] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """One entry of `items` in the recommendation JSON."""
@@ -104,9 +102,10 @@ class Recommendation:
             "id": self.item.id,
             "title": self.item.title,
             "score": round(self.score, 4),
-            "channels": self.channels,
+            "channels": dict(self.channels),
+            "contributions": {channel: round(part, 4) for channel, part in self.contributions.items()},
             "explanation": self.explanation,
-            "evidence": self.evidence,
+            "evidence": [*self.evidence],
         }
 
 
@@ -188,9 +187,9 @@ class Result:
     user: str | None
     text: str | None
     profile: Profile | None
-    queries: list[str]
-    named: list[Named]
-    items: list[Recommendation]
+    queries: tuple[str, ...]
+    named: tuple[Named, ...]
+    items: tuple[Recommendation, ...]
     trace: Trace
 
     @property
@@ -211,7 +210,7 @@ class Result:
             "user": self.user,
             "text": self.text,
             "profile": self.profile.as_json() if self.profile else None,
-            "queries": self.queries,
+            "queries": [*self.queries],
             "named": [{"title": named.title, "id": named.id} for named in self.named],
             "items": [r.as_json() for r in self.items],
             "personalised": round(self.personalised, 4),

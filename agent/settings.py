@@ -83,9 +83,9 @@ class Settings(BaseSettings):
         default_factory=lambda: {
             "queries": 0.3,
             "named": 0.3,
-            "dense": 0.6,
+            "dense": 0.3,
             "collaborative": 1.0,
-            "lexical": 0.3,
+            "lexical": 0.2,
             "popular": 0.1,
         },
         description="fusion weight of each channel; 0 switches it off",

@@ -1,8 +1,8 @@
-"""The plain faces of the async core: same arguments, same results, no `await`."""
+"""The recommender and its conversations without `await`: the same arguments, the same results."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Collection, Generator, Mapping, Sequence
 from typing import Any
 
 from agent import event_loop
@@ -16,34 +16,75 @@ from store.history import Forgotten
 
 
 class Recommender:
-    """The plain face of `AsyncRecommender`."""
+    """Recommends from a catalog and histories: `AsyncRecommender` without `await`."""
 
-    def __init__(self, catalog: Catalog, history: History, **settings: Any) -> None:
-        self._core = AsyncRecommender(catalog, history, **settings)
+    def __init__(
+        self,
+        catalog: Catalog,
+        history: History,
+        *,
+        base_url: str | None = None,
+        model: str | None = None,
+        **settings: Any,
+    ) -> None:
+        """Open a recommender.
 
-    def recommend(self, text: str | None = None, **request: Any) -> Result:
-        """See `AsyncRecommender.recommend`."""
-        return event_loop.run(self._core.recommend(text, **request))
+        Args:
+            catalog: the items.
+            history: everyone's events.
+            base_url: an OpenAI-compatible server; without one (and without EVOKE_BASE_URL) the embedded model answers.
+            model: the name of the model there; default: the first that the server lists.
+            settings: any of `agent.settings.Settings`, before the environment and `evoke.toml`.
+        """
+        self._core = AsyncRecommender(catalog, history, base_url=base_url, model=model, **settings)
+
+    def recommend(
+        self,
+        text: str | None = None,
+        *,
+        user: str | None = None,
+        history: Sequence[str] | None = None,
+        n: int = 10,
+        where: Mapping[str, Any] | None = None,
+        exclude: Collection[str] = (),
+    ) -> Result:
+        """Return the n best items for a user, for a history, for text, or for these together, explained.
+
+        A user or an item never seen before is served as a cold start. A model that fails costs quality only, and the
+        result's trace says so.
+
+        Args:
+            text: what the user asks for, in words.
+            user: whose history to go by.
+            history: ids of liked items, oldest first, in place of the user's own; what the user has seen is left out all the same.
+            n: how many items.
+            where: a filter on metadata, e.g. {"year": {"$gte": 1980}}. Raises StoreError where it does not fit the catalog.
+            exclude: ids that must not be shown.
+        """
+        return event_loop.run(self._core.recommend(text, user=user, history=history, n=n, where=where, exclude=exclude))
 
     def session(self, user: str | None = None, id: str | None = None) -> Session:
-        """See `AsyncRecommender.session`."""
+        """Begin a conversation, or resume the one with this id: see `agent.dialogue.session.AsyncSession`."""
         return Session(self._core.session(user, id))
 
     def profile(self, user: str) -> Interests:
-        """See `AsyncRecommender.profile`."""
+        """Return the profile, queries and named titles of a user. Raises EvokeError for a user without history."""
         return event_loop.run(self._core.profile(user))
 
     def forget(self, user: str) -> Forgotten:
-        """See `AsyncRecommender.forget`."""
+        """Delete all rows about the user and refit everything derived from them; returns the counts of rows, by table.
+
+        Raises EvokeError where nothing is kept about the user.
+        """
         return event_loop.run(self._core.forget(user))
 
     @property
     def trained(self) -> list[str]:
-        """See `AsyncRecommender.trained`."""
+        """The parts of this store that learned from users' histories: forgetting a user does not change them."""
         return self._core.trained
 
     def close(self) -> None:
-        """See `AsyncRecommender.close`."""
+        """Close the connection to the model."""
         event_loop.run(self._core.close())
 
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from eval.comparison.runner import compare
     from eval.errors import EvalError
-    from eval.report.run import Run
+    from eval.report.report import Run
 
 __all__ = ["EvalError", "Run", "compare"]
 
-_HOME = {"EvalError": "errors", "Run": "report.run", "compare": "comparison.runner"}
+_HOME = {"EvalError": "errors", "Run": "report.report", "compare": "comparison.runner"}
 
 
 def __getattr__(name: str) -> Any:

@@ -109,13 +109,6 @@ def _writable(folder: Path) -> None:
     help="Validation cases to judge the stages on that call a model.",
 )
 @click.option("--minutes", type=float, default=10.0, show_default=True, help="Time for the model, at most.")
-@click.option(
-    "--measure",
-    type=click.Choice(["ndcg@10", "recall@10", "recall@100"]),
-    default="ndcg@10",
-    show_default=True,
-    help="What decides between parameters and between trees.",
-)
 @click.option("--no-model", is_flag=True, help="Do not judge the stages that call a model; they keep their defaults.")
 @click.option("--prompts", is_flag=True, help="Look for a better wording of the prompt for interests instead.")
 @click.option(
@@ -131,7 +124,6 @@ def tune(
     seed: int,
     model_cases: int,
     minutes: float,
-    measure: str,
     no_model: bool,
     prompts: bool,
     rounds: int,
@@ -173,23 +165,15 @@ def tune(
         seed=seed,
         model_cases=0 if no_model else model_cases,
         minutes=minutes,
-        measure=measure,
         say=say,
         progress=progress,
     )
     if as_json:
-        told = {"settings": tuned.settings, "learned": tuned.learned, "joined": tuned.joined}
-        print_json(told | {"evidence": tuned.evidence})
+        print_json({"settings": tuned.settings, "learned": tuned.learned, "evidence": tuned.evidence})
         return
     quality = tuned.evidence["learned fusion" if tuned.learned else "weighted ranks"]
     figures = ", ".join(f"{measure} {value:.4f}" for measure, value in quality.items())
     click.echo(f"{'learned fusion' if tuned.learned else 'weighted ranks'} on validation: {figures}")
-    if tuned.joined:
-        found = tuned.evidence["model channels"]["learned joining"]["with"]
-        shown = ", ".join(f"{measure} {value:.4f}" for measure, value in found.items())
-        click.echo(
-            f"{' and '.join(tuned.joined)} joined by learning, on the cases that the model was asked about: {shown}"
-        )
     for name, value in tuned.settings.items():
         click.echo(f"{name}: {value}")
 

@@ -1,4 +1,4 @@
-"""How good ranked lists are: recall and its kin for each case, what is shown to people, and what each channel adds."""
+"""Measures of ranked lists: recall, nDCG and others for each case, properties of the shown items, and what each channel adds."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from eval.data.cases import Case
 from store.errors import MissingExtra
 
 KS = (1, 3, 5, 10, 20, 50, 100)
+"""List lengths that recall, nDCG and hit rate are measured at."""
 
 Ranked = Sequence[Sequence[str]]
+"""The ranked item ids of each case."""
 
 
 def per_case(cases: Sequence[Case], ranked: Ranked, ks: Sequence[int] = KS) -> dict[str, np.ndarray]:
-    """Each measure for each case, (n_cases,) float64 in 0..1, from `ir_measures`.
+    """Return each measure for each case, (n_cases,) float64 in 0..1, worked out by `ir_measures`.
 
-    "recall@k": the share of the targets among the first k. "ndcg@k": binary gain. "hit@k": whether any target is among
-    them. "mrr": one over the rank of the first target, over the whole list. Raises ValueError where the lists are not one for
-    each case, or one names an id twice; MissingExtra without the library.
+    "recall@k" is the share of the targets among the first k items, "ndcg@k" has binary gain, "hit@k" is 1 if any target is
+    among the first k, and "mrr" is one over the rank of the first target in the whole list. Raises ValueError if there is not one
+    list for each case or a list contains an id twice; MissingExtra without `ir_measures`.
     """
     _check(cases, ranked)
     try:
@@ -39,7 +41,7 @@ def per_case(cases: Sequence[Case], ranked: Ranked, ks: Sequence[int] = KS) -> d
 
 
 def means(values: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """The mean of each measure: cases weigh equally."""
+    """Return the mean of each measure; cases weigh equally."""
     return {name: float(column.mean()) for name, column in values.items()}
 
 
@@ -48,7 +50,7 @@ def _check(cases: Sequence[Case], ranked: Ranked) -> None:
         raise ValueError(f"{len(ranked)} ranked lists for {len(cases)} cases")
     for row, ids in enumerate(ranked):
         if len(set(ids)) < len(ids):
-            raise ValueError(f"the list of case {row} names an id twice")
+            raise ValueError(f"the list of case {row} contains an id twice")
 
 
 def beyond_accuracy(
@@ -58,13 +60,19 @@ def beyond_accuracy(
     vectors: Callable[[Sequence[str]], np.ndarray],
     k: int = 10,
 ) -> dict[str, float]:
-    """What is shown in the first k places, whether right or not.
+    """Return measures of the items shown in the first k places, whether they are targets or not.
 
-    "coverage": the share of the `n_items` shown to anybody. "novelty": mean self-information of what is shown, in bits:
-    -log2 of the item's share of all training events, one added to each count. "diversity": one minus the mean cosine
-    between two items of a list. "gini": how unequally the catalog's items are shown, from 0 (all alike) to 1. "popularity":
-    mean count of training events. `popularity` holds those counts by id (absent: 0); `vectors` gives the unit rows (n, dim)
-    of ids.
+    "coverage@k" is the share of the catalog that is shown to any user. "novelty@k" is the mean self-information of the shown
+    items in bits: -log2 of an item's share of all training events, with one added to each count. "diversity@k" is one minus the
+    mean cosine between two items of a list. "gini@k" is the Gini coefficient of how often each item of the catalog is shown, from
+    0 (all equally often) to 1. "popularity@k" is the mean number of training events of the shown items.
+
+    Args:
+        ranked: the ranked ids of each case.
+        n_items: number of items in the catalog.
+        popularity: number of training events by id; 0 for an id that is missing.
+        vectors: function from ids to their unit vectors, (n, dim).
+        k: number of places.
     """
     shown: dict[str, int] = {}
     lists = [[shown.setdefault(id, len(shown)) for id in ids[:k]] for ids in ranked]
@@ -85,17 +93,17 @@ def beyond_accuracy(
 
 
 def _diversity(lists: Iterable[Sequence[int]], vectors: np.ndarray) -> float:
-    # Of unit rows, the squared length of their sum is n plus twice the cosines of all pairs.
-    spreads = []
+    # The squared length of a sum of n unit vectors is n plus twice the sum of the cosines of all pairs.
+    values = []
     for rows in lists:
         if (n := len(rows)) > 1:
             total = vectors[list(rows)].sum(axis=0, dtype=np.float64)
-            spreads.append(1.0 - (float(total @ total) - n) / (n * (n - 1)))
-    return float(np.mean(spreads)) if spreads else 0.0
+            values.append(1.0 - (float(total @ total) - n) / (n * (n - 1)))
+    return float(np.mean(values)) if values else 0.0
 
 
 def _gini(times_shown: np.ndarray, n_items: int) -> float:
-    """The Gini coefficient over all items, those never shown with 0."""
+    """Return the Gini coefficient over all items; items that are never shown count as 0."""
     exposure = np.zeros(n_items)
     exposure[n_items - len(times_shown) :] = np.sort(times_shown)
     ranks = np.arange(1, n_items + 1)
@@ -103,8 +111,8 @@ def _gini(times_shown: np.ndarray, n_items: int) -> float:
 
 
 def exclusive(cases: Sequence[Case], ranked_by_channel: Mapping[str, Ranked], k: int = 100) -> dict[str, float]:
-    """The share of targets that only this one of the channels has in its first k; mean over cases, as recall is."""
-    found = {name: _found(cases, ranked, k) for name, ranked in ranked_by_channel.items()}
+    """Return, for each channel, the share of targets that it alone has in its first k; the mean over cases."""
+    found = {name: _find_targets(cases, ranked, k) for name, ranked in ranked_by_channel.items()}
     alone = {}
     for name, own in found.items():
         others = [other for key, other in found.items() if key != name]
@@ -117,8 +125,8 @@ def exclusive(cases: Sequence[Case], ranked_by_channel: Mapping[str, Ranked], k:
 
 
 def union_ceiling(cases: Sequence[Case], ranked_by_channel: Mapping[str, Ranked], k: int = 100) -> float:
-    """The share of targets that any of the channels has in its first k: what no fusion of these lists can pass."""
-    found = [_found(cases, ranked, k) for ranked in ranked_by_channel.values()]
+    """Return the share of targets that any channel has in its first k: the upper bound for a fusion of these lists."""
+    found = [_find_targets(cases, ranked, k) for ranked in ranked_by_channel.values()]
     shares = [len(set().union(*(own[row] for own in found))) / len(case.targets) for row, case in enumerate(cases)]
     return float(np.mean(shares))
 
@@ -126,20 +134,23 @@ def union_ceiling(cases: Sequence[Case], ranked_by_channel: Mapping[str, Ranked]
 def overlap(
     cases: Sequence[Case], ranked_by_channel: Mapping[str, Ranked], k: int = 100
 ) -> dict[str, dict[str, float | None]]:
-    """For each channel, the share of the targets it finds that each other finds too; None where it finds nothing."""
-    found = {name: _found(cases, ranked, k) for name, ranked in ranked_by_channel.items()}
+    """Return, for each channel, the share of the targets it finds that each other channel finds too; None if it finds none."""
+    found = {name: _find_targets(cases, ranked, k) for name, ranked in ranked_by_channel.items()}
     totals = {name: sum(map(len, own)) for name, own in found.items()}
     return {
-        name: {other: _shared(own, theirs) / totals[name] if totals[name] else None for other, theirs in found.items()}
+        name: {
+            other: _count_shared(own, theirs) / totals[name] if totals[name] else None
+            for other, theirs in found.items()
+        }
         for name, own in found.items()
     }
 
 
-def _shared(own: Sequence[set[str]], theirs: Sequence[set[str]]) -> int:
+def _count_shared(own: Sequence[set[str]], theirs: Sequence[set[str]]) -> int:
     return sum(len(ours & others) for ours, others in zip(own, theirs, strict=True))
 
 
-def _found(cases: Sequence[Case], ranked: Ranked, k: int) -> list[set[str]]:
+def _find_targets(cases: Sequence[Case], ranked: Ranked, k: int) -> list[set[str]]:
     _check(cases, ranked)
     return [set(case.targets).intersection(ids[:k]) for case, ids in zip(cases, ranked, strict=True)]
 
@@ -147,17 +158,17 @@ def _found(cases: Sequence[Case], ranked: Ranked, k: int) -> list[set[str]]:
 def strata(
     cases: Sequence[Case], popularity: Mapping[str, float], known_items: Collection[str]
 ) -> dict[str, np.ndarray]:
-    """Labels (n_cases,) that cut the cases into groups.
+    """Return labels (n_cases,) of each case in three groupings.
 
-    "history": how many items are known of the user. "popularity": where the targets lie (their mean) when the training
-    events are cut into thirds by the popularity of their items: "tail" the least popular third and items without events,
-    "middle", "head". "item": "new" where a target is not among `known_items`, those of any event fitted on, else "known".
+    "history": the number of items in the history. "popularity": "tail", "middle" or "head", the mean third of the case's targets,
+    where items are ordered by popularity and each third has a third of the training events ("tail" also holds items without
+    events). "item": "new" if any target is not among `known_items`, the items of the events fitted on, else "known".
     """
     third = _thirds(popularity)
     mean_third = [np.mean([third.get(target, 0) for target in case.targets]) for case in cases]
     names = np.array(["tail", "middle", "head"])
     return {
-        "history": np.array([_length(len(case.history)) for case in cases]),
+        "history": np.array([_length_label(len(case.history)) for case in cases]),
         "popularity": names[np.rint(mean_third).astype(int)],
         "item": np.array(
             ["known" if all(target in known_items for target in case.targets) else "new" for case in cases]
@@ -166,17 +177,19 @@ def strata(
 
 
 def _thirds(popularity: Mapping[str, float]) -> dict[str, int]:
+    """Return the third of each item, 0 for the least popular."""
     ids = sorted(popularity, key=lambda id: (popularity[id], id))
     counts = np.array([popularity[id] for id in ids], dtype=np.float64)
     below, total = np.cumsum(counts) - counts, max(counts.sum(), 1.0)
-    # Items equally popular stay together, in the third that the middle of their events falls into.
+    # Equally popular items stay together, in the third that contains the middle of their events.
     _, first, level, size = np.unique(counts, return_index=True, return_inverse=True, return_counts=True)
     last = first + size - 1
     middles = (below[first] + below[last] + counts[last]) / 2
     return {id: min(int(3 * middles[row] / total), 2) for id, row in zip(ids, level, strict=True)}
 
 
-def _length(items: int) -> str:
+def _length_label(items: int) -> str:
+    """Return the label of a history of so many items."""
     return "0" if items == 0 else "1-2" if items <= 2 else "3-5" if items <= 5 else "6-10" if items <= 10 else "11+"
 
 
@@ -185,7 +198,7 @@ def within(
     values_by_arm: Mapping[str, Mapping[str, np.ndarray]],
     measures: Sequence[str] = ("recall@10", "recall@100", "ndcg@10"),
 ) -> dict[str, dict[str, dict[str, object]]]:
-    """The means of each arm within each stratum: {kind: {label: {"cases": n, "arms": {arm: {measure: mean}}}}}."""
+    """Return the means of each arm within each group: {grouping: {label: {"cases": n, "arms": {arm: {measure: mean}}}}}."""
     order = ["0", "1-2", "3-5", "6-10", "11+", "tail", "middle", "head", "known", "new"]
     table: dict[str, dict[str, dict[str, object]]] = {}
     for kind, labels in strata.items():

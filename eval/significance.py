@@ -1,4 +1,4 @@
-"""Whether a difference between two arms is more than luck: users, not cases, are what is drawn at random."""
+"""Significance of the difference between two arms. Users, not cases, are the unit that is drawn at random."""
 
 from __future__ import annotations
 
@@ -9,15 +9,30 @@ from typing import Any
 
 import numpy as np
 
+ALPHA = 0.05
+"""Level of significance: of 20 differences that are pure chance, about one passes."""
+LEAST_USERS = 10
+"""A decision needs at least this many users; fewer do not tell enough."""
+
 _ROUNDS = 10_000
 _ROUNDS_PER_PAIR = 400
-_CHUNK = 1 << 21  # random numbers at a time: 16 MB of them
+_CHUNK = 1 << 21  # random numbers drawn at a time, 16 MB
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Arm `a` less arm `b` in the mean of a measure: the difference, its 95 % interval (None with fewer than two users), the
-    probability of one as large by chance, and that with Holm's correction."""
+    """The difference between arm `a` and arm `b` in the mean of a measure.
+
+    Args:
+        a: name of the first arm.
+        b: name of the second arm.
+        measure: name of the measure.
+        difference: mean of `a` minus mean of `b`.
+        low: lower end of the difference's 95 % interval; None with fewer than two users.
+        high: upper end of that interval.
+        p: two-sided p value.
+        p_holm: p value with Holm's correction, if it was made.
+    """
 
     a: str
     b: str
@@ -28,9 +43,45 @@ class Comparison:
     p: float
     p_holm: float | None = None
 
+    @property
+    def p_final(self) -> float:
+        """The p value to report: with Holm's correction if it was made."""
+        return self.p if self.p_holm is None else self.p_holm
+
+    @property
+    def significant(self) -> bool:
+        """True if the p value to report is below 0.05."""
+        return self.p_final < ALPHA
+
+    def swapped(self) -> Comparison:
+        """Return the same comparison with `a` and `b` exchanged."""
+        low, high = (None if bound is None else -bound for bound in (self.high, self.low))
+        return replace(self, a=self.b, b=self.a, difference=-self.difference, low=low, high=high)
+
     def as_json(self) -> dict[str, Any]:
-        """The fields by name."""
+        """Return the fields by name."""
         return asdict(self)
+
+
+def pays(gain: np.ndarray, users: Sequence[str], seed: int = 0) -> bool:
+    """Return True if a gain is more than chance: at least 10 users, and `gain_p` below 0.05.
+
+    This is the one rule by which tuning and training switch a stage on. `gain` (n_cases,) is a measure with the stage minus the
+    same measure without it; `users` names the user of each case. To ask whether something got worse, pass the loss as the gain.
+    """
+    return len(set(users)) >= LEAST_USERS and gain_p(gain, users, seed) < ALPHA
+
+
+def gain_p(gain: np.ndarray, users: Sequence[str], seed: int = 0) -> float:
+    """Return the p value of a gain (n_cases,) in a one-sided paired randomisation test over users.
+
+    In each of 10,000 random draws, each user's gain is kept or changes its sign, for all cases of the user together. The p value
+    is the share of draws whose total is at least the observed one.
+    """
+    sums = _by_user(np.asarray(gain, dtype=np.float64)[:, None], users)[0][:, 0]
+    sums = sums[sums != 0]  # a user without a gain adds nothing to any total
+    as_large = sum(int((signs @ sums >= sums.sum() - 1e-9).sum()) for signs in _signs(len(sums), _ROUNDS, seed))
+    return (1 + as_large) / (1 + _ROUNDS)
 
 
 def compare(
@@ -44,7 +95,18 @@ def compare(
     seed: int = 0,
     rounds: int = _ROUNDS,
 ) -> Comparison:
-    """Compare two arms on the same cases, (n_cases,) each; `users` says whose each case is. See `compare_all`."""
+    """Compare two arms on the same cases. See `compare_all`.
+
+    Args:
+        values_a: the measure of arm `a` on each case, (n_cases,).
+        values_b: the measure of arm `b` on each case, (n_cases,).
+        users: the user of each case.
+        measure: name of the measure.
+        a: name of the first arm.
+        b: name of the second arm.
+        seed: seed of the random draws.
+        rounds: number of random draws.
+    """
     return compare_all({a: values_a, b: values_b}, users, measure=measure, seed=seed, rounds=rounds)[0]
 
 
@@ -57,12 +119,20 @@ def compare_all(
     seed: int = 0,
     rounds: int | None = None,
 ) -> list[Comparison]:
-    """Compare pairs of arms (all of them by default) on the same cases, with the same random draws for all pairs.
+    """Compare pairs of arms on the same cases, with the same random draws for all pairs.
 
-    The p value is that of a paired randomisation test (two-sided): for each user the two arms' values are swapped or not, all
-    cases of a user together. The interval is the 95 % percentile interval of a bootstrap that draws users. In both,
-    cases weigh equally, so a user with more cases weighs more. `rounds` of the test: 10,000, and more for many pairs, since
-    no p value can be less than one over the rounds, and Holm's correction multiplies it by the number of tests.
+    The p value is that of a two-sided paired randomisation test: for each user the values of the two arms are swapped or not, for
+    all cases of the user together. The interval is the 95 % percentile interval of a bootstrap over users. In both,
+    cases weigh equally, so a user with more cases weighs more.
+
+    Args:
+        values: the measure of each arm on each case, (n_cases,) by arm.
+        users: the user of each case.
+        measure: name of the measure.
+        pairs: pairs of arms to compare; all of them by default.
+        seed: seed of the random draws.
+        rounds: number of random draws. By default 10,000, and more for many pairs: no p value can be below one over the
+            number of draws, and Holm's correction multiplies it by the number of tests.
     """
     sums, sizes = _by_user(np.column_stack(list(values.values())), users)
     rows = {arm: row for row, arm in enumerate(values)}
@@ -86,7 +156,7 @@ def compare_all(
 
 
 def holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The same comparisons with `p_holm`: their p values corrected for being one family of tests (Holm, 1979)."""
+    """Return the comparisons with `p_holm`: p values corrected for one family of tests (Holm, 1979)."""
     corrected = list(comparisons)
     worst = 0.0
     for tested, row in enumerate(sorted(range(len(corrected)), key=lambda row: corrected[row].p)):
@@ -98,15 +168,23 @@ def holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
 def intervals(
     values: Mapping[str, np.ndarray], users: Sequence[str], seed: int = 0, rounds: int = _ROUNDS
 ) -> dict[str, tuple[float | None, float | None]]:
-    """The 95 % bootstrap intervals over users of the means of these measures, (n_cases,) each, from the same draws; None with fewer
-    than two users."""
+    """Return the 95 % interval (low, high) of the mean of each measure, by a bootstrap over users.
+
+    Args:
+        values: the value of each measure on each case, (n_cases,) by measure.
+        users: the user of each case.
+        seed: seed of the random draws, the same ones for all measures.
+        rounds: number of random draws.
+
+    With fewer than two users an interval is (None, None).
+    """
     sums, sizes = _by_user(np.column_stack(list(values.values())), users)
     resampled = _resampled(sums, sizes, rounds, seed)
     return {name: _bounds(resampled[:, row], len(sizes)) for row, name in enumerate(values)}
 
 
 def _by_user(values: np.ndarray, users: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Sums over each user's cases (n_users, n_columns), and how many cases each has (n_users,)."""
+    """Return the sums over each user's cases (n_users, n_columns), and the number of cases of each user (n_users,)."""
     if len(values) != len(users):
         raise ValueError(f"{len(values)} values for the cases of {len(users)}")
     _, codes = np.unique(np.asarray(users, dtype=object).astype(str), return_inverse=True)
@@ -117,13 +195,14 @@ def _by_user(values: np.ndarray, users: Sequence[str]) -> tuple[np.ndarray, np.n
 
 
 def _signs(n: int, rounds: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield random signs, 1.0 or -1.0, for n users: (draws, n) each, `rounds` draws together."""
     random = np.random.default_rng(seed)
     for size in _chunks(n, rounds):
         yield random.integers(0, 2, (size, n), dtype=np.int8) * 2.0 - 1.0
 
 
 def _resampled(sums: np.ndarray, sizes: np.ndarray, rounds: int, seed: int) -> np.ndarray:
-    """The mean over cases when users are drawn with replacement, (rounds, n_columns)."""
+    """Return the means over cases when users are drawn with replacement, (rounds, n_columns)."""
     n = len(sizes)
     random = np.random.default_rng([seed, 1])
     means = []
@@ -135,6 +214,7 @@ def _resampled(sums: np.ndarray, sizes: np.ndarray, rounds: int, seed: int) -> n
 
 
 def _chunks(n: int, rounds: int) -> Iterator[int]:
+    """Yield numbers of draws that add up to `rounds` and need little memory for n users."""
     step = max(_CHUNK // max(n, 1), 1)
     for start in range(0, rounds, step):
         yield min(step, rounds - start)

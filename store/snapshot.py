@@ -64,7 +64,7 @@ class Snapshot:
     @property
     def alike(self) -> np.ndarray:
         """(n, dim): the vectors that say how alike two items are in content. Training brings near what people choose together,
-        which is another thing, and worth more beside likeness than in its place (eval/LOG.md)."""
+        which is another thing, and worth more beside likeness than in its place (eval/log/2026-11-30a)."""
         return np.asarray(self.vectors if self.untrained is None else self.untrained)
 
     def shows(self, an_id: str) -> bool:

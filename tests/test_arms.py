@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from eval.comparison.arms import Bench, asked_parts, parts
+from agent.ranking.candidates import Fusion
+from agent.ranking.fusion import fuse
+from agent.results import Interests
+from eval.comparison.arms import MODEL_FREE, parts
+from eval.comparison.baselines import BASELINES
+from eval.comparison.bench import Bench
 from eval.data.cases import Cases
 from eval.data.read_cases import load_cases
 from eval.errors import EvalError
-from eval.fitting.ablation import without
-from eval.fitting.signals import fit, histories
-from store import Catalog
+from eval.fitting.signals import fit_sources
+from store import Catalog, Hit
 from tests.helpers.recommending import FILMS
 
 
@@ -26,7 +30,8 @@ def cases() -> Cases:
 @pytest.fixture(scope="module")
 def bench(films_store: Path, cases: Cases) -> Iterator[Bench]:
     with Catalog.open(films_store, create=False) as catalog:
-        yield Bench(fit(cases, catalog), weights={"dense": 0.6, "collaborative": 1.0, "lexical": 0.3, "popular": 0.1})
+        weights = {"dense": 0.6, "collaborative": 1.0, "lexical": 0.3, "popular": 0.1}
+        yield Bench(fit_sources(cases, catalog), Fusion(weights))
 
 
 @pytest.mark.parametrize(
@@ -62,62 +67,53 @@ def test_an_unknown_arm_is_refused_with_those_there_are(arm: str) -> None:
         parts(arm)
 
 
-def test_a_model_is_asked_for_what_an_arm_uses_alone() -> None:
-    assert asked_parts(parts("dense+queries")) == ("queries",)
-    assert asked_parts(parts("named+queries")) == ("queries", "named")
-    assert asked_parts(parts("base+ease")) == ()
-
-
-def test_lists_hold_no_history_item_unless_repeats_are_allowed(bench: Bench, cases: Cases) -> None:
-    read = histories(cases.cases, bench.snapshot)[:5]
-    arms = [
-        "base",
-        "dense",
-        "collaborative",
-        "lexical",
-        "popular",
-        "mean-history",
-        "item-knn",
-        "ease",
-        "star",
-        "last-item",
-    ]
-    for lists in bench.rank(arms, read, 50).values():
+def test_lists_hold_no_seen_item_unless_repeats_are_allowed(bench: Bench, cases: Cases) -> None:
+    few = cases.cases[:5]
+    arms = ["base", *MODEL_FREE, *(name for name in BASELINES if name != "mentioned")]
+    for lists in bench.rank(arms, few, k=50).values():
         assert all(lists)
-        for found, history in zip(lists, read, strict=True):
+        for found, case in zip(lists, few, strict=True):
             assert len(set(found)) == len(found) <= 50
-            assert not set(found) & set(history.tolist())
-    again = Bench(bench.signals, repeats=True).rank(["popular"], read, 343)["popular"]
-    assert all(set(history.tolist()) & set(found) for found, history in zip(again, read, strict=True))
+            assert not set(found) & set(case.excluded)
+    again = replace(bench, repeats=True).rank(["popular"], few, k=343)["popular"]
+    assert all(set(case.known) & set(found) for case, found in zip(few, again, strict=True))
 
 
-def test_plus_fuses_equally_and_beside_base_by_weight(bench: Bench, cases: Cases) -> None:
-    read = histories(cases.cases, bench.snapshot)[:3]
-    both = bench.rank(["dense", "popular", "dense+popular"], read, 100)
+def test_plus_fuses_equally_or_as_tuned_and_with_base_by_weight(bench: Bench, cases: Cases) -> None:
+    few = cases.cases[:3]
+    both = bench.rank(["dense", "popular", "dense+popular"], few)
     lists = {arm: both[arm] for arm in ("dense", "popular")}
-    assert both["dense+popular"] == Bench.fused(lists, {"dense": 1.0, "popular": 1.0}, 100)
-    base = bench.rank(["base"], read, 100)["base"]
-    said = [list(range(340, 320, -1)) for _ in read]
-    given = {("queries", ("queries",)): said}
-    tuned = Bench(bench.signals, weights=dict(bench.weights) | {"queries": 0.05}, on=("queries",))
-    ranked = tuned.rank(["full", "queries", "dense+queries"], read, 100, given)
-    assert ranked["queries"] == said
-    heard = {"dense": lists["dense"], "queries": said}
-    assert ranked["dense+queries"] == Bench.fused(heard, {}, 100)
-    found = Bench(bench.signals, baselines={"dense+queries": {"queries": 0.3}})
-    assert found.rank(["dense+queries"], read, 100, given)["dense+queries"] == Bench.fused(heard, {"queries": 0.3}, 100)
-    few = Bench(bench.signals, baselines={"dense+queries": {"queries": 0.3, "depth": 7}})
-    heard["queries"] = [own[:7] for own in said]
-    assert few.rank(["dense+queries"], read, 100, given)["dense+queries"] == Bench.fused(heard, {"queries": 0.3}, 100)
-    assert few.shares(["dense", "queries"]) == {"dense": 1.0, "queries": 0.3}
-    assert ranked["full"] == Bench.fused({"base": base, "queries": said}, {"base": 1.0, "queries": 0.05}, 100)
+    assert both["dense+popular"] == fused(lists, {"dense": 1.0, "popular": 1.0})
+    said = [Interests(queries=("a crew plans one last robbery",)) for _ in few]
+    alone = bench.rank(["queries", "dense+queries"], few, said)
+    heard = {"dense": lists["dense"], "queries": alone["queries"]}
+    assert alone["dense+queries"] == fused(heard, {"dense": 1.0, "queries": 1.0})
+    tuned = replace(bench, baselines={"dense+queries": {"queries": 0.3, "depth": 7}})
+    assert tuned.shares(["dense", "queries"]) == {"dense": 1.0, "queries": 0.3}
+    heard["queries"] = [own[:7] for own in heard["queries"]]
+    assert tuned.rank(["dense+queries"], few, said)["dense+queries"] == fused(heard, {"dense": 1.0, "queries": 0.3})
+    base = bench.rank(["base"], few)["base"]
+    weights = dict(bench.fusion.weights)
+    light, heavy = (
+        replace(bench, fusion=replace(bench.fusion, weights=weights | {"queries": weight}), on=("queries",))
+        for weight in (0.001, 100.0)
+    )
+    assert light.rank(["full"], few, said)["full"] != heavy.rank(["full"], few, said)["full"]
+    assert [own[0] for own in light.rank(["full"], few, said)["full"]] == [own[0] for own in base]
+    assert [own[0] for own in heavy.rank(["full"], few, said)["full"]] == [own[0] for own in alone["queries"]]
 
 
-def test_leaving_a_channel_out_silences_its_signals(bench: Bench, cases: Cases) -> None:
-    read = histories(cases.cases, bench.snapshot)[:3]
-    ranked = bench.rank(["full-dense", "collaborative", "lexical", "popular"], read, 100)
-    others = {arm: ranked[arm] for arm in ("collaborative", "lexical", "popular")}
-    assert ranked["full-dense"] == Bench.fused(others, bench.weights, 100)
-    silent = without(bench.signals, "collaborative").scores(read)
-    assert not any(silent[name].any() for name in ("next", "later", "alike", "together"))
-    assert np.array_equal(silent["near"], bench.signals.scores(read)["near"])
+def fused(lists: dict[str, list[list[str]]], weights: dict[str, float]) -> list[list[str]]:
+    found = []
+    for row in range(len(next(iter(lists.values())))):
+        hits = {name: [Hit(id, 0.0) for id in own[row]] for name, own in lists.items()}
+        found.append([candidate.id for candidate in fuse(hits, weights)][:100])
+    return found
+
+
+def test_full_without_a_channel_is_base_of_the_others(bench: Bench, cases: Cases) -> None:
+    few = cases.cases[:3]
+    weights = dict(bench.fusion.weights) | {"dense": 0.0}
+    others = replace(bench, fusion=replace(bench.fusion, weights=weights))
+    ranked = bench.rank(["full-dense", "base"], few)
+    assert ranked["full-dense"] == others.rank(["base"], few)["base"] != ranked["base"]

@@ -25,7 +25,7 @@ from eval.comparison.llm_cache import FAILURES
 from eval.data.leakage import seen_hash
 from eval.data.read_cases import load_cases
 from eval.errors import EvalError
-from eval.report.run import Run
+from eval.report.report import Run
 from store import Event, History
 from tests.helpers.faults import Labels, Status, Text
 from tests.helpers.recommending import FILMS, GOOD, modelled
@@ -52,7 +52,7 @@ def quality(run: Run) -> dict[str, dict[str, Any]]:
     return {arm: {m: v for m, v in own.items() if not m.startswith("ms_")} for arm, own in run.arms.items()}
 
 
-def test_the_command_prints_the_contract_and_what_changed_since_a_run(films: Path, tmp_path: Path) -> None:
+def test_the_command_prints_the_documented_json_and_the_changes_since_a_run(films: Path, tmp_path: Path) -> None:
     common = ("compare", str(FILMS), "--store", str(films), "--json")
     first = evoke(*common, "--arms", "base,dense,popular", "--out", str(tmp_path / "first"))
     assert first.returncode == 0, first.stderr
@@ -89,11 +89,11 @@ def test_a_comparison_prints_itself_and_is_the_same_again(films: Path) -> None:
     assert other.asked != first.asked == again.asked
     assert all(delta.p is None for delta in other.against(first).measures)
     again = compare(FILMS, ["base"], store=films, cases=12, seed=3, weights={"dense": 1.0}, how="last-out")
-    assert again.settings["in force"]["weights"] == {"dense": 1.0}
+    assert again.settings["in use"]["weights"] == {"dense": 1.0}
     assert again.against(first).inputs["settings.split"] == ("as given", "last-out")
 
 
-def test_what_cannot_be_done_is_said_before_the_work(films: Path, tmp_path: Path) -> None:
+def test_impossible_requests_are_refused_before_the_work(films: Path, tmp_path: Path) -> None:
     with pytest.raises(EvalError, match="no arm is named; name some"):
         compare(FILMS, [], store=films)
     (tmp_path / "file").touch()
@@ -102,7 +102,7 @@ def test_what_cannot_be_done_is_said_before_the_work(films: Path, tmp_path: Path
     assert re.fullmatch(r"evoke: \S+file cannot be written \(.*\); choose another --out\n", told.stderr)
 
 
-def test_targets_that_no_arm_can_find_are_told(films: Path, tmp_path: Path) -> None:
+def test_targets_that_no_arm_can_find_are_counted(films: Path, tmp_path: Path) -> None:
     data = shutil.copytree(FILMS, tmp_path / "films")
     (data / "test.jsonl").write_text(
         json.dumps({"user": "nobody yet", "history": ["heat-1995"], "targets": ["heat-1995", "ronin-1998"]}) + "\n"
@@ -117,7 +117,7 @@ def test_targets_that_no_arm_can_find_are_told(films: Path, tmp_path: Path) -> N
         compare(data, ["popular"], store=films)
 
 
-def test_nothing_the_store_knows_beyond_the_cut_has_an_effect(films: Path, model_server: Callable[..., Any]) -> None:
+def test_nothing_in_the_store_from_after_the_cut_has_an_effect(films: Path, model_server: Callable[..., Any]) -> None:
     """The store's history, its counts, a profile of the case's user, and a tuning done on the test cases."""
     arms = ["base", "collaborative", "popular", "ease", "star", "queries"]
     server = model_server(modelled())
@@ -137,7 +137,7 @@ def test_nothing_the_store_knows_beyond_the_cut_has_an_effect(films: Path, model
     assert any("it saw other data" in warning for warning in planted.warnings)
 
 
-def test_what_was_tuned_is_left_aside_where_it_could_have_seen_the_cases(films: Path) -> None:
+def test_tuning_that_could_have_seen_the_cases_is_not_used(films: Path) -> None:
     evidence = {"on": "valid", "seen": seen_hash(FILMS), "cases": 1}
     Tuned({"weights": {"popular": 9.0}}, {}, False, evidence).save(films)
     used = compare(FILMS, ["base"], store=films)
@@ -148,7 +148,7 @@ def test_what_was_tuned_is_left_aside_where_it_could_have_seen_the_cases(films: 
         assert any("is not used here" in warning for warning in run.warnings)
 
 
-def test_a_model_is_asked_for_what_is_used_once_and_its_cost_told(
+def test_a_model_is_asked_once_a_case_as_the_recommender_asks_and_its_cost_is_told(
     films: Path, model_server: Callable[..., Any]
 ) -> None:
     def behave(body: dict[str, Any]) -> Any:
@@ -159,25 +159,24 @@ def test_a_model_is_asked_for_what_is_used_once_and_its_cost_told(
     few: dict[str, Any] = {"store": films, "base_url": server.base_url, "concurrency": 2}
     run = compare(FILMS, ["base", "queries", "base+queries", "named"], **few)
     asked = [sorted(body["response_format"]["json_schema"]["schema"]["properties"]) for body in server.requests]
-    assert sorted(asked) == [["named"]] * CASES + [["queries"]] * CASES
-    prompts = [body["messages"][-1]["content"] for body in server.requests]
-    assert not any("queries:" in prompt and "named:" in prompt for prompt in prompts)
+    assert asked == [["avoid", "interests", "named", "queries", "summary"]] * CASES
     for arm in ("queries", "base+queries", "named"):
         assert {name: run.arms[arm][name] for name in COUNTED} == dict(zip(COUNTED, (1, 7, 3, 10), strict=True))
     assert run.arms["base"]["calls"] == 0
     assert run.arms["base+queries"]["ms_p50"] > run.arms["base"]["ms_p50"]
     assert (run.model or "").endswith("scripted")
     said = run.settings["model"]
+    assert said["requests at once"] == 2
     # Of eight queries one is an address, one a title that some have in their history, one repeats another.
-    assert 5 / 8 <= said["queries"]["queries kept"] <= 6 / 8
-    assert said["named"]["named grounded"] == pytest.approx(2 / 3, abs=0.1)
+    assert 5 / 8 <= said["queries kept"] <= 6 / 8
+    assert said["named grounded"] == pytest.approx(2 / 3, abs=0.1)
     assert any("pass the checks" in warning for warning in run.warnings)
     again = compare(FILMS, ["base", "queries", "base+queries", "named"], **few)
-    assert len(server.requests) == 2 * CASES
+    assert len(server.requests) == CASES
     assert quality(again) == quality(run)
 
 
-def test_the_models_ranking_is_measured_as_it_is_used(films: Path, model_server: Callable[..., Any]) -> None:
+def test_reranking_is_measured_as_it_is_served(films: Path, model_server: Callable[..., Any]) -> None:
     weights = {"queries": 0.0, "named": 0.0, "dense": 0.6, "collaborative": 1.0, "lexical": 0.3, "popular": 0.1}
     Tuned({"rank_weight": 0.4, "weights": weights}, {}, False, {"on": "valid", "seen": seen_hash(FILMS)}).save(films)
     server = model_server(modelled())
@@ -206,12 +205,12 @@ def test_the_models_ranking_is_measured_as_it_is_used(films: Path, model_server:
     assert list(alone.arms) == ["base"] and "no model answers" in alone.arms_not_run["base+rank"]
 
 
-def test_queries_that_fail_the_checks_are_topped_up_and_counted(films: Path, model_server: Callable[..., Any]) -> None:
+def test_queries_that_fail_the_checks_are_filled_up_and_counted(films: Path, model_server: Callable[..., Any]) -> None:
     server = model_server(Text(json.dumps({"queries": ["http://example.org/a", "x"]})), Text("no JSON at all"))
     run = compare(FILMS, ["queries"], store=films, base_url=server.base_url, concurrency=1)
-    said = run.settings["model"]["queries"]
+    said = run.settings["model"]
     assert said["queries kept"] == 0
-    assert said["topped up"] == 1
+    assert said["filled up"] == 1
     assert said["queries added"] > 3
     assert said["failed"] == pytest.approx((CASES - 1) / CASES)
     assert run.arms["queries"]["recall@100"] > 0
@@ -221,7 +220,7 @@ def test_queries_that_fail_the_checks_are_topped_up_and_counted(films: Path, mod
     assert len(replies) == CASES and all(reply["ms"] > 0 for reply in replies)
 
 
-def test_a_request_that_is_refused_is_made_again_the_next_time(films: Path, model_server: Callable[..., Any]) -> None:
+def test_a_refused_request_is_made_again_in_the_next_run(films: Path, model_server: Callable[..., Any]) -> None:
     fits = [False, True]
 
     def behave(body: dict[str, Any]) -> Text | Status:
@@ -229,20 +228,20 @@ def test_a_request_that_is_refused_is_made_again_the_next_time(films: Path, mode
 
     server = model_server(behave)
     run = compare(FILMS, ["queries"], store=films, base_url=server.base_url, concurrency=1)
-    refused = round(run.settings["model"]["queries"]["failed"] * CASES)
+    refused = round(run.settings["model"]["failed"] * CASES)
     assert FAILURES < refused < CASES
     fits[:] = [False]  # what is refused is refused again, and costs nothing that was answered
     again = compare(FILMS, ["queries"], store=films, base_url=server.base_url, concurrency=1)
     assert quality(again) == quality(run)
     fits[:] = [True]
     run = compare(FILMS, ["queries"], store=films, base_url=server.base_url, concurrency=1)
-    assert run.settings["model"]["queries"]["failed"] == 0
+    assert run.settings["model"]["failed"] == 0
 
 
-def test_a_model_that_cannot_rank_is_told(films: Path, model_server: Callable[..., Any]) -> None:
+def test_a_model_that_cannot_rerank_is_named(films: Path, model_server: Callable[..., Any]) -> None:
     server = model_server(lambda _: Labels({"none of them": -0.1}))
     run = compare(FILMS, ["base", "base+rank"], store=films, base_url=server.base_url, cases=5)
-    assert any(re.search(r"base\+rank: .* ranks, .*; 100% of them it cannot rank", line) for line in run.warnings)
+    assert any(re.search(r"base\+rank: .* reranks, .*; 100% of them it cannot rerank", line) for line in run.warnings)
     assert run.arms["base+rank"]["mrr"] == run.arms["base"]["mrr"]
 
 
@@ -263,19 +262,19 @@ def test_a_model_that_answers_nothing_leaves_the_other_arms(films: Path, model_s
         assert "base" in run.arms and reason in run.arms_not_run["base+rank"]
 
 
-def test_forgetting_somebody_ends_a_run_in_one_line(films: Path, model_server: Callable[..., Any]) -> None:
+def test_forgetting_a_user_ends_a_run_in_one_line(films: Path, model_server: Callable[..., Any]) -> None:
     def behave(body: dict[str, Any]) -> Text:
         if len(server.requests) == 10:
             drop_derived(films)
         return Text(json.dumps(GOOD))
 
     server = model_server(behave)
-    with pytest.raises(EvalError, match=r"somebody was forgotten meanwhile.*run the same command again"):
+    with pytest.raises(EvalError, match=r"a user was deleted during this run.*run the same command again"):
         compare(FILMS, ["queries"], store=films, base_url=server.base_url, concurrency=1)
     assert "queries" in compare(FILMS, ["queries"], store=films, base_url=server.base_url, concurrency=1).arms
 
 
-def test_a_model_that_stops_answering_ends_the_run_and_the_next_goes_on(
+def test_a_model_that_stops_answering_ends_the_run_and_the_next_continues(
     films: Path, model_server: Callable[..., Any]
 ) -> None:
     down: list[bool] = []
@@ -292,7 +291,7 @@ def test_a_model_that_stops_answering_ends_the_run_and_the_next_goes_on(
     assert len(server.requests) - before == CASES - 10
 
 
-def test_a_killed_run_goes_on_where_it_stopped(films: Path, model_server: Callable[..., Any]) -> None:
+def test_a_killed_run_continues_where_it_stopped(films: Path, model_server: Callable[..., Any]) -> None:
     def behave(body: dict[str, Any]) -> Text:
         time.sleep(0.1)
         return Text(json.dumps(GOOD))
@@ -351,7 +350,7 @@ def dialogues(tmp_path: Path) -> Path:
     return folder
 
 
-def test_dialogues_are_ranked_by_what_is_said_and_mentioned(dialogues: Path, films: Path) -> None:
+def test_dialogues_are_answered_by_the_session_that_users_talk_to(dialogues: Path, films: Path) -> None:
     run = compare(dialogues, ["base", "dialogue", "mentioned", "collaborative", "last-item"], store=films)
     assert list(run.arms) == ["base", "dialogue", "mentioned", "last-item"]
     assert "no events" in run.arms_not_run["collaborative"]

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from agent.explanation.generate import Shown, Vocabulary, _parsed, borrowed, from_evidence
+from agent.explanation.evidence import Shown
+from agent.explanation.generate import _parsed, from_evidence
+from agent.explanation.verify import Vocabulary, borrowed
 from agent.ranking.fusion import Candidate
 from store import Item
 from store.filters import fields_of

@@ -1,4 +1,4 @@
-"""Measures against hand-worked values, and on random lists against plain definitions."""
+"""Measures: equal to values worked out by hand, and on random lists equal to their definitions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CASES = [
 RANKED = [["x", "a", "y", "b"], ["c"], ["x", "y"], []]
 
 
-def test_measures_of_each_case() -> None:
+def test_measures_of_each_case_equal_values_worked_out_by_hand() -> None:
     values = metrics.per_case(CASES, RANKED)
     assert set(values) == {f"{name}@{k}" for name in ("recall", "ndcg", "hit") for k in metrics.KS} | {"mrr"}
     ideal = 1 + 1 / math.log2(3)
@@ -37,7 +37,7 @@ def test_measures_of_each_case() -> None:
     assert metrics.means(values)["recall@3"] == pytest.approx(0.375)
 
 
-def test_measures_agree_with_their_definitions() -> None:
+def test_measures_of_random_lists_equal_their_definitions() -> None:
     random = np.random.default_rng(0)
     ids = [f"i{n}" for n in range(150)]
     cases = [
@@ -55,15 +55,15 @@ def test_measures_agree_with_their_definitions() -> None:
         assert values["mrr"][row] == pytest.approx(1 / (right.argmax() + 1) if right.any() else 0)
 
 
-def test_lists_that_cannot_be_measured_are_refused() -> None:
+def test_lists_of_wrong_number_or_with_duplicates_are_refused() -> None:
     with pytest.raises(ValueError, match="2 ranked lists for 4 cases"):
         metrics.per_case(CASES, RANKED[:2])
-    with pytest.raises(ValueError, match="names an id twice"):
+    with pytest.raises(ValueError, match="contains an id twice"):
         metrics.per_case(CASES, [["a", "a"], [], [], []])
     assert not any(column.any() for column in metrics.per_case(CASES, [[], [], [], []]).values())
 
 
-def test_what_is_shown() -> None:
+def test_measures_of_shown_items_equal_values_worked_out_by_hand() -> None:
     vectors = {"a": [1.0, 0.0], "b": [0.0, 1.0], "c": [1.0, 0.0]}
     popularity = {"a": 3, "b": 1}
     measured = metrics.beyond_accuracy(
@@ -77,12 +77,12 @@ def test_what_is_shown() -> None:
     assert metrics.beyond_accuracy([[], []], 4, popularity, lambda ids: np.zeros((0, 2)), k=2)["coverage@2"] == 0
 
 
-def test_gini_is_nought_when_all_items_are_shown_alike() -> None:
+def test_gini_is_zero_if_all_items_are_shown_equally_often() -> None:
     shown = metrics.beyond_accuracy([["a"], ["b"]], 2, {}, lambda ids: np.eye(len(ids)))
     assert shown["gini@10"] == pytest.approx(0) and shown["diversity@10"] == 0
 
 
-def test_what_channels_add() -> None:
+def test_exclusive_recall_union_ceiling_and_overlap_of_channels() -> None:
     cases = [Case("u", (), ("a", "b")), Case("v", (), ("c",))]
     channels = {"one": [["a", "b"], []], "two": [["b"], ["c"]], "none": [["x"], ["y"]]}
     assert metrics.exclusive(cases, channels) == {"one": 0.25, "two": 0.5, "none": 0.0}
@@ -93,7 +93,7 @@ def test_what_channels_add() -> None:
     assert shares["one"] == {"one": 1.0, "two": 0.5, "none": 0.0} and shares["none"]["one"] is None
 
 
-def test_strata() -> None:
+def test_cases_are_grouped_by_history_popularity_and_new_items() -> None:
     popularity = {"a": 6, "b": 3, "c": 1, "d": 1, "x": 1}
     labels = metrics.strata(CASES, popularity, {"a", "b", "c", "d"})
     assert labels["history"].tolist() == ["1-2", "0", "3-5", "11+"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agent import Recommender
+from agent import AsyncRecommender, Recommender
 from agent.errors import EvokeError
 from store import Catalog, Event, History, Item, StoreError
 from tests.helpers.faults import GARBAGE, Die, Hang, Labels, Status
@@ -32,46 +33,45 @@ def test_a_users_recommendation_keeps_the_contract(rec: Any) -> None:
     for item in row["items"]:
         assert 0 <= item["score"] <= 1
         assert item["explanation"]
-        assert item["channels"]
+        assert item["channels"] and item["channels"].keys() == item["contributions"].keys()
+        assert sum(item["contributions"].values()) == pytest.approx(item["score"], abs=1e-3)
         assert set(item["evidence"]) <= seen
     assert [item["score"] for item in row["items"]] == sorted((item["score"] for item in row["items"]), reverse=True)
-    assert [stage["name"] for stage in row["trace"]["stages"]] == ["interests", "recall", "fuse", "rank", "explain"]
+    assert [stage["name"] for stage in row["trace"]["stages"]] == ["profile", "retrieve", "fuse", "rerank", "explain"]
     assert row["trace"]["degraded"] == []
     assert row["personalised"] == 1.0
 
 
-def test_what_the_model_writes_is_checked_against_the_history(rec: Any) -> None:
+def test_a_profile_is_checked_against_the_history(rec: Any) -> None:
     recommender = rec()
     result = recommender.recommend(user="mara")
     history = liked(recommender, "mara")
     assert [interest.name for interest in result.profile.interests] == ["heists"]
-    assert result.profile.interests[0].evidence == history[:2]
+    assert result.profile.interests[0].evidence == tuple(history[:2])
     assert not any("http" in query or query == "Heat" for query in result.queries)
     assert sum("last robbery" in query for query in result.queries) == 1
-    notes = " ".join(result.trace["interests"].notes)
+    notes = " ".join(result.trace["profile"].notes)
     assert "1 interests without evidence" in notes
     assert "queries dropped" in notes
 
 
 def test_named_titles_are_grounded_and_the_rest_serve_as_queries(rec: Any) -> None:
-    recommender = rec()
     named = GOOD | {"named": [{"title": "Oceans Eleven", "year": 2001}, {"title": "The Sting", "year": 1973},
                               {"title": "The Sting", "year": 2015}, {"title": "Zorblax Returns", "year": None}]}  # fmt: skip
     result = rec(modelled(named)).recommend(history=["heat-1995"], n=20)
     grounded = {n.title: n.id for n in result.named}
     assert grounded["Oceans Eleven"] == "oceans-eleven-2001"
     assert grounded["Zorblax Returns"] is None
-    assert "serve as queries" in " ".join(result.trace["recall"].notes)
+    assert "serve as queries" in " ".join(result.trace["retrieve"].notes)
     assert "oceans-eleven-2001" in [r.item.id for r in result if "named" in r.channels]
-    assert recommender is not None
 
 
 def test_the_second_request_is_cached_and_a_new_event_refreshes(rec: Any) -> None:
     recommender = rec()
     first = recommender.recommend(user="mara")
     again = recommender.recommend(user="mara")
-    assert not first.trace["interests"].cached
-    assert again.trace["interests"].cached
+    assert not first.trace["profile"].cached
+    assert again.trace["profile"].cached
     assert again.queries == first.queries
     structured = [r for r in recommender.server.requests if "response_format" in r]
     assert len(structured) == 1
@@ -81,7 +81,7 @@ def test_the_second_request_is_cached_and_a_new_event_refreshes(rec: Any) -> Non
     refreshed = recommender.recommend(user="mara")
     structured = [r for r in recommender.server.requests if "response_format" in r]
     assert len(structured) == 2
-    assert "refreshed with 1 new events" in refreshed.trace["interests"].notes
+    assert "refreshed with 1 new events" in refreshed.trace["profile"].notes
     prompt = structured[1]["messages"][-1]["content"]
     assert recommender._core.catalog.get([new])[new].title in prompt
     assert GOOD["summary"] in prompt
@@ -95,8 +95,8 @@ def test_an_overridden_prompt_misses_the_cache_and_shows_in_the_trace(rec: Any, 
         "{% for line in history %}{{ line.label }} {{ data(line.title) }}\n{% endfor %}{% endblock %}"
     )
     after = rec(prompts=tmp_path).recommend(user="mara")
-    assert not after.trace["interests"].cached
-    assert after.trace["interests"].prompt != before.trace["interests"].prompt
+    assert not after.trace["profile"].cached
+    assert after.trace["profile"].prompt != before.trace["profile"].prompt
 
 
 def test_by_history_by_text_and_combined(rec: Any) -> None:
@@ -106,13 +106,13 @@ def test_by_history_by_text_and_combined(rec: Any) -> None:
     assert not {"heat-1995", "ronin-1998", "casino-1995"} & set(ids)
     by_text = recommender.recommend("animated film for small children", n=5)
     assert any("Animation" in r.item.metadata["genres"] for r in by_text)
-    assert by_text.trace["interests"].notes == ["no history"]
+    assert by_text.trace["profile"].notes == ["no history"]
     assert recommender.server.requests[-1]["messages"]
     both = recommender.recommend("animated film for small children", user="mara", n=5)
     assert {r.item.id for r in both} != {r.item.id for r in recommender.recommend(user="mara", n=5)}
 
 
-def test_rules_are_rules(rec: Any) -> None:
+def test_filters_and_hidden_items_are_never_overruled(rec: Any) -> None:
     recommender = rec()
     where = {"year": {"$gte": 1990, "$lt": 2000}, "genres": "Crime"}
     result = recommender.recommend(user="mara", n=10, where=where)
@@ -127,7 +127,7 @@ def test_rules_are_rules(rec: Any) -> None:
         recommender.recommend(user="mara", where={"colour": "red"})
 
 
-def test_nobody_yet_is_a_cold_start(rec: Any) -> None:
+def test_an_unknown_user_and_an_unknown_item_are_a_cold_start(rec: Any) -> None:
     recommender = rec()
     result = recommender.recommend(user="never seen", history=["no-such-item"])
     assert len(result) == 10
@@ -157,32 +157,34 @@ def test_a_broken_model_costs_quality_never_the_answer(rec: Any, fault: str) -> 
     assert result.personalised == 1.0
     assert len(result.queries) >= 5
     degraded = {row["stage"]: row["reason"] for row in result.trace.degraded}
-    assert degraded["interests"]
-    assert "interests built from the history's fields" in result.trace["interests"].notes
+    assert degraded["profile"]
+    assert "interests built from the history's fields" in result.trace["profile"].notes
 
 
-def test_a_model_that_is_not_there(rec: Any) -> None:
+def test_without_a_model_the_answer_comes_from_the_catalog(rec: Any) -> None:
     recommender = rec()
     recommender._core.settings = recommender._core.settings.model_copy(update={"base_url": "http://127.0.0.1:9/v1"})
     result = recommender.recommend(user="mara")
     assert len(result) == 10
-    assert {row["stage"] for row in result.trace.degraded} == {"interests", "explain"}
+    assert {row["stage"] for row in result.trace.degraded} == {"profile", "explain"}
 
 
-def test_rank_is_off_until_asked_for_and_then_moves_no_more_than_its_weight(rec: Any) -> None:
+def test_reranking_is_off_by_default_and_moves_no_score_by_more_than_its_weight(rec: Any) -> None:
     plain = rec().recommend(user="mara", n=20)
-    assert plain.trace["rank"].notes == ["off"]
-    recommender = rec(rank_weight=0.3, rank_depth=20, rank_shuffles=2)
+    assert plain.trace["rerank"].notes == ["off"]
+    recommender = rec(rank_weight=0.3, rank_depth=20)
     ranked = recommender.recommend(user="mara", n=20)
-    assert sum("logprobs" in r for r in recommender.server.requests) == 4
-    assert ranked.trace["rank"].tokens_out == 4 * 3
+    assert sum("logprobs" in r for r in recommender.server.requests) == 2
+    assert ranked.trace["rerank"].tokens_out == 2 * 3
     before = {r.item.id: r.score for r in plain}
     assert {r.item.id for r in ranked} == set(before)
     for r in ranked:
         assert 0.7 * before[r.item.id] - 1e-9 <= r.score <= 0.7 * before[r.item.id] + 0.3 + 1e-9
+        assert sum(r.contributions.values()) == pytest.approx(r.score)
+        assert 0 <= r.contributions["rerank"] <= 0.3
 
 
-def test_ranking_leaves_what_was_put_behind_for_being_alike_behind(rec: Any) -> None:
+def test_reranking_leaves_near_duplicates_behind(rec: Any) -> None:
     for user in ("mara", "tomasz", "aiko"):
         plain = rec(diversity=0.6, explain=False).recommend(user=user, n=12)
         ranked = rec(diversity=0.6, explain=False, rank_weight=0.1, rank_depth=4).recommend(user=user, n=12)
@@ -194,7 +196,7 @@ def test_ranking_leaves_what_was_put_behind_for_being_alike_behind(rec: Any) -> 
 def test_absent_labels_keep_the_fused_order(rec: Any) -> None:
     few = rec(lambda body: Labels({"A": -1.0, "B": -2.0}) if "logprobs" in body else modelled()(body), rank_weight=0.5)
     result = few.recommend(user="mara", n=10)
-    assert "labels absent" in result.trace["rank"].degraded
+    assert "labels absent" in result.trace["rerank"].degraded
     plain = rec().recommend(user="mara", n=10)
     assert [r.item.id for r in result] == [r.item.id for r in plain]
 
@@ -248,3 +250,33 @@ def test_a_request_goes_on_while_items_come_and_go(films: Path, model_server: Ca
         assert len(shown(history=["ronin-1998"], text="a crew and one last robbery")) == 10
         assert not meanwhile
         recommender.close()
+
+
+def test_a_result_cannot_be_changed_into_the_next_one(rec: Any) -> None:
+    recommender = rec()
+    for request in ({"text": "a slow heist film"}, {"user": "mara"}, {"user": "never seen"}):
+        first = recommender.recommend(**request)
+        before = first.as_json()
+        for words in (first.queries, first.named, first.items, first.items[0].evidence):
+            assert isinstance(words, tuple)
+        if first.profile:
+            assert isinstance(first.profile.interests, tuple) and isinstance(first.profile.avoid, tuple)
+        changed = first.as_json()
+        for name in ("queries", "named", "items"):
+            changed[name].append("romantic comedy about a wedding")
+        again = recommender.recommend(**request)
+        assert again.as_json()["queries"] == before["queries"]
+        assert [item["id"] for item in again.as_json()["items"]] == [item["id"] for item in before["items"]]
+
+
+def test_public_signatures_are_spelled_out() -> None:
+    wanted = ["self", "text", "user", "history", "n", "where", "exclude"]
+    for owner in (Recommender, AsyncRecommender):
+        parameters = inspect.signature(owner.recommend).parameters
+        assert list(parameters) == wanted
+        assert not any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters.values())
+        assert all(p.annotation is not p.empty for name, p in parameters.items() if name != "self")
+        assert "exclude: ids" in (owner.recommend.__doc__ or "")
+    assert list(inspect.signature(AsyncRecommender.stream).parameters) == [*wanted, "wishes"]
+    with pytest.raises(TypeError, match=r"Recommender\.recommend\(\) got an unexpected keyword argument 'usr'"):
+        Recommender.recommend(None, "x", usr="mara")  # type: ignore[arg-type, call-arg]

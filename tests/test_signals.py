@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from agent.errors import EvokeError
-from agent.ranking.features import candidates
+from agent.ranking.features import candidates, channel_of
 from agent.ranking.learned_fusion import Learned
 from agent.retrieval.signals import CHANNEL_OF, Signals
 from store.content import Content, _fields, _near, _titles
@@ -59,6 +59,15 @@ def walks(seed: int = 0) -> list[np.ndarray]:
             kind, at = (rng.integers(KINDS), rng.integers(size)) if rng.random() < 0.2 else (kind, (at + 1) % size)
         found.append(np.array(walk))
     return found
+
+
+def allowed(histories: list[np.ndarray], *, repeats: bool, hidden: int | None = None) -> np.ndarray:
+    """(b, n): the items that may come back for each history."""
+    may = np.ones((len(histories), N), dtype=bool)
+    for row, history in enumerate(histories):
+        may[row, [] if repeats else history] = False
+        may[row, [] if hidden is None else hidden] = False
+    return may
 
 
 def interactions() -> Interactions:
@@ -139,31 +148,38 @@ def test_content_knows_neighbours_titles_and_fields() -> None:
 
 def test_candidates_keep_to_what_may_come_back(signals: Signals) -> None:
     histories = [np.array([3, 4, 5]), np.array([17, 18, 17])]
-    found = candidates(signals, histories, repeats=False)
+    found = candidates(signals, histories, allowed(histories, repeats=False))
     for row, history in enumerate(histories):
         mine = found.item[found.case == row]
         assert not set(mine) & set(history)
         assert (np.diff(mine) > 0).all()
     assert found.features.shape == (len(found.case), len(found.names))
-    again = candidates(signals, histories, repeats=True)
+    again = candidates(signals, histories, allowed(histories, repeats=True))
     assert set(again.item[again.case == 1]) >= {17, 18}
-    allowed = np.zeros(N, dtype=bool)
-    allowed[[6, 19, 40]] = True
-    few = candidates(signals, histories, repeats=False, allowed=allowed)
-    assert set(few.item) <= {6, 19, 40}
-    hiding = Signals(snapshot(hidden=6), signals.content, signals.counts, signals.linear)
-    assert 6 not in candidates(hiding, histories, repeats=False).item
+    three = np.zeros((2, N), dtype=bool)
+    three[:, [6, 19, 40]] = True
+    assert set(candidates(signals, histories, three).item) <= {6, 19, 40}
+    assert 6 not in candidates(signals, histories, allowed(histories, repeats=False, hidden=6)).item
+
+
+def test_a_channel_that_is_left_out_brings_no_candidate_and_no_feature(signals: Signals) -> None:
+    histories = [walk[:-1] for walk in walks(2)]
+    may = allowed(histories, repeats=True)
+    without = candidates(signals, histories, may, without="collaborative")
+    own = [at for at, name in enumerate(without.names) if channel_of(name) == "collaborative" and "rank" not in name]
+    assert own and not without.features[:, own].any()
+    assert len(without.case) < len(candidates(signals, histories, may).case)
 
 
 def test_learned_fusion_learns_keeps_and_repeats_itself(signals: Signals, tmp_path: Path) -> None:
     asked, truth = [walk[:-1] for walk in walks(2)], np.array([walk[-1] for walk in walks(2)])
-    table = candidates(signals, asked, repeats=True)
+    table = candidates(signals, asked, allowed(asked, repeats=True))
     chosen = table.item == truth[table.case]
     learned = Learned.fit(table, chosen, seeds=(0,), rounds=30, min_data_in_leaf=5)
     again = Learned.fit(table, chosen, seeds=(0,), rounds=30, min_data_in_leaf=5)
     np.testing.assert_array_equal(learned.scores(table), again.scores(table))
     fresh, expected = [walk[:-1] for walk in walks(3)], [int(walk[-1]) for walk in walks(3)]
-    ranked = learned.rank(signals, fresh, 5, repeats=True)
+    ranked = learned.rank(signals, fresh, allowed(fresh, repeats=True)).best(len(fresh), 5)
     assert np.mean([target in [row for row, _ in best] for target, best in zip(expected, ranked, strict=True)]) > 0.6
     assert all(first[1] >= second[1] for best in ranked for first, second in pairwise(best))
     assert all(0 <= score <= 1 for best in ranked for _, score in best)
@@ -178,9 +194,40 @@ def test_learned_fusion_learns_keeps_and_repeats_itself(signals: Signals, tmp_pa
         Learned.load(tmp_path)
 
 
+def test_contributions_sum_up_to_the_log_odds_and_name_the_channels(signals: Signals) -> None:
+    asked, truth = [walk[:-1] for walk in walks(2)], np.array([walk[-1] for walk in walks(2)])
+    table = candidates(signals, asked, allowed(asked, repeats=True))
+    learned = Learned.fit(table, table.item == truth[table.case], seeds=(0,), rounds=30, min_data_in_leaf=5)
+    fresh = [walk[:-1] for walk in walks(3)][:3]
+    ranked = learned.rank(signals, fresh, allowed(fresh, repeats=True))
+    best = ranked.best(3, 5)
+    (model,) = learned.models
+    bias = model.predict(ranked.table.features, pred_contrib=True)[0, -1]
+    for case, own in enumerate(best):
+        parts = ranked.parts(case, [row for row, _ in own], signals)
+        assert set(parts) == {row for row, _ in own}
+        for row, score in own:
+            part = parts[row]
+            log_odds = np.log(score / (1 - score))
+            assert sum(part.contributions.values()) + bias == pytest.approx(log_odds, abs=1e-4)
+            assert part.contributions.keys() <= {
+                "dense",
+                "collaborative",
+                "lexical",
+                "popular",
+                "fields",
+                "repeats",
+                "other",
+            }
+            assert part.channels and part.channels.keys() <= {"dense", "collaborative", "lexical", "popular"}
+            assert all(rank >= 1 for rank in part.channels.values())
+        top = parts[own[0][0]]
+        assert max(top.contributions, key=lambda channel: top.contributions[channel]) == "collaborative"
+
+
 def test_learned_fusion_reads_features_by_name(signals: Signals) -> None:
     asked, truth = [walk[:-1] for walk in walks(2)], np.array([walk[-1] for walk in walks(2)])
-    table = candidates(signals, asked, repeats=True)
+    table = candidates(signals, asked, allowed(asked, repeats=True))
     learned = Learned.fit(table, table.item == truth[table.case], seeds=(0,), rounds=10, min_data_in_leaf=5)
     scores = learned.scores(table)
     order = np.random.default_rng(0).permutation(len(table.names))

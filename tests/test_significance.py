@@ -1,4 +1,4 @@
-"""The paired test, the intervals and the correction: against exact values, and against what they promise on noise."""
+"""Significance: p values, intervals and Holm's correction equal exact values, and hold their error rate on noise."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from itertools import product
 import numpy as np
 import pytest
 
-from eval.significance import Comparison, compare, compare_all, holm, intervals
+from eval.significance import LEAST_USERS, Comparison, compare, compare_all, gain_p, holm, intervals, pays
 
 
-def test_p_is_that_of_all_sign_flips_of_whole_users() -> None:
+def test_p_value_equals_exact_test_over_all_sign_flips_of_users() -> None:
     random = np.random.default_rng(1)
     users = [f"u{n}" for n in (0, 0, 0, 1, 2, 2, 3, 4, 5, 6, 6, 7)]
     a, b = random.random(12), random.random(12) * 0.6
@@ -23,7 +23,7 @@ def test_p_is_that_of_all_sign_flips_of_whole_users() -> None:
     assert found.low is not None and found.high is not None and found.low < found.difference < found.high
 
 
-def test_cases_of_one_user_are_not_taken_for_independent() -> None:
+def test_interval_is_wider_if_cases_belong_to_few_users() -> None:
     random = np.random.default_rng(2)
     of_user = np.repeat(random.normal(0, 1, 40), 25)
     noise = random.normal(0, 0.1, 1000)
@@ -33,7 +33,7 @@ def test_cases_of_one_user_are_not_taken_for_independent() -> None:
     assert (together[1] or 0) - (together[0] or 0) > 3 * ((alone[1] or 0) - (alone[0] or 0))
 
 
-def test_on_noise_one_in_twenty_is_significant_and_the_interval_holds_the_truth() -> None:
+def test_on_noise_5_percent_are_significant_and_intervals_contain_zero() -> None:
     random = np.random.default_rng(3)
     tests = 300
     low, inside = 0, 0
@@ -46,7 +46,7 @@ def test_on_noise_one_in_twenty_is_significant_and_the_interval_holds_the_truth(
     assert inside / tests == pytest.approx(0.94, abs=0.04)
 
 
-def test_a_clear_difference_is_found_and_none_is_not() -> None:
+def test_clear_difference_is_significant_and_equal_arms_are_not() -> None:
     random = np.random.default_rng(4)
     b = random.random(300)
     users = [str(n) for n in range(300)]
@@ -55,12 +55,57 @@ def test_a_clear_difference_is_found_and_none_is_not() -> None:
     assert (same.p, same.difference, same.low, same.high) == (1.0, 0.0, 0.0, 0.0)
 
 
+def test_gain_p_equals_exact_one_sided_test_over_all_sign_flips_of_users() -> None:
+    random = np.random.default_rng(7)
+    users = [f"u{n}" for n in (0, 0, 0, 1, 2, 2, 3, 4, 5, 6, 6, 7, 8)]
+    gain = random.random(13) - 0.3
+    gain[-1] = 0.0  # a user without a gain changes nothing
+    sums = np.array([gain[[u == user for u in users]].sum() for user in sorted(set(users))])
+    flips = np.array([np.dot(signs, sums) for signs in product((-1, 1), repeat=len(sums))])
+    assert gain_p(gain, users) == pytest.approx(np.mean(flips >= sums.sum() - 1e-9), abs=0.01)
+    assert gain_p(-gain, users) == pytest.approx(np.mean(-flips >= -sums.sum() - 1e-9), abs=0.01)
+    assert gain_p(gain, users) == gain_p(gain, users)
+
+
+def test_gain_p_is_half_of_two_sided_p_for_a_gain() -> None:
+    random = np.random.default_rng(8)
+    a, b, users = random.random(200) + 0.04, random.random(200), [str(n // 2) for n in range(200)]
+    assert gain_p(a - b, users) == pytest.approx(compare(a, b, users, measure="m").p / 2, abs=0.01)
+
+
+def test_pays_accepts_5_percent_of_useless_stages() -> None:
+    random = np.random.default_rng(9)
+    users = [str(n // 2) for n in range(120)]
+    accepted = [pays(np.repeat(random.normal(0, 1, 60), 2), users, seed) for seed in range(200)]
+    assert np.mean(accepted) == pytest.approx(0.05, abs=0.03)
+
+
+def test_pays_needs_a_gain_and_enough_users() -> None:
+    users = [str(n) for n in range(LEAST_USERS)]
+    gain = np.full(LEAST_USERS, 0.1)
+    assert pays(gain, users)
+    assert not pays(gain[1:], users[1:])
+    assert not pays(np.repeat(gain, 3), users[1:] * 3 + users[1:4])
+    assert not pays(-gain, users)
+    assert not pays(np.zeros(LEAST_USERS), users)
+
+
+def test_one_gain_of_many_users_does_not_pay() -> None:
+    # A normal approximation with few changed users would be too sure; the randomisation test is not.
+    gain = np.zeros(100)
+    gain[:4] = 0.5
+    users = [str(n) for n in range(100)]
+    assert gain_p(gain, users) == pytest.approx(1 / 16, abs=0.01) and not pays(gain, users)
+    gain[4] = 0.5
+    assert pays(gain, users)
+
+
 def test_one_user_has_no_interval() -> None:
     found = compare(np.array([1.0, 0.5]), np.array([0.0, 0.0]), ["u", "u"], measure="m", rounds=100)
     assert found.p == 1.0 and (found.low, found.high) == (None, None)
 
 
-def test_all_pairs_share_their_draws_and_agree_with_single_ones() -> None:
+def test_comparing_all_pairs_equals_comparing_single_pairs() -> None:
     random = np.random.default_rng(5)
     values = {name: random.random(90) for name in "abc"}
     users = [str(n % 40) for n in range(90)]
@@ -74,7 +119,7 @@ def test_all_pairs_share_their_draws_and_agree_with_single_ones() -> None:
     assert intervals(values, users, seed=7, rounds=500)["b"] == pytest.approx(one["b"])
 
 
-def test_many_pairs_can_still_be_significant_after_the_correction() -> None:
+def test_many_pairs_can_be_significant_after_holm_correction() -> None:
     random = np.random.default_rng(6)
     base = random.random(200)
     values = {f"arm{n}": base + n * 0.1 for n in range(12)}
@@ -82,7 +127,7 @@ def test_many_pairs_can_still_be_significant_after_the_correction() -> None:
     assert all((each.p_holm or 1) < 0.05 for each in holm(compare_all(values, users, measure="m")))
 
 
-def test_holm() -> None:
+def test_holm_correction_equals_values_worked_out_by_hand() -> None:
     def comparison(p: float) -> Comparison:
         return Comparison("a", "b", "m", 0.1, 0.0, 0.2, p)
 
@@ -92,6 +137,6 @@ def test_holm() -> None:
     assert holm([]) == []
 
 
-def test_values_and_users_must_match() -> None:
+def test_values_without_a_user_each_are_refused() -> None:
     with pytest.raises(ValueError, match="3 values for the cases of 2"):
         intervals({"m": np.zeros(3)}, ["u", "v"])

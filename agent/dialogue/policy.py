@@ -14,8 +14,8 @@ from agent.dialogue.nlu.lexicon import Lexicon
 from agent.dialogue.nlu.rule_parser import Reading
 from agent.dialogue.state import State
 from agent.dialogue.state_tracking import follow
-from agent.profile.user_history import Known
-from agent.ranking.feedback import Said
+from agent.profile.user_history import UserHistory
+from agent.ranking.feedback import Wishes
 from agent.results import Explained, Profile, Recommendation, Result, Trace
 from store import Catalog
 
@@ -136,7 +136,7 @@ def _history(reply: Reply) -> list[str] | None:
         return state.liked
     if reply.stored:
         return None
-    known = Known.of(reply.recommender.history, reply.lexicon.snapshot, user).liked
+    known = UserHistory.of(reply.recommender.history, reply.lexicon.snapshot, user).liked
     return [*(id for id in known if id not in state.disliked), *state.liked]
 
 
@@ -152,7 +152,7 @@ def _retrieved(
         n=reply.n,
         where=filters(state),
         exclude=excluded,
-        said=Said([*_wanted(state), *_as_seeds(reply)], state.disliked, state.avoid),
+        wishes=Wishes([*_wanted(state), *_as_seeds(reply)], state.disliked, state.avoid),
     )
 
 

@@ -169,7 +169,7 @@ class AsyncSession:
                 reply.state,
                 self._recommender.catalog,
                 reply.lexicon,
-                connect=self._recommender._connect,
+                connect=self._recommender.connect,
                 prompts=self._recommender.prompts,
                 deadline=Deadline(seconds),
                 stage=stage,

@@ -1,7 +1,7 @@
-"""Interests: one cached model call turns a history into a profile, descriptive queries and named suggestions.
+"""Interests: one cached model call turns a history into a profile, descriptive queries and named titles.
 
-Whatever the model returns is checked against the history and topped up from the catalog's own fields, so that a weak or
-silent model leaves a request as well served as no model at all.
+The answer is checked against the history. `agent.profile.fallback` adds what it left open, so that a request is served as
+well with a weak or silent model as without one.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from pydantic import BaseModel
 from agent.errors import ModelError
 from agent.item_text import STEP, WINDOW, described, lines, newest
 from agent.llm.adapters import Adapter
-from agent.llm.client import LLM, Connect, Deadline, Reply, Usage
-from agent.profile.fallback import ALONE, Mix, good_queries, topped_up
+from agent.llm.call import ModelCall
+from agent.llm.client import LLM, Deadline, Reply, Usage
+from agent.profile.fallback import good_queries
 from agent.profile.schemas import FORMS, MOST_QUERIES, N_NAMED, N_QUERIES, PARTS, TRAINED, Written
-from agent.results import NOTHING, Interest, Interests, Named, Profile, Stage
+from agent.results import Interest, Interests, Named, Profile, Stage
 from agent.retrieval.grounding import plain
 from prompts import Prompts
 from store import History, Item
@@ -27,57 +28,63 @@ from store.catalog import Field as SchemaField
 
 MAX_TOKENS = 420
 PENALTY = 0.5
-"""On what a trained model has said before (OpenAI's `frequency_penalty`): at its likeliest a small one says it again and again."""
-SEEN = 8
-"""Things of a history that a trained model reads."""
+"""OpenAI's `frequency_penalty` for a trained model: without it a small one repeats itself."""
+SHOWN = 8
+"""Most recent history items that a trained model is shown."""
 
 
-async def interests(
-    history: Sequence[Item],
-    *,
-    others: Sequence[Item] = (),
-    user: str | None,
-    schema: Mapping[str, SchemaField],
-    connect: Connect,
-    prompts: Prompts,
-    cache: History,
-    adapter: Adapter | None,
-    deadline: Deadline,
-    stage: Stage,
-) -> Interests:
-    """The interests behind `history` (liked items, oldest first): cached, refreshed or newly written.
+@dataclass(frozen=True, slots=True)
+class UserContext:
+    """The user whose history is read, and what helps to read it.
 
-    An adapter trained for queries writes these and the titles; it is shown what `others` chose after such a history. A model that
-    fails leaves `stage.degraded` set and the interests built from the catalog's fields alone.
+    Args:
+        schema: the catalog's fields.
+        cache: the store's histories, where profiles are kept.
+        user: the user, or None for a history given outright.
+        others: items that other people chose after such a history; a trained model is shown them.
     """
-    if not history:
-        stage.notes.append("no history")
-        return NOTHING
+
+    schema: Mapping[str, SchemaField]
+    cache: History
+    user: str | None = None
+    others: Sequence[Item] = ()
+
+
+async def read_interests(call: ModelCall, history: Sequence[Item], context: UserContext) -> Interests:
+    """Return the interests behind `history` (liked items, oldest first): cached, refreshed or newly written by the model.
+
+    Only what the model said and passed the checks: `fill_up` adds what it left open. Where the model fails,
+    `call.stage.degraded` says why and nothing is returned.
+    """
+    stage, adapter, prompts = call.stage, call.adapter, call.prompts
     ids = [item.id for item in history]
     stage.prompt = prompts.fingerprint(*_templates(adapter))
     try:
-        llm = await connect()
-        stage.model = await llm.model_name(deadline)
+        llm = await call.connect()
+        stage.model = await llm.model_name(call.deadline)
         key = llm.key_of(adapter)
-        known = cache.profile(user, ids, key, stage.prompt)
+        known = context.cache.profile(context.user, ids, key, stage.prompt)
         if known and known.exact:
             stage.cached = True
-            return topped_up(Interests.from_json(known.profile), history, schema, stage, _mix(adapter), others)
+            return Interests.from_json(known.profile)
         former = Interests.from_json(known.profile) if known else None
         if former and former.profile and not (former.profile.summary or former.profile.interests):
             former = None  # it said nothing
         former_ids = known.history if known else []
         if len(history) - len(former_ids) >= WINDOW + STEP:
-            former = None  # a refresh shows all that is new, which no slot may hold; what a new prompt shows is bounded
+            former = None  # a refresh shows all new items, more than fit; a new prompt shows a bounded number
         if former and former.profile:
             stage.notes.append(f"refreshed with {len(history) - len(former_ids)} new events")
-        asking = calls(history, prompts, schema, PARTS, adapter, others, former, former_ids)
+        asking = questions(history, prompts, context.schema, PARTS, adapter, context.others, former, former_ids)
         if adapter:
             stage.notes.append("trained adapter")
-        reply = await answered(llm, asking, deadline)
+        if len(asking) == 1:
+            reply = _joined([await llm.structured(**asking[0].arguments(call.deadline))])
+        else:
+            reply = await ask(llm, asking, call.deadline)
     except ModelError as error:
         stage.degraded = error.reason
-        return topped_up(NOTHING, history, schema, stage, _mix(adapter), others)
+        return Interests()
     stage.tokens_in += reply.usage.tokens_in
     stage.tokens_out += reply.usage.tokens_out
     if reply.broken:
@@ -85,50 +92,52 @@ async def interests(
     if reply.partial:
         stage.notes.append("the answer was cut short; what was complete is used")
     passed = checked(reply.value, history, former, stage)
-    if not stage.degraded:  # half an answer is not what the next request should go by
-        cache.save_profile(user, ids, key, stage.prompt, passed.as_json())
-    return topped_up(passed, history, schema, stage, _mix(adapter), others)
+    if not stage.degraded:  # half an answer must not be what the next request reads
+        context.cache.save_profile(context.user, ids, key, stage.prompt, passed.as_json())
+    return passed
 
 
-def remembered(
-    history: Sequence[Item],
-    others: Sequence[Item],
-    user: str | None,
-    schema: Mapping[str, SchemaField],
+def kept_interests(
     llm: LLM | None,
+    history: Sequence[Item],
+    context: UserContext,
     prompts: Prompts,
-    cache: History,
     adapter: Adapter | None,
     stage: Stage,
 ) -> Interests:
-    """The interests as far as they can be had at once: those kept of this history or its beginning, else the fields' alone.
+    """Return the interests that are cached for this history or its beginning, without a call; nothing where there are none.
 
-    A conversation shows its items first; the profile is brought up to date by the next request outside of one.
+    A conversation shows its items first; its profile is brought up to date by the next request outside of it.
     """
-    if not history:
-        stage.notes.append("no history")
-        return NOTHING
-    said = NOTHING
-    if llm and (
-        known := cache.profile(
-            user, [i.id for i in history], llm.key_of(adapter), prompts.fingerprint(*_templates(adapter))
-        )
-    ):
-        stage.cached = True
-        said = Interests.from_json(known.profile)
-    return topped_up(said, history, schema, stage, _mix(adapter), others)
+    if llm is None:
+        return Interests()
+    ids, fingerprint = [item.id for item in history], prompts.fingerprint(*_templates(adapter))
+    known = context.cache.profile(context.user, ids, llm.key_of(adapter), fingerprint)
+    stage.cached = known is not None
+    return Interests.from_json(known.profile) if known else Interests()
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class Question:
     """One question to the model: its messages, the form of the answer, and the adapter that is asked."""
 
     messages: list[dict[str, str]]
     form: type[BaseModel]
     adapter: Adapter | None = None
 
+    def arguments(self, deadline: Deadline) -> dict[str, Any]:
+        """The arguments of `LLM.structured` that ask it."""
+        return {
+            "messages": self.messages,
+            "schema": self.form,
+            "max_tokens": MAX_TOKENS,
+            "deadline": deadline,
+            "frequency_penalty": PENALTY if self.adapter else 0.0,
+            "adapter": self.adapter,
+        }
 
-def calls(
+
+def questions(
     history: Sequence[Item],
     prompts: Prompts,
     schema: Mapping[str, SchemaField],
@@ -137,18 +146,24 @@ def calls(
     others: Sequence[Item] = (),
     former: Interests | None = None,
     former_ids: Sequence[str] = (),
-) -> list[Call]:
-    """What to ask for these parts of what a history says (in the order of PARTS): one question, or with a trained adapter, which
-    writes queries and titles and is shown what `others` chose after such a history, one for each part.
+) -> list[Question]:
+    """Return the questions to ask: one for all parts; with a trained adapter, which writes queries and titles, one for each part.
 
-    What was known before (`former`, of the items `former_ids`) is brought up to date. Raises AdapterRefused where the adapter
-    was trained with other prompts.
+    Args:
+        history: liked items, oldest first.
+        prompts: the templates.
+        schema: the catalog's fields.
+        parts: what is wanted, in the order of PARTS.
+        adapter: the adapter that was trained for queries. Raises AdapterRefused where it was trained with other prompts.
+        others: items that other people chose after such a history; a trained model is shown them.
+        former: the interests of the first items of the history, to be brought up to date.
+        former_ids: those items.
     """
-    trained: list[Call] = []
+    trained: list[Question] = []
     if adapter:
         adapter.check_prompt(prompts)
         trained = [
-            Call(asked_trained(history, others, prompts, schema, p), TRAINED[p], adapter)
+            Question(messages_for_trained(history, others, prompts, schema, p), TRAINED[p], adapter)
             for p in parts
             if p != "profile"
         ]
@@ -160,58 +175,50 @@ def calls(
         messages = prompts.render("refresh", profile=former.profile.as_json(), history=new, **_wanted(parts))
     else:
         messages = prompts.render("interests", history=lines(history), **_wanted(parts))
-    return [Call(messages, FORMS[tuple(parts)]), *trained]
+    return [Question(messages, FORMS[tuple(parts)]), *trained]
 
 
-def asked_trained(
+def messages_for_trained(
     history: Sequence[Item], others: Sequence[Item], prompts: Prompts, schema: Mapping[str, SchemaField], part: str
 ) -> list[dict[str, str]]:
-    """The messages that ask a trained model for one part, "queries" or "named": the latest things, each once, newest first, then
-    what `others` chose next."""
-    known, next_ = ([described(item, schema) for item in items] for items in (newest(history, SEEN), others))
+    """Return the messages that ask a trained model for one part.
+
+    Args:
+        history: liked items, oldest first; the latest SHOWN are shown, each once, newest first.
+        others: items that other people chose after such a history, shown after them.
+        prompts: the templates.
+        schema: the catalog's fields.
+        part: "queries" or "named".
+    """
+    known, next_ = ([described(item, schema) for item in items] for items in (newest(history, SHOWN), others))
     return prompts.render("search", history=known, others=next_, parts=[part])
 
 
-async def answered(llm: LLM, asking: Sequence[Call], deadline: Deadline) -> Reply[Written]:
-    """The answers to all calls, made side by side, as one; `broken` says why what is missing is missing.
+async def ask(llm: LLM, asking: Sequence[Question], deadline: Deadline) -> Reply[Written]:
+    """Ask all questions at once and return the answers as one; `broken` says why a missing one is missing.
 
-    Raises a ModelError where no call brought anything.
+    Raises ModelError where no question is answered.
     """
-    replies: list[Reply[Any]] = []
-    broken: ModelError | None = None
-    for found in await asyncio.gather(
-        *(
-            llm.structured(
-                c.messages,
-                c.form,
-                max_tokens=MAX_TOKENS,
-                deadline=deadline,
-                frequency_penalty=PENALTY if c.adapter else 0.0,
-                adapter=c.adapter,
-            )
-            for c in asking
-        ),
-        return_exceptions=True,
-    ):
-        if isinstance(found, ModelError):
-            broken = found
-        elif isinstance(found, BaseException):
-            raise found
-        else:
-            replies.append(found)
-    if broken and not replies:
-        raise broken
+    found = await asyncio.gather(
+        *(llm.structured(**question.arguments(deadline)) for question in asking), return_exceptions=True
+    )
+    if unexpected := next((e for e in found if isinstance(e, BaseException) and not isinstance(e, ModelError)), None):
+        raise unexpected
+    return _joined(
+        [one for one in found if not isinstance(one, BaseException)], [e for e in found if isinstance(e, ModelError)]
+    )
+
+
+def _joined(replies: Sequence[Reply[Any]], errors: Sequence[ModelError] = ()) -> Reply[Written]:
+    if not replies:
+        raise errors[0]
     return Reply(
         Written(**{name: value for reply in replies for name, value in reply.value}),
         sum((reply.usage for reply in replies), Usage()),
         max(reply.ms for reply in replies),
         any(reply.partial for reply in replies),
-        broken or next((reply.broken for reply in replies if reply.broken), None),
+        next(iter(errors), None) or next((reply.broken for reply in replies if reply.broken), None),
     )
-
-
-def _mix(adapter: Adapter | None) -> Mix:
-    return adapter.mix if adapter else ALONE
 
 
 def _templates(adapter: Adapter | None) -> tuple[str, ...]:
@@ -223,9 +230,9 @@ def _wanted(parts: Sequence[str]) -> dict[str, Any]:
 
 
 def checked(written: Written, history: Sequence[Item], former: Interests | None, stage: Stage) -> Interests:
-    """What of the answer stands up to the history and to what queries and names must be; notes say what was dropped."""
+    """Return the part of the answer that passes the checks of interests, queries and titles; notes say what was dropped."""
     by_label = {i + 1: item.id for i, item in enumerate(history)}
-    kept = []
+    kept: list[Interest] = []
     for interest in written.interests:
         evidence = list(dict.fromkeys(by_label[label] for label in interest.evidence if label in by_label))
         if former and former.profile:
@@ -237,7 +244,7 @@ def checked(written: Written, history: Sequence[Item], former: Interests | None,
                 if id not in evidence
             ]
         if interest.name and evidence:
-            kept.append(Interest(interest.name, round(interest.weight, 3), evidence[:5]))
+            kept.append(Interest(interest.name, round(interest.weight, 3), tuple(evidence[:5])))
     if dropped := len(written.interests) - len(kept):
         stage.notes.append(f"{dropped} interests without evidence in the history dropped")
     queries = good_queries(written.queries, history)
@@ -247,5 +254,7 @@ def checked(written: Written, history: Sequence[Item], former: Interests | None,
     named = [Named(n.title, n.year) for n in written.named if n.title and plain(n.title) not in titles]
     named = list({plain(n.title): n for n in reversed(named)}.values())[::-1]
     liked = {plain(interest.name) for interest in kept}
-    profile = Profile(written.summary, kept, [a for a in written.avoid if plain(a) and plain(a) not in liked])
-    return Interests(profile, queries[:MOST_QUERIES], named[:N_NAMED])
+    avoid = tuple(a for a in written.avoid if plain(a) and plain(a) not in liked)
+    return Interests(
+        Profile(written.summary, tuple(kept), avoid), tuple(queries[:MOST_QUERIES]), tuple(named[:N_NAMED])
+    )

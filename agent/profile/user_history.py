@@ -1,4 +1,4 @@
-"""What is known of whom a request is for."""
+"""The liked and seen items of the user a request is for."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from store.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """What is known of whom the request is for: liked ids, oldest first, and every id not to be shown."""
+class UserHistory:
+    """The ids of a user's liked items, oldest first, and of every item not to be shown again."""
 
     liked: list[str]
     seen: set[str]
     notes: list[str]
 
     @classmethod
-    def of(cls, history: History, snapshot: Snapshot, user: str | None, given: Sequence[str] | None = None) -> Known:
-        """What the user's history says, or a history given outright, which stands in for the likes alone."""
+    def of(
+        cls, history: History, snapshot: Snapshot, user: str | None, given: Sequence[str] | None = None
+    ) -> UserHistory:
+        """Read the user's events. A history that is given replaces the liked items; what the user has seen stays excluded."""
         events = history.of(user) if user is not None else []
         notes = [] if events or user is None else [f"user {user} has no history"]
         liked = _liked(history, events) if given is None else list(given)
@@ -29,8 +31,7 @@ class Known:
 
 
 def _liked(history: History, events: Sequence[Event]) -> list[str]:
-    """The items of events that speak for them, but for those of which the user's latest word does not: a like lifts a dislike
-    and the other way round, a view lifts nothing."""
+    """The items of positive events, without those that the user's latest like or dislike speaks against. A view changes nothing."""
     good = history.positive(events)
     speaking = set(good)
     latest = {event.item: event for event in events if event.kind not in ("view", "seen")}

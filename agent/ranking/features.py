@@ -1,4 +1,4 @@
-"""Features of candidates for learned fusion: what the signals say and how they agree, the item, its ties to the history.
+"""Features of candidates for learned fusion: the signals and how they agree, the item, its ties to the history.
 
 Counts enter as shares, so that a model trained on less data reads the same on more.
 """
@@ -11,15 +11,23 @@ from functools import lru_cache
 
 import numpy as np
 
-from agent.retrieval.signals import Signals
+from agent.retrieval.signals import CHANNEL_OF, Signals
 from store.sparse import highest
 
 PER_SIGNAL = {"next": 100, "later": 60, "alike": 60, "followed": 60}
 OTHERWISE = 40
-"""Candidates each signal brings."""
+"""Candidates that each signal brings."""
 PAIRS = 10
-"""History items that a candidate is compared with one by one, the latest."""
+"""Latest history items that a candidate is compared with one by one."""
 FAR = 999.0
+"""Rank of a candidate that a signal says nothing of."""
+OF_CHANNEL = {
+    "dense": ("cosine",),
+    "popular": ("popular", "recent", "trend", "late", "known", "neighbours", "history popular", "history last popular"),
+    "fields": ("fields", "number"),
+    "repeats": ("again", "repeat rate", "history repeats"),
+}
+"""How the names of features begin that belong to a channel (or to the item's fields, or to repeats), apart from its signals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +43,22 @@ class Candidates:
     names: list[str]
 
 
-def candidates(
-    signals: Signals,
-    histories: Sequence[np.ndarray],
-    *,
-    repeats: bool,
-    allowed: np.ndarray | None = None,
-    scores: dict[str, np.ndarray] | None = None,
-    beside: Sequence[np.ndarray] | None = None,
-) -> Candidates:
-    """The candidates that any signal brings for these histories, with their features.
+def candidates(signals: Signals, histories: Sequence[np.ndarray], allowed: np.ndarray, without: str = "") -> Candidates:
+    """Return the candidates that any signal brings for these histories, with their features.
 
-    `repeats`: history items may come back. `allowed` (n,) bool: which rows may at all. `scores`: the signals' scores of these
-    histories where they are at hand; they are changed. `beside`: rows that others than the signals bring for each history.
+    Args:
+        signals: the fitted signals.
+        histories: b histories, snapshot rows, oldest first.
+        allowed: (b, n) bool, the rows that may come back; history items may be among them.
+        without: a channel whose signals are to say nothing.
     """
-    scores = signals.scores(histories) if scores is None else scores
-    brought = _brought(signals, scores, histories, repeats, allowed, beside)
-    case, item = np.repeat(np.arange(len(brought)), [len(rows) for rows in brought]), np.concatenate(brought)
+    scores = signals.scores(histories)
+    for name, found in scores.items():
+        if CHANNEL_OF[name] == without:
+            found[:] = 0
+        found[~allowed] = 0
+    rows = _brought(signals, scores, histories, allowed)
+    case, item = np.repeat(np.arange(len(rows)), [len(own) for own in rows]), np.concatenate(rows)
     columns: dict[str, np.ndarray] = {}
     starts = np.searchsorted(case, np.arange(len(histories)))
     _signal_features(columns, scores, case, item, starts, len(histories))
@@ -62,33 +69,25 @@ def candidates(
     return Candidates(case, item, features, list(columns))
 
 
+def channel_of(feature: str) -> str:
+    """Return the channel that a feature belongs to, "fields" or "repeats" for the item's own, else "other"."""
+    signal = feature.removesuffix("/best").removesuffix(" rank")
+    if signal in CHANNEL_OF:
+        return CHANNEL_OF[signal]
+    return next((channel for channel, beginnings in OF_CHANNEL.items() if feature.startswith(beginnings)), "other")
+
+
 def _brought(
-    signals: Signals,
-    scores: dict[str, np.ndarray],
-    histories: Sequence[np.ndarray],
-    repeats: bool,
-    allowed: np.ndarray | None,
-    beside: Sequence[np.ndarray] | None,
+    signals: Signals, scores: dict[str, np.ndarray], histories: Sequence[np.ndarray], allowed: np.ndarray
 ) -> list[np.ndarray]:
-    """For each history the rows that may come back and that anything brings, ascending. Scores of the others become 0."""
-    may = ~signals.snapshot.hidden if allowed is None else allowed
-    closed = np.flatnonzero(~may)
-    found: list[list[np.ndarray]] = [[rows] for rows in beside] if beside is not None else [[] for _ in histories]
+    """For each history the allowed rows that any signal brings, the most popular ones, and its own items; ascending."""
+    found: list[list[np.ndarray]] = [[] for _ in histories]
     for name, of_all in scores.items():
-        if len(closed):
-            of_all[:, closed] = 0
-        if not repeats:
-            for row, history in enumerate(histories):
-                of_all[row, history] = 0
         for rows, best in zip(found, highest(of_all, PER_SIGNAL.get(name, OTHERWISE)), strict=True):
             rows.append(best)
     popular = _popular(signals)
-    brought = []
-    for rows, history in zip(found, histories, strict=True):
-        together = np.unique(np.concatenate([*rows, popular, history if repeats else popular]))
-        together = together[may[together]]
-        brought.append(together if repeats else together[~np.isin(together, history)])
-    return brought
+    brought = [np.unique(np.concatenate([*rows, popular, own])) for rows, own in zip(found, histories, strict=True)]
+    return [rows[may[rows]] for rows, may in zip(brought, allowed, strict=True)]
 
 
 def _popular(signals: Signals) -> np.ndarray:
@@ -124,7 +123,7 @@ def _signal_features(
 
 @lru_cache(maxsize=2)
 def _items(signals: Signals) -> dict[str, np.ndarray]:
-    """What is told of every item of the snapshot, (n,) each."""
+    """The features of every item of the snapshot, (n,) each."""
     counts = signals.counts
     n = len(signals.snapshot)
     popular = counts.popularity / max(counts.popularity.sum(), 1) * n
@@ -200,7 +199,7 @@ def _cosine_features(columns: dict[str, np.ndarray], name: str, cosine: np.ndarr
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
-    """Row means over what is there, NaN where nothing is."""
+    """Row means of the finite values, NaN where there is none."""
     there = np.isfinite(values)
     return np.where(
         there.any(axis=1), np.where(there, values, 0).sum(axis=1) / np.maximum(there.sum(axis=1), 1), np.nan

@@ -1,4 +1,4 @@
-"""Steering: what a conversation adds to a request, and how dislikes and the lack of finds act on the candidates."""
+"""Negative feedback: candidates like a disliked item, or like words to avoid, lose score; short lists are filled up."""
 
 from __future__ import annotations
 
@@ -9,47 +9,53 @@ from itertools import islice
 import numpy as np
 
 from agent.ranking.fusion import Candidate
-from agent.retrieval.channels import Request, Sources, allowed_rows
+from agent.retrieval.channels import Batch
 
 PUSH = 0.8
-"""How much of its score an item loses that is all like a disliked one."""
+"""Share of its score that an item loses which is exactly like a disliked one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """What a conversation adds to a request: more to look for, items disliked, and what to steer away from, in words."""
+class Wishes:
+    """What a conversation adds to a request: more queries, ids of disliked items, and words for what to avoid."""
 
     queries: Sequence[str] = ()
     disliked: Sequence[str] = ()
     avoid: Sequence[str] = ()
 
 
-def completed(candidates: Sequence[Candidate], sources: Sources, request: Request, n: int) -> list[Candidate]:
-    """The candidates and, where they are fewer than n, others that fulfil the request's conditions, found by no channel."""
+def fill_up(candidates: Sequence[Candidate], batch: Batch, n: int) -> list[Candidate]:
+    """Return the candidates and, where they are fewer than n, other allowed items, which no channel retrieved.
+
+    `batch` holds the one request that the candidates are for.
+    """
     if len(candidates) >= n:
         return list(candidates)
     known = {c.id for c in candidates}
-    others = (sources.snapshot.ids[row] for row in np.flatnonzero(allowed_rows(sources, request)))
+    others = (batch.sources.snapshot.ids[row] for row in np.flatnonzero(batch.allowed[0]))
     more = (Candidate(id, 0.0) for id in others if id not in known)
     return [*candidates, *islice(more, n - len(candidates))]
 
 
-def pushed(
-    candidates: Sequence[Candidate], sources: Sources, disliked: Sequence[str], avoid: Sequence[str]
-) -> list[Candidate]:
-    """The candidates with those like a disliked item, or like the words to avoid, pushed back; best first.
+def demote(candidates: Sequence[Candidate], batch: Batch, wishes: Wishes) -> list[Candidate]:
+    """Return the candidates, best first, those like a disliked item or like words to avoid with a lower score.
 
         score(i) <- score(i) (1 - PUSH max over d of max(0, cos(i, d)))
 
-    which is Rocchio's negative feedback (1971) taken one disliked item at a time, so that two of a kind do not count twice.
+    This is Rocchio's negative feedback (1971) taken one disliked item at a time, so that two of a kind do not count twice.
     """
-    snapshot = sources.snapshot
-    rows = [snapshot.rows[id] for id in disliked if id in snapshot.rows]
+    snapshot = batch.sources.snapshot
+    rows = [snapshot.rows[id] for id in wishes.disliked if id in snapshot.rows]
     parts = [np.asarray(snapshot.vectors[rows])] if rows else []
-    parts += [sources.catalog.embedder.encode_queries(list(avoid))] if avoid else []
+    parts += [batch.sources.catalog.embedder.encode_queries(list(wishes.avoid))] if wishes.avoid else []
     if not parts or not candidates:
         return list(candidates)
-    mine = np.asarray(snapshot.vectors[[snapshot.rows[c.id] for c in candidates]])
-    near = np.maximum(mine @ np.concatenate(parts).T, 0).max(axis=1)
-    moved = [replace(c, score=c.score * (1 - PUSH * float(cos))) for c, cos in zip(candidates, near, strict=True)]
-    return sorted(moved, key=lambda c: -c.score)
+    own = np.asarray(snapshot.vectors[[snapshot.rows[c.id] for c in candidates]])
+    kept = 1 - PUSH * np.maximum(own @ np.concatenate(parts).T, 0).max(axis=1)
+    return sorted((scaled(c, float(share)) for c, share in zip(candidates, kept, strict=True)), key=lambda c: -c.score)
+
+
+def scaled(candidate: Candidate, share: float) -> Candidate:
+    """Return the candidate with its score, and each part of it, times `share`."""
+    parts = {channel: share * part for channel, part in candidate.contributions.items()}
+    return replace(candidate, score=share * candidate.score, contributions=parts)

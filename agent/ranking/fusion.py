@@ -1,95 +1,69 @@
-"""Fusion: the channels' lists become one, with a score between 0 and 1 and the provenance of every candidate; then the spread."""
+"""Rank fusion: the channels' lists become one list, with a score between 0 and 1 and the part that each channel had in it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from agent.retrieval.grounding import plain
 from store import Hit
-from store.snapshot import Snapshot
 
 K = 30
 """How quickly a rank's worth falls: rank r is worth (K + 1) / (K + r)."""
-SAME = 0.98
-"""Cosine from which two candidates are near-duplicates."""
-
-TEXT_BOOST = {"queries": 4.0, "lexical": 2.0, "popular": 0.0}
-"""What a request's own words do to the channel weights: what was asked for goes before what is usually liked."""
+TEXT_BOOST = {"queries": 4.0, "lexical": 3.0, "popular": 0.0}
+"""Factors on the channel weights of a request with text: what the user asks for goes before what people usually like."""
 TEXT_LEAST = {"queries": 1.2, "lexical": 0.6}
-"""What they weigh at least where weights were tuned: tuning judges what a model adds to a history, not requests in words."""
+"""Least weights for a request with text where weights were tuned: tuning sees histories only, never requests with text."""
 FILLING = 1e-6
-"""The least weight of popular items: enough to fill up a short list, too little to change an order."""
+"""Least weight of `popular`: enough to fill up a short list, too little to change an order."""
 
 
-def channel_weights(weights: Mapping[str, float], in_words: bool, tuned: bool) -> dict[str, float]:
-    """The weight of each channel that is on, by these settings. `in_words`: the request has a text of its own; `tuned`: the
-    weights are those that tuning found for histories."""
-    boost = TEXT_BOOST if in_words else {}
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A retrieved item.
+
+    `score` is in 0..1. `channels` holds its rank (from 1) in each channel that had a part in its place, `contributions` the
+    size of each part: a share of the score, or with learned fusion log-odds (see `agent.ranking.learned_fusion`).
+    """
+
+    id: str
+    score: float
+    channels: Mapping[str, int] = field(default_factory=dict)
+    contributions: Mapping[str, float] = field(default_factory=dict)
+
+
+def channel_weights(weights: Mapping[str, float], *, with_text: bool, tuned: bool) -> dict[str, float]:
+    """Return the weight of each channel that is on.
+
+    Args:
+        weights: the weights of the settings.
+        with_text: whether the request has a text.
+        tuned: whether `evoke tune` found the weights.
+    """
+    boost = TEXT_BOOST if with_text else {}
     own = {channel: weight * boost.get(channel, 1.0) for channel, weight in weights.items()}
-    if in_words and tuned:
+    if with_text and tuned:
         own |= {channel: max(own.get(channel, 0.0), least) for channel, least in TEXT_LEAST.items()}
     own["popular"] = max(own.get("popular", 0.0), FILLING)
     return {channel: weight for channel, weight in own.items() if weight > 0}
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A recalled item with its fused score (0..1) and its rank in every channel that found it."""
+def fuse(lists: Mapping[str, Sequence[Hit]], weights: Mapping[str, float]) -> list[Candidate]:
+    """Return the candidates of all lists, best first: weighted reciprocal ranks (Cormack, Clarke and Buettcher, SIGIR 2009).
 
-    id: str
-    score: float
-    channels: dict[str, int] = field(default_factory=dict)
+        score(i) = sum over channels c of w_c (K + 1) / (K + rank_c(i))  /  sum of w_c over channels with a list
 
-
-def fuse(found: Mapping[str, Sequence[Hit]], weights: Mapping[str, float]) -> list[Candidate]:
-    """Weighted reciprocal ranks (Cormack, Clarke and Buettcher, SIGIR 2009), best first.
-
-        score(i) = sum over channels c of w_c (K + 1) / (K + rank_c(i))  /  sum of w_c over channels that brought anything
-
-    so 1 is an item that every channel ranks first and 0 one that none found. Ties keep the order of the heaviest channel.
-    A channel without weight brings no candidate, but its rank of one that others bring is told.
+    A score of 1 is an item that every channel ranks first. Ties keep the order of the heaviest channel. A channel without
+    weight has no part.
     """
-    live = {c: weights.get(c, 0.0) for c, hits in found.items() if hits and weights.get(c, 0.0) > 0}
+    live = {
+        channel: weights.get(channel, 0.0) for channel, hits in lists.items() if hits and weights.get(channel, 0.0) > 0
+    }
     total = sum(live.values())
-    scores: dict[str, float] = {}
+    parts: dict[str, dict[str, float]] = {}
     ranks: dict[str, dict[str, int]] = {}
     for channel in sorted(live, key=lambda c: -live[c]):
-        for rank, hit in enumerate(found[channel], 1):
-            scores[hit.id] = scores.get(hit.id, 0.0) + live[channel] * (K + 1) / (K + rank) / total
+        for rank, hit in enumerate(lists[channel], 1):
+            parts.setdefault(hit.id, {})[channel] = live[channel] * (K + 1) / (K + rank) / total
             ranks.setdefault(hit.id, {})[channel] = rank
-    for channel in found.keys() - live.keys():
-        for rank, hit in enumerate(found[channel], 1):
-            if hit.id in scores:
-                ranks[hit.id][channel] = rank
-    return [Candidate(id, scores[id], ranks[id]) for id in sorted(scores, key=lambda id: -scores[id])]
-
-
-def spread(candidates: Sequence[Candidate], snapshot: Snapshot, diversity: float, depth: int) -> list[Candidate]:
-    """The first `depth` candidates with near-duplicates moved behind them and, from `diversity` above 0, unlike ones forward.
-
-    Maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998) on the items' vectors:
-    argmax (1 - diversity) score(i) - diversity max over chosen j of cos(i, j). Scores are left as they are.
-    """
-    pool, rest = list(candidates[:depth]), list(candidates[depth:])
-    if len(pool) < 2:
-        return pool + rest
-    rows = [snapshot.rows[c.id] for c in pool]
-    vectors = snapshot.alike[rows]
-    alike = vectors @ vectors.T
-    names = [(plain(snapshot.titles[row]), snapshot.facets[row]) for row in rows]
-    relevance = np.array([c.score for c in pool])
-    order: list[int] = []
-    twins: list[int] = []
-    left = list(range(len(pool)))
-    while left:
-        if diversity > 0 and order:
-            value = (1 - diversity) * relevance[left] - diversity * alike[np.ix_(left, order)].max(axis=1)
-            pick = left.pop(int(value.argmax()))
-        else:
-            pick = left.pop(0)
-        twin = any(alike[pick, j] >= SAME or names[pick] == names[j] for j in order)
-        (twins if twin else order).append(pick)
-    return [pool[i] for i in order] + rest + [pool[i] for i in twins]
+    scores = {id: sum(own.values()) for id, own in parts.items()}
+    return [Candidate(id, scores[id], ranks[id], parts[id]) for id in sorted(scores, key=lambda id: -scores[id])]

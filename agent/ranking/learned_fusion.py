@@ -1,9 +1,9 @@
-"""Learned fusion: gradient-boosted trees over the signals' features say how likely a candidate is what comes next."""
+"""Learned fusion: gradient-boosted trees over the signals' features say how likely a candidate is to be chosen next."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from agent.errors import EvokeError
-from agent.ranking.features import Candidates, candidates
-from agent.retrieval.signals import Signals
+from agent.ranking.features import FAR, Candidates, candidates, channel_of
+from agent.retrieval.signals import CHANNEL_OF, Signals
 from store.errors import MissingExtra
 from store.paths import write_atomically
 
@@ -35,74 +35,110 @@ FILE = "fusion.json"
 NEGATIVES = 80
 """Candidates that were not chosen, drawn for each case to learn from."""
 SEEDS = tuple(range(9))
-"""One model each: three find .001 less of nDCG@10, and answer in a third of the time (eval/LOG.md)."""
+"""One model each: three have .001 less nDCG@10, and answer in a third of the time (eval/log/2026-11-29e)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The part of the channels in one item's place: its best rank (from 1) by the signals of each channel that spoke for it, and
+    the log-odds that each channel's features add or take."""
+
+    channels: dict[str, int]
+    contributions: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """The candidates of many histories, and the score of each, (r,) in 0..1."""
+
+    table: Candidates
+    scores: np.ndarray
+    model: Learned
+
+    def best(self, n: int, k: int) -> list[list[tuple[int, float]]]:
+        """Return for each of the n histories its k best (snapshot row, score), best first."""
+        order = np.lexsort((self.table.item, -self.scores, self.table.case))
+        starts = np.searchsorted(self.table.case, np.arange(n + 1))
+        return [
+            [(int(self.table.item[at]), float(self.scores[at])) for at in order[start : min(end, start + k)]]
+            for start, end in pairwise(starts)
+        ]
+
+    def parts(self, case: int, rows: Iterable[int], signals: Signals) -> dict[int, Part]:
+        """Return the part of each channel in the score of these snapshot rows, candidates of one history."""
+        table, wanted = self.table, set(rows)
+        at = [int(i) for i in np.flatnonzero(table.case == case) if int(table.item[i]) in wanted]
+        return dict(zip((int(table.item[i]) for i in at), self.model.parts(table, at, signals), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """Trees (LightGBM) over the features `names`, one model a seed; a candidate's score is their mean probability, in 0..1.
+    """Trees (LightGBM) over the features `names`, one model a seed. A candidate's score is their mean probability, in 0..1.
 
-    A catalog whose numeric fields have changed since has features under other names: those that are gone are unknown (NaN) to
-    the trees, and new ones are not read.
+    Features are read by name. If the catalog's numeric fields change, features that are gone are unknown (NaN) to the trees,
+    and new ones are not read.
     """
 
     names: list[str]
     models: list[Any]
 
     @classmethod
-    def fit(
-        cls,
-        table: Candidates,
-        chosen: np.ndarray,
-        seeds: Sequence[int] = SEEDS,
-        start: np.ndarray | None = None,
-        **trees: Any,
-    ) -> Learned:
-        """Learn from candidates and which of them were chosen, (r,) bool. Cases none of whose targets was found teach nothing.
+    def fit(cls, table: Candidates, chosen: np.ndarray, seeds: Sequence[int] = SEEDS, **trees: Any) -> Learned:
+        """Learn from candidates and which of them were chosen, (r,) bool. Deterministic by seed.
 
-        With `start`, (r,), it is learned what to add to these log-odds. `trees` override TREES and ROUNDS (`rounds=`).
-        Deterministic by seed.
+        Args:
+            table: the candidates; cases none of whose targets is among them teach nothing.
+            chosen: (r,) bool.
+            seeds: one model for each.
+            trees: parameters that override TREES and ROUNDS (as `rounds`).
         """
         lgb = _lightgbm()
         rounds = trees.pop("rounds", ROUNDS)
         models = []
         for seed in seeds:
-            rows = rows_taught(table.case, chosen, seed)
-            data = lgb.Dataset(
-                table.features[rows],
-                chosen[rows].astype(np.int8),
-                init_score=None if start is None else start[rows],
-                free_raw_data=True,
-            )
+            rows = training_rows(table.case, chosen, seed)
+            data = lgb.Dataset(table.features[rows], chosen[rows].astype(np.int8), free_raw_data=True)
             models.append(lgb.train({**TREES, **trees, "seed": seed}, data, rounds))
         return cls(table.names, models)
 
-    def scores(self, table: Candidates, start: np.ndarray | None = None) -> np.ndarray:
-        """(r,) the mean probability of each candidate; `start` as it was fitted with."""
+    def scores(self, table: Candidates) -> np.ndarray:
+        """(r,) the mean probability of each candidate."""
         if not len(table.case):
             return np.zeros(0)
         features = self._read(table)
-        if start is None:
-            return np.mean([model.predict(features) for model in self.models], axis=0)
-        added = np.mean([model.predict(features, raw_score=True) for model in self.models], axis=0)
-        return 1 / (1 + np.exp(-(start + added)))
+        return np.mean([model.predict(features) for model in self.models], axis=0)
 
-    def rank(
-        self,
-        signals: Signals,
-        histories: Sequence[np.ndarray],
-        k: int,
-        *,
-        repeats: bool = False,
-        allowed: np.ndarray | None = None,
-        scores: dict[str, np.ndarray] | None = None,
-    ) -> list[list[tuple[int, float]]]:
-        """For each history the k best (snapshot row, score), best first. See `candidates` for the rest."""
-        table = candidates(signals, histories, repeats=repeats, allowed=allowed, scores=scores)
-        return best_of(table, self.scores(table), len(histories), k)
+    def rank(self, signals: Signals, histories: Sequence[np.ndarray], allowed: np.ndarray, without: str = "") -> Ranked:
+        """Score the candidates of these histories. See `agent.ranking.features.candidates` for the arguments."""
+        table = candidates(signals, histories, allowed, without)
+        return Ranked(table, self.scores(table), self)
+
+    def parts(self, table: Candidates, at: Sequence[int], signals: Signals) -> list[Part]:
+        """Return the part of each channel in the score of these candidates (indexes into the table).
+
+        Contributions are LightGBM's (Shapley values of trees: Lundberg et al., 2018), the mean of all models, summed by channel.
+        """
+        if not at:
+            return []
+        few = Candidates(table.case[at], table.item[at], table.features[at], table.names)
+        features = self._read(few)
+        by_feature = np.mean([model.predict(features, pred_contrib=True)[:, :-1] for model in self.models], axis=0)
+        popularity = signals.counts.recent + 1e-3 * signals.counts.popularity
+        found = []
+        for row, item in enumerate(few.item):
+            contributions: dict[str, float] = {}
+            for name, value in zip(self.names, by_feature[row], strict=True):
+                channel = channel_of(name)
+                contributions[channel] = contributions.get(channel, 0.0) + float(value)
+            ranks = _ranks(few, row) | {"popular": 1 + int((popularity > popularity[item]).sum())}
+            spoke = {c: rank for c, rank in ranks.items() if contributions.get(c, 0.0) > 0}
+            if not spoke:
+                spoke = dict([max(ranks.items(), key=lambda entry: contributions.get(entry[0], 0.0))])
+            found.append(Part(spoke, contributions))
+        return found
 
     def _read(self, table: Candidates) -> np.ndarray:
-        """(r, f) the columns that the trees were taught with, in that order."""
+        """(r, f) the columns that the trees learned from, in that order."""
         if table.names == self.names:
             return table.features
         place = {name: at for at, name in enumerate(table.names)}
@@ -117,7 +153,7 @@ class Learned:
 
     @classmethod
     def load(cls, folder: Path) -> Learned:
-        """The models of the folder. Raises MissingExtra without LightGBM, EvokeError where they cannot be read."""
+        """Read the models of the folder. Raises MissingExtra without LightGBM, EvokeError where they cannot be read."""
         lgb = _lightgbm()
         try:
             row = json.loads((folder / FILE).read_text(encoding="utf-8"))
@@ -126,22 +162,24 @@ class Learned:
             raise EvokeError(f"{folder / FILE} cannot be read ({error}): run `evoke tune` again") from None
 
 
-def best_of(table: Candidates, scores: np.ndarray, n: int, k: int) -> list[list[tuple[int, float]]]:
-    """For each of the n histories its k best (snapshot row, score), best first."""
-    order = np.lexsort((table.item, -scores, table.case))
-    starts = np.searchsorted(table.case, np.arange(n + 1))
-    return [
-        [(int(table.item[at]), float(scores[at])) for at in order[start : min(end, start + k)]]
-        for start, end in pairwise(starts)
-    ]
-
-
-def rows_taught(case: np.ndarray, chosen: np.ndarray, seed: int) -> np.ndarray:
-    """All that was chosen and about NEGATIVES others of each case in which anything was."""
+def training_rows(case: np.ndarray, chosen: np.ndarray, seed: int) -> np.ndarray:
+    """(r,) bool: the chosen candidates, and about NEGATIVES others of each case in which any was chosen."""
     sizes = np.bincount(case)
     found = np.bincount(case, weights=chosen)
     rng = np.random.default_rng(seed)
     return (found[case] > 0) & (chosen | (rng.random(len(case)) < (NEGATIVES / np.maximum(sizes, 1))[case]))
+
+
+def _ranks(table: Candidates, row: int) -> dict[str, int]:
+    """The candidate's best rank, from 1, among the signals of each channel that ranks it."""
+    ranks: dict[str, int] = {}
+    for at, name in enumerate(table.names):
+        signal = name.removesuffix(" rank")
+        if name == f"{signal} rank" and signal in CHANNEL_OF:
+            rank = round(float(np.expm1(table.features[row, at])))
+            if rank < FAR:
+                ranks[CHANNEL_OF[signal]] = min(rank + 1, ranks.get(CHANNEL_OF[signal], rank + 1))
+    return ranks
 
 
 def _lightgbm() -> Any:

@@ -1,122 +1,69 @@
-"""Recall: channels side by side, each a ranked list of catalog items.
+"""Channels: each way to retrieve candidates, as one function from a batch of requests to item scores.
 
-    queries        the request's text and the model's descriptions, by vector
-    named          titles the model names, grounded to catalog ids, plus what goes with them
-    dense          the recent history's own vectors, each an interest of its own
-    collaborative  co-occurrence and transitions
-    lexical        BM25
-    popular        counts, recent ones first
+    queries        the request's own text and the model's queries, by vector
+    named          titles that the model names, grounded to catalog ids, and what goes with them
+    dense          the vectors of the recent history items
+    collaborative  co-occurrence, transitions, and people with similar histories
+    lexical        BM25 of the request's text, or of the recent history items' titles
+    popular        counts of events, recent ones first
 
-All text is encoded at once, and one vector query serves every channel that needs vectors. No channel scores an item by its
+A recommendation is a batch of one; `evoke compare` and `evoke tune` pass many requests to the same functions. All texts of
+a batch are encoded at once, and one vector query serves every channel that needs vectors. No channel scores an item by its
 similarity to itself.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from operator import add
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from agent.ranking.learned_fusion import Learned
-from agent.ranking.stacking import Joined
-from agent.results import Named, Stage
-from agent.retrieval.grounding import ground, said_in
-from agent.retrieval.signals import LONG, Signals, weighted
-from store import Catalog, History, Hit
+from agent.results import Named
+from agent.retrieval.grounding import ground, rows_of_title
+from agent.retrieval.signals import LONG, SHORT, weighted
+from agent.retrieval.sources import Sources
+from store import Hit
 from store.cooccurrence import Cooccurrence
-from store.lexical import Lexical
-from store.snapshot import Snapshot
 from store.sparse import highest
 
-CHANNELS = ("queries", "named", "dense", "collaborative", "lexical", "popular")
-
+CANDIDATES = 200
+"""Items that each channel retrieves at most."""
 RECENT = 10
-"""History items that recall starts from."""
-DECAY = 0.8
-"""What each of them weighs beside the one after it."""
-TRANSITIONS = 1.0
-"""Weight of what came next beside what goes together, each scaled to its own best."""
-OTHERS = 12
-"""Items that a trained model is shown of what others chose after such a history."""
-PEOPLE = 2.0
-"""What people with alike histories weigh there beside what goes together, each scaled to its own best."""
+"""Latest history items that `dense` and `lexical` read."""
+DECAY = 0.9
+"""Weight of a history item relative to the next newer one, in `dense` and `lexical`."""
+TOGETHER, FOLLOWED, PEOPLE = 0.5, 1.0, 2.0
+"""Weights of the parts of `collaborative`, each scaled to its best: co-occurrence, what came next, and the choices of people with
+similar histories."""
+ALL_TIME = 0.1
+"""Weight in `popular` of an event of any time relative to a recent one."""
 WIDENED = 20
-"""Items added to the grounded names because they go with them."""
-ALIKE = 0.35
-"""Cosine from which two items' texts count as alike for evidence."""
-GUESS, WIDER = 0.7, 0.85
-"""Weights of what may come next beside a history's latest things, which are known, and of all queries beside a request in words."""
-SAID = 0.8
-"""Least similarity of a generated query to an item whose title it says: encoders may put others before it."""
-NONE: Mapping[str, list[Hit]] = {}
+"""Items that `named` adds because they go with the named titles."""
+GUESSED, WIDER = 0.7, 0.85
+"""Weight of generated queries relative to queries for recent history items, and of all queries relative to the user's own text."""
+TITLE_MATCH = 0.8
+"""Least score of an item whose title a generated query says: an encoder may rank others first."""
+OTHERS = 12
+"""Items chosen by other people that a trained model is shown."""
 
-
-@dataclass(frozen=True, slots=True)
-class Sources:
-    """Everything recall reads, as of one moment."""
-
-    catalog: Catalog
-    snapshot: Snapshot
-    cooccurrence: Cooccurrence
-    lexical: Lexical
-    signals: Signals | None = None
-    learned: Learned | None = None
-    versions: tuple[str, str] = ("", "")
-
-    @classmethod
-    def of(
-        cls, catalog: Catalog, history: History, learned: Learned | None = None, former: Sources | None = None
-    ) -> Sources:
-        """The sources for this catalog and history, refitted where they are stale; signals only for learned fusion.
-
-        What `former` holds of the same catalog is used again. `versions` are the catalog's and the history's.
-        """
-        versions = (catalog.version, history.version)
-        snapshot = Snapshot.of(catalog)
-        same = former is not None and former.snapshot is snapshot
-        counts = Cooccurrence.of(history, snapshot, catalog.derived_in)
-        lexical = former.lexical if former and same else Lexical.of(catalog, snapshot)
-        if learned is None:
-            return cls(catalog, snapshot, counts, lexical, versions=versions)
-        signals = former.signals if former and same else None
-        signals = replace(signals, counts=counts) if signals else Signals.of(catalog, history, counts)
-        return cls(catalog, snapshot, counts, lexical, signals, learned, versions)
-
-    def others(self, history: Sequence[str], out: Collection[str] = ()) -> list[str]:
-        """The ids of what others chose after such a history (oldest first), see `chosen_by_others`; none that are `out`."""
-        rows = self.snapshot.rows
-        may = ~self.snapshot.hidden
-        may[[rows[id] for id in out if id in rows]] = False
-        read = np.array([rows[id] for id in history if id in rows], dtype=np.int64)
-        return [self.snapshot.ids[row] for row in chosen_by_others(self.cooccurrence, read, may)]
-
-    def base(self, request: Request, joined: Joined | None = None, lists: Mapping[str, list[Hit]] = NONE) -> list[Hit]:
-        """The list of learned fusion for the request's history: everything fused, no model call. Empty without either.
-
-        With `joined`, the channels' `lists` of this request are joined to it.
-        """
-        rows = np.array([self.snapshot.rows[id] for id in request.history if id in self.snapshot.rows], dtype=np.int64)
-        if self.learned is None or self.signals is None or not len(rows):
-            return []
-        allowed = allowed_rows(self, request)
-        if joined:
-            brought = {c: [[self.snapshot.rows[hit.id] for hit in lists[c]]] for c in joined.channels}
-            (best,) = joined.rank(self.learned, self.signals, [rows], brought, request.k, allowed=allowed)
-        else:
-            (best,) = self.learned.rank(self.signals, [rows], request.k, allowed=allowed)
-        return [Hit(self.snapshot.ids[row], score) for row, score in best]
+Near = list[tuple[np.ndarray, np.ndarray]]
+"""For each query vector the snapshot rows of the nearest items, best first, and their cosines."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What recall is asked: a history (liked ids, oldest first), text, queries, guesses of what comes next, names, and what may not
-    come back.
+    """What is known for one request.
 
-    A history item weighs `decay` times the one after it. Each channel brings at most `k` items.
+    Args:
+        history: ids of liked items, oldest first.
+        text: the user's own words.
+        queries: queries for the latest history items.
+        guesses: generated queries, which guess what comes next.
+        named: titles that the model names.
+        exclude: ids that must not come back.
     """
 
     history: Sequence[str] = ()
@@ -125,176 +72,224 @@ class Request:
     guesses: Sequence[str] = ()
     named: Sequence[Named] = ()
     exclude: Collection[str] = field(default_factory=frozenset)
-    where: Mapping[str, Any] | None = None
-    k: int = 200
-    decay: float = DECAY
 
 
-async def recall(
-    sources: Sources, request: Request, channels: Collection[str], stage: Stage
-) -> tuple[dict[str, list[Hit]], list[Named]]:
-    """Each asked-for channel's ranked list (at most `request.k`, allowed items of the snapshot), and the names with their ids."""
-    return await asyncio.to_thread(_recall, sources, request, channels, stage)
+class Batch:
+    """Requests that are answered together, and what several channels read from them, each computed once."""
+
+    def __init__(
+        self,
+        sources: Sources,
+        requests: Sequence[Request],
+        channels: Collection[str],
+        where: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Prepare a batch.
+
+        Args:
+            sources: what the channels read.
+            requests: the requests, b of them.
+            channels: names of the channels to retrieve from.
+            where: a filter on metadata that all requests share. Raises StoreError where it does not fit the catalog's schema.
+        """
+        self.sources, self.requests, self.channels, self.where = sources, list(requests), channels, where
+        rows = sources.snapshot.rows
+        self.histories = [np.array([rows[i] for i in r.history if i in rows], dtype=np.int64) for r in self.requests]
+        self.recent = [history[-RECENT:] for history in self.histories]
+        ground_titles = "named" in channels
+        self.named = [[ground(n, sources.snapshot) if ground_titles else n for n in r.named] for r in self.requests]
+
+    @cached_property
+    def allowed(self) -> np.ndarray:
+        """(b, n) bool: the items that may come back, by rules: not hidden, not excluded, and matching the filter."""
+        snapshot = self.sources.snapshot
+        passing = ~snapshot.hidden
+        if self.where and (matching := self.sources.catalog.matching(self.where)) is not None:
+            fits = np.zeros_like(passing)
+            fits[snapshot.rows_of(matching)] = True
+            passing &= fits
+        allowed = np.tile(passing, (len(self.requests), 1))
+        for row, request in enumerate(self.requests):
+            allowed[row, snapshot.rows_of(request.exclude)] = False
+        return allowed
+
+    @cached_property
+    def texts(self) -> list[list[tuple[str, float]]]:
+        """Each request's query texts with their weights; the user's own words are never dropped for generated ones."""
+        return [
+            _texts(r, named) if "queries" in self.channels else []
+            for r, named in zip(self.requests, self.named, strict=True)
+        ]
+
+    @property
+    def near_texts(self) -> list[Near]:
+        """For each request the nearest items of each of its texts."""
+        return self._near[0]
+
+    @property
+    def near_items(self) -> list[Near]:
+        """For each request the nearest items of each of its recent history items."""
+        return self._near[1]
+
+    @cached_property
+    def _near(self) -> tuple[list[Near], list[Near]]:
+        """One encode of all texts, and one vector query for texts and history items."""
+        snapshot, catalog = self.sources.snapshot, self.sources.catalog
+        texts = [text for own in self.texts for text, _ in own]
+        items = self.recent if "dense" in self.channels else [own[:0] for own in self.recent]
+        rows = np.concatenate(items)
+        vectors = [catalog.embedder.encode_queries(texts)] if texts else []
+        vectors += [np.asarray(snapshot.vectors[rows])] if len(rows) else []
+        # Items that are excluded would otherwise take the places of items that may be shown.
+        sizes = [CANDIDATES + min(len(r.exclude), CANDIDATES) for r in self.requests]
+        most = min(max(sizes), len(snapshot))
+        hits = iter(catalog.query(np.concatenate(vectors), most, self.where or None) if vectors else ())
+        near_texts = [
+            [_in_rows(next(hits), snapshot.rows, k) for _ in own] for own, k in zip(self.texts, sizes, strict=True)
+        ]
+        near_items = [
+            [_in_rows(next(hits), snapshot.rows, k) for _ in own] for own, k in zip(items, sizes, strict=True)
+        ]
+        return near_texts, near_items
+
+    def zeros(self) -> np.ndarray:
+        """(b, n) float32 zeros: a score for every item of the catalog."""
+        return np.zeros((len(self.requests), len(self.sources.snapshot)), dtype=np.float32)
 
 
-def _recall(
-    sources: Sources, request: Request, channels: Collection[str], stage: Stage
-) -> tuple[dict[str, list[Hit]], list[Named]]:
-    snapshot = sources.snapshot
-    known = [id for id in request.history if id in snapshot.rows]
-    rows = np.array([snapshot.rows[id] for id in known[-RECENT:]], dtype=np.int64)
-    decay = request.decay ** np.arange(len(rows) - 1, -1, -1, dtype=np.float32)
-    allowed = allowed_rows(sources, request)
-    named = [ground(n, snapshot) for n in request.named] if "named" in channels else list(request.named)
+def queries(batch: Batch) -> np.ndarray:
+    """(b, n): the best weighted cosine to any of the request's texts; an item whose title a generated query says comes first."""
+    scores, snapshot = batch.zeros(), batch.sources.snapshot
+    for row, request in enumerate(batch.requests):
+        for (text, weight), (rows, cosines) in zip(batch.texts[row], batch.near_texts[row], strict=True):
+            np.maximum.at(scores[row], rows, weight * cosines)
+            if text != request.text:  # the user's own words may name one thing and ask for another
+                said = rows_of_title(text, snapshot)
+                scores[row, said] = np.maximum(scores[row, said], weight * TITLE_MATCH)
+    return scores
 
-    texts = _texts(request, named) if "queries" in channels else []
-    if unfound := sum(n.id is None for n in named):
-        stage.notes.append(f"{unfound} of {len(named)} named titles are not in the catalog and serve as queries")
-    by_text, by_item = _vector_hits(sources, [t for t, _ in texts], rows if "dense" in channels else rows[:0], request)
 
-    found: dict[str, list[Hit]] = {}
-    for channel in CHANNELS:
-        if channel not in channels:
+def named(batch: Batch) -> np.ndarray:
+    """(b, n): the grounded titles in the model's order (above 1), then what goes with them (at most 1)."""
+    scores, snapshot, counts = batch.zeros(), batch.sources.snapshot, batch.sources.counts
+    for row, (titles, history) in enumerate(zip(batch.named, batch.histories, strict=True)):
+        ids = dict.fromkeys(title.id for title in titles if title.id)
+        rows = np.array([at for i in ids if (at := snapshot.rows[i]) not in set(history)], dtype=np.int64)
+        if not len(rows):
             continue
-        if channel == "queries":
-            # The request's own words may name one thing and ask for another.
-            said = [[] if text == request.text else said_in(text, snapshot) for text, _ in texts]
-            by_title = [[Hit(snapshot.ids[row], SAID) for row in rows] for rows in said]
-            hits = _best([*map(add, by_text, by_title)], [weight for _, weight in texts])
-        elif channel == "named":
-            hits = _named(named, known, sources)
-        elif channel == "dense":
-            hits = _best(by_item, decay, own=[snapshot.ids[row] for row in rows])
-        elif channel == "collaborative":
-            hits = _top(_collaborative(sources.cooccurrence, rows, decay), snapshot, allowed, request.k)
-        elif channel == "lexical":
-            hits = _lexical(sources, request, rows, decay)
-        else:
-            scores = sources.cooccurrence.recent + 0.1 * sources.cooccurrence.popularity
-            hits = _top(scores, snapshot, allowed, request.k)
-        found[channel] = [h for h in hits if h.id in snapshot.rows and allowed[snapshot.rows[h.id]]][: request.k]
-    return found, named
+        together = counts.together(rows, np.ones(len(rows), dtype=np.float32))
+        together[rows] = together[snapshot.hidden] = 0
+        (best,) = highest(together[None], WIDENED)
+        scores[row, best] = together[best] / max(float(together.max()), 1e-9)
+        scores[row, rows] = 2 - np.arange(len(rows)) / len(rows)
+    return scores
 
 
-def chosen_by_others(counts: Cooccurrence, history: np.ndarray, may: np.ndarray, k: int = OTHERS) -> list[int]:
-    """The `k` rows that people with alike histories chose, and that others chose with and after what a history holds (rows, oldest
-    first): none of its own, nor one that `may` (n,) not be shown. Best first."""
+def dense(batch: Batch) -> np.ndarray:
+    """(b, n): the best decayed cosine to any recent history item, each an interest of its own."""
+    scores = batch.zeros()
+    for row, items in enumerate(batch.recent):
+        for item, weight, (rows, cosines) in zip(items, _decayed(items), batch.near_items[row], strict=True):
+            others = rows != item
+            np.maximum.at(scores[row], rows[others], weight * cosines[others])
+    return scores
+
+
+def collaborative(batch: Batch) -> np.ndarray:
+    """(b, n): see `chosen_with`."""
+    return chosen_with(batch.sources.counts, batch.histories)
+
+
+def lexical(batch: Batch) -> np.ndarray:
+    """(b, n): BM25 of the request's text, or the best decayed BM25 of any recent history item's title; each scaled to its best."""
+    scores, snapshot, index = batch.zeros(), batch.sources.snapshot, batch.sources.lexical
+    for row, (request, items) in enumerate(zip(batch.requests, batch.recent, strict=True)):
+        titles = [] if request.text else [snapshot.titles[item] for item in items]
+        own = [-1] if request.text else list(items)
+        weights = [1.0] if request.text else _decayed(items)
+        found = index.search([request.text] if request.text else titles, CANDIDATES)
+        for hits, item, weight in zip(found, own, weights, strict=True):
+            others = [(at, score) for at, score in hits if at != item and score > 0]
+            for at, score in others:
+                scores[row, at] = max(scores[row, at], weight * score / others[0][1])
+    return scores
+
+
+def popular(batch: Batch) -> np.ndarray:
+    """(b, n): recent events and, weighing less, all events; the same for every request."""
+    counts = batch.sources.counts
+    return np.tile((counts.recent + ALL_TIME * counts.popularity).astype(np.float32), (len(batch.requests), 1))
+
+
+CHANNELS: Mapping[str, Callable[[Batch], np.ndarray]] = {
+    "queries": queries,
+    "named": named,
+    "dense": dense,
+    "collaborative": collaborative,
+    "lexical": lexical,
+    "popular": popular,
+}
+MODEL_CHANNELS = ("queries", "named")
+"""The channels that read what a language model writes."""
+
+
+def retrieve(batch: Batch) -> dict[str, list[list[Hit]]]:
+    """Return each wanted channel's list for each request: at most CANDIDATES allowed items with a score above 0, best first."""
+    ids = batch.sources.snapshot.ids
+    found = {}
+    for channel, score in CHANNELS.items():
+        if channel in batch.channels:
+            scores = np.where(batch.allowed, score(batch), 0)
+            best = highest(scores, CANDIDATES)
+            found[channel] = [
+                [Hit(ids[at], float(own[at])) for at in rows] for own, rows in zip(scores, best, strict=True)
+            ]
+    return found
+
+
+def chosen_with(counts: Cooccurrence, histories: Sequence[np.ndarray]) -> np.ndarray:
+    """(b, n) float32: what people chose together with and after these histories (snapshot rows, oldest first), and what people with
+    similar histories chose."""
+    n = len(counts.popularity)
+    short, long = weighted(histories, n, *SHORT), weighted(histories, n, *LONG)
+    scores = np.zeros((len(histories), n), dtype=np.float32)
+    for weight, part in (
+        (TOGETHER, short @ counts.goes_with),
+        (FOLLOWED, short @ counts.followed_by),
+        (PEOPLE, counts.alike(long)),
+    ):
+        scores += weight * _scaled(part.toarray().astype(np.float32, copy=False))
+    return scores
+
+
+def chosen_by_others(sources: Sources, history: np.ndarray, may: np.ndarray, k: int = OTHERS) -> list[int]:
+    """Return the `k` rows with the highest `chosen_with` for a history (rows, oldest first), best first: none of the history,
+    and only those that `may` (n,) be shown."""
     if not len(history):
         return []
-    rows = history[-RECENT:]
-    scores = _collaborative(counts, rows, DECAY ** np.arange(len(rows) - 1, -1, -1, dtype=np.float32))
-    alike = counts.alike(weighted([history], len(may), *LONG))
-    scores = np.where(may, scores + PEOPLE * _scaled(alike.toarray().ravel()), 0)
-    scores[history] = 0
-    return [int(row) for row in highest(scores[None].astype(np.float32), k)[0]]
+    scores = np.where(may, chosen_with(sources.counts, [history]), 0)
+    scores[0, history] = 0
+    return [int(row) for row in highest(scores, k)[0]]
 
 
-def _collaborative(counts: Cooccurrence, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    return _scaled(counts.together(rows, weights)) + TRANSITIONS * _scaled(counts.next(rows, weights))
+def _texts(request: Request, titles: Sequence[Named]) -> list[tuple[str, float]]:
+    own = [(request.text, 1.0)] if request.text else []
+    guesses = [*request.guesses, *(title.title for title in titles if title.id is None)]
+    known, guessed = (WIDER, WIDER) if request.text else (1.0, GUESSED)
+    return own + [(query, known) for query in request.queries] + [(guess, guessed) for guess in guesses]
 
 
-def allowed_rows(sources: Sources, request: Request) -> np.ndarray:
-    """Which snapshot rows may come back: not hidden, not excluded, and fulfilling `where`. Rules, not scores."""
-    snapshot = sources.snapshot
-    allowed = ~snapshot.hidden
-    if request.where and (matching := sources.catalog.matching(request.where)) is not None:
-        fits = np.zeros_like(allowed)
-        fits[[snapshot.rows[id] for id in matching if id in snapshot.rows]] = True
-        allowed &= fits
-    allowed[[snapshot.rows[id] for id in request.exclude if id in snapshot.rows]] = False
-    return allowed
+def _in_rows(hits: Sequence[Hit], rows: Mapping[str, int], most: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first `most` hits as snapshot rows and cosines; an item that was added after the snapshot is left out."""
+    known = [(rows[hit.id], hit.score) for hit in hits[:most] if hit.id in rows]
+    found = np.array(known, dtype=np.float64).reshape(-1, 2)
+    return found[:, 0].astype(np.int64), found[:, 1].astype(np.float32)
 
 
-def _texts(request: Request, named: Sequence[Named]) -> list[tuple[str, float]]:
-    """All query texts with their weights: the request's own words first; they are never dropped beside generated ones."""
-    texts = [(request.text, 1.0)] if request.text else []
-    guesses = [*request.guesses, *(n.title for n in named if n.id is None)]
-    known, guessed = (WIDER, WIDER) if request.text else (1.0, GUESS)
-    return texts + [(query, known) for query in request.queries] + [(guess, guessed) for guess in guesses]
-
-
-def _vector_hits(
-    sources: Sources, texts: Sequence[str], rows: np.ndarray, request: Request
-) -> tuple[list[list[Hit]], list[list[Hit]]]:
-    """The nearest items to each text and to each history row: one encode, one vector query for them all."""
-    parts = [sources.catalog.embedder.encode_queries(texts)] if texts else []
-    if len(rows):
-        parts.append(np.asarray(sources.snapshot.vectors[rows]))
-    if not parts:
-        return [], []
-    # What is excluded would otherwise take the places of what may be shown.
-    k = min(request.k + min(len(request.exclude), request.k), len(sources.snapshot.ids))
-    hits = sources.catalog.query(np.concatenate(parts), k, request.where or None)
-    return hits[: len(texts)], hits[len(texts) :]
-
-
-def _best(lists: Sequence[list[Hit]], weights: Sequence[float] | np.ndarray, own: Sequence[str] = ()) -> list[Hit]:
-    """Max over the weighted lists; `own[i]` is the item list i started from, which it cannot vouch for."""
-    best: dict[str, float] = {}
-    for i, (hits, weight) in enumerate(zip(lists, weights, strict=True)):
-        for id, score in hits:
-            if not (own and own[i] == id):
-                best[id] = max(best.get(id, -1.0), float(weight) * score)
-    return sorted((Hit(id, score) for id, score in best.items()), key=lambda hit: -hit.score)
-
-
-def _named(named: Sequence[Named], history: Sequence[str], sources: Sources) -> list[Hit]:
-    """The grounded names in the model's order, then what goes together with them."""
-    snapshot = sources.snapshot
-    ids = [id for id in dict.fromkeys(n.id for n in named if n.id) if id not in set(history)]
-    hits = [Hit(id, 2.0 - i / len(ids)) for i, id in enumerate(ids)]
-    if ids:
-        rows = np.array([snapshot.rows[id] for id in ids], dtype=np.int64)
-        with_them = _scaled(sources.cooccurrence.together(rows, np.ones(len(rows), dtype=np.float32)))
-        with_them[rows] = 0
-        hits += _top(with_them, snapshot, ~snapshot.hidden, WIDENED)
-    return hits
-
-
-def _lexical(sources: Sources, request: Request, rows: np.ndarray, decay: np.ndarray) -> list[Hit]:
-    """BM25 for the request's text, or for each recent history item's title; each list scaled to its best."""
-    snapshot = sources.snapshot
-    texts = [request.text] if request.text else [snapshot.titles[row] for row in rows]
-    if not texts:
-        return []
-    weights = [1.0] if request.text else list(decay)
-    own = [] if request.text else [snapshot.ids[row] for row in rows]
-    lists = []
-    for hits, source in zip(sources.lexical.search(texts, request.k), own or [""], strict=True):
-        others = [(row, score) for row, score in hits if snapshot.ids[row] != source and score > 0]
-        top = others[0][1] if others else 1.0
-        lists.append([Hit(snapshot.ids[row], score / top) for row, score in others])
-    return _best(lists, weights)
-
-
-def _top(scores: np.ndarray, snapshot: Snapshot, allowed: np.ndarray, k: int) -> list[Hit]:
-    """The k allowed rows with the highest scores above 0."""
-    scores = np.where(allowed, scores, 0)
-    k = min(k, int((scores > 0).sum()))
-    best = np.argpartition(-scores, k - 1)[:k] if k else np.array([], dtype=np.int64)
-    best = best[np.lexsort((best, -scores[best]))]
-    return [Hit(snapshot.ids[row], float(scores[row])) for row in best]
+def _decayed(items: np.ndarray) -> np.ndarray:
+    """(len(items),) float32: weights of items, the latest 1."""
+    return (DECAY ** np.arange(len(items) - 1, -1, -1)).astype(np.float32)
 
 
 def _scaled(scores: np.ndarray) -> np.ndarray:
-    top = float(scores.max(initial=0.0))
-    return scores / top if top > 0 else scores.copy()
-
-
-def evidence(sources: Sources, ids: Sequence[str], history: Sequence[str], most: int = 2) -> dict[str, list[str]]:
-    """For each id the history items that speak for it (at most `most`, strongest first): alike in content or chosen together."""
-    snapshot = sources.snapshot
-    known = [id for id in dict.fromkeys(reversed(history)) if id in snapshot.rows][:50]
-    if not known or not ids:
-        return {id: [] for id in ids}
-    rows = np.array([snapshot.rows[id] for id in known], dtype=np.int64)
-    alike = snapshot.alike[[snapshot.rows[id] for id in ids]] @ snapshot.alike[rows].T
-    one = np.ones(1, dtype=np.float32)
-    together = np.stack([sources.cooccurrence.together(rows[i : i + 1], one) for i in range(len(rows))])
-    found = {}
-    for i, id in enumerate(ids):
-        chosen_with = together[:, snapshot.rows[id]]
-        strength = np.where(alike[i] >= ALIKE, alike[i], 0) + chosen_with
-        order = np.argsort(-strength, kind="stable")[:most]
-        found[id] = [known[j] for j in order if strength[j] > 0 and known[j] != id]
-    return found
+    return scores / np.maximum(scores.max(axis=1, keepdims=True), 1e-9)

@@ -41,7 +41,7 @@ def ground(named: Named, snapshot: Snapshot) -> Named:
     return replace(named, id=snapshot.ids[best[1]] if best else None)
 
 
-def said_in(query: str, snapshot: Snapshot) -> list[int]:
+def rows_of_title(query: str, snapshot: Snapshot) -> list[int]:
     """The rows of the items whose title the query is, whole or as prompts cut it, or begins with before a comma and words for
     their kind ("Heat, Crime"; of several such beginnings the longest)."""
     parts = query.split(",")

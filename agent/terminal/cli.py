@@ -105,14 +105,13 @@ def recommend(
     """Recommend items for a user, a history, a request in words, or any of these together."""
     from agent.terminal import console
 
-    if where is not None:
-        try:
-            where = json.loads(where)
-        except ValueError as error:
-            raise click.BadParameter(f"not JSON: {error}", param_hint="--where") from None
+    try:
+        passing = json.loads(where) if where is not None else None
+    except ValueError as error:
+        raise click.BadParameter(f"not JSON: {error}", param_hint="--where") from None
     with _opened(store) as (_, _, recommender):
         result = recommender.recommend(
-            text, user=user, history=_ids(history), exclude=_ids(exclude) or (), where=where, n=n
+            text, user=user, history=_ids(history), exclude=_ids(exclude) or (), where=passing, n=n
         )
         print_json(result.as_json()) if as_json else console.result(result)
 

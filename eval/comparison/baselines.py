@@ -1,4 +1,4 @@
-"""Single arms: what one channel or baseline says of every item, from the signals alone."""
+"""Baselines: simple rankers that no request is served by, to compare with."""
 
 from __future__ import annotations
 
@@ -10,40 +10,35 @@ import numpy as np
 from agent.retrieval.signals import Signals, weighted
 
 RECENT = 10
-"""Latest items of a history that are interests of their own."""
+"""Latest items of a history that are read, where all of it would be too much."""
 BLOCK = 8192
 """Items of the catalog that are compared with at once."""
-
-Scores = Mapping[str, np.ndarray]
 PARAMETERS: Mapping[str, Mapping[str, Sequence[float]]] = {
     "mean-history": {"decay": (1.0, 0.8, 0.6)},
     "item-knn": {"decay": (1.0, 0.9, 0.7, 0.5)},
     "ease": {"decay": (1.0, 0.9, 0.7, 0.5)},
     "star": {"decay": (0.9, 0.7, 0.5), "content": (0.3, 0.5, 0.7)},
-    "dense": {"decay": (1.0, 0.9, 0.8, 0.6)},
 }
-"""What each arm can be tuned in, and the values that are tried; the first are the defaults."""
+"""The parameters of each baseline, and the values that tuning tries; the first are the defaults."""
 
 
-def single_scores(
-    arm: str, signals: Signals, scores: Scores, histories: Sequence[np.ndarray], given: Mapping[str, float]
+def baseline_scores(
+    name: str, signals: Signals, histories: Sequence[np.ndarray], given: Mapping[str, float]
 ) -> np.ndarray:
-    """(b, n) scores of a single arm for these histories, 0 where it says nothing. `scores` are the signals' own for those in
-    FROM_SIGNALS; `given` overrides the arm's parameters."""
-    parameters = {name: values[0] for name, values in PARAMETERS.get(arm, {}).items()} | dict(given)
-    return _SINGLES[arm](signals, scores, histories, parameters)
+    """Return (b, n) scores of a baseline for these histories (snapshot rows, oldest first); 0 says nothing of an item.
+
+    Args:
+        name: one of BASELINES.
+        signals: fitted before the cut.
+        histories: b histories.
+        given: parameters other than the defaults.
+    """
+    parameters = {name: values[0] for name, values in PARAMETERS.get(name, {}).items()} | dict(given)
+    return BASELINES[name](signals, histories, parameters)
 
 
-def _scaled(scores: np.ndarray) -> np.ndarray:
-    return scores / np.maximum(scores.max(axis=1, keepdims=True), 1e-9)
-
-
-def _collaborative(_: Signals, scores: Scores, __: Any, ___: Any) -> np.ndarray:
-    return _scaled(scores["next"]) + _scaled(scores["later"]) + _scaled(scores["alike"])
-
-
-def dense(vectors: np.ndarray, histories: Sequence[np.ndarray], decay: float) -> np.ndarray:
-    """(b, n): each recent item is an interest of its own: the best decayed cosine to any of them, never to itself."""
+def nearest(vectors: np.ndarray, histories: Sequence[np.ndarray], decay: float = 1.0) -> np.ndarray:
+    """(b, n): the best decayed cosine to any recent item of the history, never to itself."""
     vectors = np.asarray(vectors)
     found = np.zeros((len(histories), len(vectors)), dtype=np.float32)
     recent = [history[-RECENT:] for history in histories]
@@ -64,51 +59,42 @@ def dense(vectors: np.ndarray, histories: Sequence[np.ndarray], decay: float) ->
     return found
 
 
-def _dense(signals: Signals, _: Scores, histories: Sequence[np.ndarray], given: Mapping[str, float]) -> np.ndarray:
-    return dense(signals.snapshot.vectors, histories, given["decay"])
+def _last_item(signals: Signals, histories: Sequence[np.ndarray], _: Mapping[str, float]) -> np.ndarray:
+    return nearest(signals.snapshot.vectors, [history[-1:] for history in histories])
 
 
-def _mean(signals: Signals, _: Scores, histories: Sequence[np.ndarray], given: Mapping[str, float]) -> np.ndarray:
+def _mean_history(signals: Signals, histories: Sequence[np.ndarray], given: Mapping[str, float]) -> np.ndarray:
     vectors = np.asarray(signals.snapshot.vectors)
-    return (weighted(histories, len(vectors), given["decay"], 10) @ vectors) @ vectors.T
+    return (weighted(histories, len(vectors), given["decay"], RECENT) @ vectors) @ vectors.T
 
 
-def _by_matrix(matrix: Callable[[Signals], Any]) -> Callable[..., np.ndarray]:
-    def ranked(signals: Signals, _: Scores, histories: Sequence[np.ndarray], given: Mapping[str, float]) -> np.ndarray:
-        n = len(signals.snapshot)
-        return np.asarray((weighted(histories, n, given["decay"], 50) @ matrix(signals)).todense())
-
-    return ranked
+def _item_knn(signals: Signals, histories: Sequence[np.ndarray], given: Mapping[str, float]) -> np.ndarray:
+    read = weighted(histories, len(signals.snapshot), given["decay"], 50)
+    return np.asarray((read @ signals.counts.goes_with).todense())
 
 
-def _ease(signals: Signals, _: Scores, histories: Sequence[np.ndarray], given: Mapping[str, float]) -> np.ndarray:
+def _ease(signals: Signals, histories: Sequence[np.ndarray], given: Mapping[str, float]) -> np.ndarray:
     return signals.modelled(weighted(histories, len(signals.snapshot), given["decay"], 50), signals.linear.ease)
 
 
-def _star(signals: Signals, _: Scores, histories: Sequence[np.ndarray], given: Mapping[str, float]) -> np.ndarray:
+def _star(signals: Signals, histories: Sequence[np.ndarray], given: Mapping[str, float]) -> np.ndarray:
     """STAR's retrieval (arXiv 2410.16458): likeness in content and co-occurrence mixed, decayed over the recent history."""
     vectors = np.asarray(signals.snapshot.vectors)
-    recent = weighted(histories, len(vectors), given["decay"], 10)
+    recent = weighted(histories, len(vectors), given["decay"], RECENT)
     together = np.asarray((recent @ signals.counts.goes_with).todense())
     return given["content"] * np.asarray((recent @ vectors) @ vectors.T) + (1 - given["content"]) * together
 
 
-def _popular(signals: Signals, _: Scores, histories: Sequence[np.ndarray], __: Any) -> np.ndarray:
-    counts = signals.counts
-    return np.tile(counts.recent + 1e-3 * counts.popularity, (len(histories), 1))
+def _mentioned(signals: Signals, histories: Sequence[np.ndarray], _: Mapping[str, float]) -> np.ndarray:
+    """The items nearest to those that a dialogue mentions, which stand for its history."""
+    return nearest(signals.snapshot.vectors, histories)
 
 
-FROM_SIGNALS = frozenset({"collaborative", "lexical", "last-item"})
-"""Those that read the signals' scores."""
-_SINGLES: Mapping[str, Callable[..., np.ndarray]] = {
-    "collaborative": _collaborative,
-    "dense": _dense,
-    "lexical": lambda _, scores, __, ___: scores["titles"],
-    "popular": _popular,
-    "last-item": lambda _, scores, __, ___: scores["last"],
-    "mean-history": _mean,
-    "item-knn": _by_matrix(lambda signals: signals.counts.goes_with),
+BASELINES: Mapping[str, Callable[[Signals, Sequence[np.ndarray], Mapping[str, Any]], np.ndarray]] = {
+    "last-item": _last_item,
+    "mean-history": _mean_history,
+    "item-knn": _item_knn,
     "ease": _ease,
     "star": _star,
-    "mentioned": lambda signals, scores, histories, _: _dense(signals, scores, histories, {"decay": 1.0}),
+    "mentioned": _mentioned,
 }

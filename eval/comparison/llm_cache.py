@@ -1,7 +1,7 @@
-"""What a model writes of histories, for measuring: only the parts that are used, many at once, and kept.
+"""Many calls of a model at once, their answers kept in a file.
 
-An answer is kept by what was asked of which model, to the letter, so that a run that was killed goes on where it stopped and
-what was asked once costs nothing again. Nothing is ever read from the store's own profiles: those may know more than a case does.
+An answer is kept by the model and the exact messages, so that a run that was killed continues where it stopped, and nothing is
+asked twice. The store's own profiles are never read: they may know more than a case does.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -23,12 +23,13 @@ from agent.errors import BadAnswer, ModelDown, ModelError, RequestRefused
 from agent.llm import connect, embedded
 from agent.llm.adapters import Adapter
 from agent.llm.client import LLM, Deadline
-from agent.profile.fallback import ALONE, topped_up
-from agent.profile.interests import MAX_TOKENS, PENALTY, Call, answered, calls, checked
+from agent.profile.fallback import NO_MIX, fill_up
+from agent.profile.interests import MAX_TOKENS, PENALTY, Question, ask, checked, questions
 from agent.profile.schemas import Written
-from agent.results import NOTHING, Interests, Stage
+from agent.results import Interests, Stage
 from agent.settings import Settings
 from eval.errors import EvalError
+from eval.progress import Progress, quiet
 from prompts import Prompts
 from store import Item
 from store.catalog import Field
@@ -38,17 +39,10 @@ DEADLINE = 120.0
 FAILURES = 8
 """Calls in a row without any answer after which the model counts as gone."""
 
-Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
-
-
-def quiet(_: str) -> AbstractContextManager[Callable[[int, int], None]]:
-    """No progress."""
-    return nullcontext(lambda *_: None)
-
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer as it came: what was written (None: nothing that can be used), and what it cost."""
+    """One answer: what was written (None where nothing can be used), and its cost."""
 
     written: dict[str, Any] | None
     tokens_in: int = 0
@@ -58,10 +52,16 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One case's answer as the recommender would use it: `found`, topped up; `reply` is that to all its `calls` together, which are
-    0 for a case without history. Of the `queries` and `named` that the model wrote, how many passed the checks."""
+    """One case's answer as the recommender uses it.
 
-    found: Interests
+    Args:
+        interests: the answer after the checks, filled up.
+        reply: the replies to all calls together.
+        calls: how many calls were made; 0 for a case without history.
+        queries, queries_kept, named, named_kept: how many the model wrote, and how many passed the checks.
+    """
+
+    interests: Interests
     reply: Reply
     calls: int = 0
     queries: int = 0
@@ -72,7 +72,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """The answers for the first cases asked about (all, unless time ran out), and which model gave them."""
+    """The answers for the first cases (all, unless time ran out), the model's cache key, and the requests in flight."""
 
     answers: list[Answer]
     model: str
@@ -91,12 +91,21 @@ def answers(
     progress: Progress = quiet,
     seconds: float | None = None,
 ) -> Answers:
-    """What the model, or a trained adapter on it, says in these parts (`agent.profile.schemas.FORMS`) of each history, oldest item
-    first. `others` holds for each what other people chose next, which is shown to a trained adapter.
+    """Ask the model, or a trained adapter on it, about each history.
 
-    `kept` is the file that answers are kept in. With `seconds` no further case is begun once that much time was spent; time
-    that kept answers took counts too, so that the same cases are used when it is run again. Raises ModelError where no model
-    can be had or answers nothing, EvalError where one stops answering.
+    Args:
+        histories: for each case the liked items, oldest first.
+        parts: what is asked for (`agent.profile.schemas.FORMS`).
+        settings: which model, which prompts.
+        schema: the catalog's fields.
+        kept: the file that answers are kept in.
+        adapter: a trained adapter.
+        others: for each case the items that other people chose next, which a trained adapter is shown.
+        progress: shows progress.
+        seconds: once so much time was spent no further case is begun. The time of kept answers counts too, so that a second run
+            uses the same cases.
+
+    Raises ModelError where no model can be had or answers nothing, EvalError where one stops answering.
     """
     return event_loop.run(_answers(histories, tuple(parts), settings, schema, kept, adapter, others, progress, seconds))
 
@@ -118,18 +127,21 @@ async def _answers(
         await llm.model_name()
         prompts = Prompts(settings.prompts)
         asking = [
-            calls(history, prompts, schema, parts, adapter, own) if history else []
+            questions(history, prompts, schema, parts, adapter, own) if history else []
             for history, own in zip_longest(histories, others, fillvalue=())
         ]
         each = [call for own in asking for call in own]
-        keys = [Kept.key(llm.key_of(call.adapter), [call.form.__name__], call.messages) for call in each]
+        keys = [AnswerCache.key(llm.key_of(call.adapter), [call.form.__name__], call.messages) for call in each]
 
-        async def ask(row: int) -> Reply:
-            return await _asked(llm, each[row])
+        async def answer(row: int) -> Reply:
+            return await _answer(llm, each[row])
 
-        with closing(Kept(kept)) as store, progress(f"answers of the model for {' and '.join(parts)}") as advance:
+        with (
+            closing(AnswerCache(kept)) as store,
+            progress(f"answers of the model for {' and '.join(parts)}") as advance,
+        ):
             most_ms = float("inf") if seconds is None else 1000 * seconds * at_once
-            replies = iter(await Asking(ask, keys, store, advance, most_ms).all(at_once))
+            replies = iter(await BatchCalls(answer, keys, store, advance, most_ms).all(at_once))
     finally:
         await llm.close()
     used = []
@@ -137,19 +149,19 @@ async def _answers(
         said = list(islice(replies, len(case)))
         if len(said) < len(case):
             break
-        used.append(_used(said, history, schema, adapter, own))
+        used.append(_answer_of(said, history, schema, adapter, own))
     return Answers(used, llm.key_of(adapter), at_once)
 
 
-async def _asked(llm: LLM, call: Call) -> Reply:
-    """What the model answers to one question; nothing written where it is of no use. Raises ModelError where no answer comes, or
-    the request is refused: another time it may not be."""
+async def _answer(llm: LLM, question: Question) -> Reply:
+    """The answer to one question, with nothing written where it is of no use. Raises ModelError where no answer comes, or the
+    request is refused: the next time it may not be."""
     started = time.perf_counter()
     try:
         try:
-            reply = await answered(llm, [call], Deadline(DEADLINE))
+            reply = await ask(llm, [question], Deadline(DEADLINE))
         except ModelDown:
-            reply = await answered(llm, [call], Deadline(DEADLINE))
+            reply = await ask(llm, [question], Deadline(DEADLINE))
     except RequestRefused:
         raise
     except BadAnswer:
@@ -159,14 +171,14 @@ async def _asked(llm: LLM, call: Call) -> Reply:
     return Reply(written, usage.tokens_in, usage.tokens_out, round(reply.ms, 1))
 
 
-class Asking:
-    """Works through the rows in their order, a few at once. `ask` answers one row or raises ModelError."""
+class BatchCalls:
+    """Answers rows in their order, a few at once. `ask` answers one row or raises ModelError."""
 
     def __init__(
         self,
         ask: Callable[[int], Awaitable[Reply]],
         keys: Sequence[str],
-        kept: Kept,
+        kept: AnswerCache,
         advance: Callable[[int, int], None],
         most_ms: float = float("inf"),
     ) -> None:
@@ -178,7 +190,7 @@ class Asking:
         self._answered = sum(reply is not None for reply in self._replies)
 
     async def all(self, at_once: int) -> list[Reply]:
-        """The replies to as many of the first rows as the time allows."""
+        """Return the replies to as many of the first rows as the time allows."""
         todo = iter(self._left)
         try:
             async with asyncio.TaskGroup() as group:
@@ -224,8 +236,8 @@ class Asking:
         return reply
 
 
-class Kept:
-    """Answers in an SQLite file, each written as it comes."""
+class AnswerCache:
+    """Answers in an SQLite file, each written as soon as it is there."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -235,12 +247,13 @@ class Kept:
 
     @staticmethod
     def key(model: str, how: Sequence[str], messages: Any) -> str:
-        """A hash of what is asked of whom: the messages hold the history as the prompts put it."""
+        """Return a hash of the model and the messages, which hold the history."""
         return hashlib.blake2b(
             json.dumps([model, how, messages, MAX_TOKENS, PENALTY]).encode(), digest_size=16
         ).hexdigest()
 
     def get(self, key: str) -> Reply | None:
+        """Return the kept reply, if there is one."""
         row = self._db.execute("SELECT reply FROM answers WHERE key = ?", (key,)).fetchone()
         return Reply(**json.loads(row[0])) if row else None
 
@@ -251,15 +264,18 @@ class Kept:
                 self._db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, json.dumps(asdict(reply))))
         except sqlite3.OperationalError as error:
             gone = (
-                "somebody was forgotten meanwhile, and with them what was kept" if not self._file.is_file() else error
+                "a user was deleted during this run, and the kept answers with them"
+                if not self._file.is_file()
+                else error
             )
             raise EvalError(f"an answer cannot be kept ({gone}); run the same command again") from error
 
     def close(self) -> None:
+        """Close the file."""
         self._db.close()
 
 
-def _used(
+def _answer_of(
     replies: Sequence[Reply],
     history: Sequence[Item],
     schema: Mapping[str, Field],
@@ -267,13 +283,13 @@ def _used(
     others: Sequence[Item],
 ) -> Answer:
     if not history:
-        return Answer(NOTHING, Reply(None))
-    stage = Stage("interests")
+        return Answer(Interests(), Reply(None))
+    stage = Stage("profile")
     said = {name: value for reply in replies for name, value in (reply.written or {}).items()}
     written = Written.model_validate(said)
     passed = checked(written, history, None, stage)
     return Answer(
-        topped_up(passed, history, schema, stage, adapter.mix if adapter else ALONE, others),
+        fill_up(passed, history, schema, stage, adapter.mix if adapter else NO_MIX, others),
         Reply(
             said or None,
             sum(reply.tokens_in for reply in replies),

@@ -1,4 +1,4 @@
-"""Ranked lists become a run: how good each arm is and how sure that is, what each channel adds, and what people would see."""
+"""Measures of ranked lists: the quality of each arm with intervals, what each channel adds, and what users would see."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ from typing import Any
 
 import numpy as np
 
+from agent.retrieval.channels import CHANNELS
 from eval import metrics, significance
-from eval.comparison.arms import CHANNELS, Bench
+from eval.comparison.bench import Bench
 from eval.data.cases import Cases
-from eval.report.run import PRIMARY, Run
+from eval.report.report import Run
+from eval.report.run import PRIMARY
 from store import Catalog
 
 CERTAIN = (*PRIMARY, "recall@1", "recall@5")
 """Measures with intervals."""
 
 
-def measured(cases: Cases, ranked: dict[str, list[list[str]]], catalog: Catalog, bench: Bench) -> Run:
-    """The run of these lists: measures and their intervals, comparisons with the first arm, channels, strata."""
+def measure(cases: Cases, ranked: dict[str, list[list[str]]], catalog: Catalog, bench: Bench) -> Run:
+    """Return the run of these lists: measures and their intervals, comparisons with the first arm, channels, strata."""
     users = [case.user for case in cases.cases]
     values = {arm: metrics.per_case(cases.cases, lists) for arm, lists in ranked.items()}
-    counts = bench.signals.counts.popularity
-    popularity = {id: float(n) for id, n in zip(bench.signals.snapshot.ids, counts, strict=True) if n}
+    counts = bench.sources.counts.popularity
+    popularity = {id: float(n) for id, n in zip(bench.sources.snapshot.ids, counts, strict=True) if n}
     channels = {arm: lists for arm, lists in ranked.items() if arm in CHANNELS}
     exclusive = metrics.exclusive(cases.cases, channels) if channels else {}
     arms: dict[str, dict[str, Any]] = {}

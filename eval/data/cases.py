@@ -18,14 +18,28 @@ FITTED: Mapping[str, frozenset[str]] = {"valid": frozenset({"train"}), "test": f
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One request whose answer is known. `history` (the oldest first) is all that is known of the user; `mentioned`
-    are the items that a dialogue names. `user` is the unit of resampling."""
+    """One request whose answer is known.
+
+    Args:
+        user: the unit of resampling.
+        history: ids of the user's liked items, oldest first.
+        targets: the items to find.
+        dialogue: chat messages in place of a history.
+        mentioned: items that the dialogue names.
+        seen: all items of the user's events before the cut, disliked ones too; `Cases` fills it in.
+    """
 
     user: str
     history: tuple[str, ...]
     targets: tuple[str, ...]
     dialogue: tuple[dict[str, str], ...] = ()
     mentioned: tuple[str, ...] = ()
+    seen: tuple[str, ...] = ()
+
+    @property
+    def excluded(self) -> tuple[str, ...]:
+        """The items that are not recommended again, unless repeats are allowed: all that the user has seen."""
+        return (*self.known, *self.seen)
 
     @property
     def known(self) -> tuple[str, ...]:
@@ -60,10 +74,14 @@ class Cases:
         told = told_targets(self.cases)
         kept = tuple(event for event in self.events if (event.user, event.item) not in told)
         left_out = len(self.events) - len(kept)
+        seen: dict[str, dict[str, None]] = {}
+        for event in kept:
+            seen.setdefault(event.user, {})[event.item] = None
+        cases = tuple(replace(case, seen=tuple(seen.get(case.user, ()))) for case in self.cases)
         warnings = list(self.warnings)
         if left_out:
             warnings.append(f"{left_out} events that would tell a case's target were left out of what is fitted on")
-        for name, value in (("cases", tuple(self.cases)), ("events", kept), ("warnings", warnings)):
+        for name, value in (("cases", cases), ("events", kept), ("warnings", warnings)):
             object.__setattr__(self, name, value)
 
     @property
@@ -74,8 +92,8 @@ class Cases:
     @property
     def hash(self) -> str:
         """A hash of what is asked: the cases, in their order."""
-        told = json.dumps([asdict(case) for case in self.cases])
-        return hashlib.blake2b(told.encode(), digest_size=12).hexdigest()
+        asked = [{name: value for name, value in asdict(case).items() if name != "seen"} for case in self.cases]
+        return hashlib.blake2b(json.dumps(asked).encode(), digest_size=12).hexdigest()
 
     def __len__(self) -> int:
         return len(self.cases)

@@ -1,28 +1,25 @@
-"""What learned fusion learns from: steps of the events before the cut, each read by what other people did (cross-fitting).
+"""Cross-fitting: the steps of the events before the cut that learned fusion learns from, each read by other users' signals.
 
-Validation cases are few, and all of one period: trees taught by them learn by heart what was chosen in it, which looks good on the
-cases of other people of that period and helps in no later one (eval/LOG.md). Signals that hold the step itself would be trusted
-blindly; so a person's steps are read by signals fitted on other people, and by vectors that learned from these alone.
+Validation cases are few, and all of one period: trees that learn from them memorise what was chosen in it, which looks good on
+cases of other users of that period and helps in no later one (eval/log/2026-11-29c). Signals that hold the step itself would be
+trusted blindly; so a user's steps are read by signals fitted on other users, and by vectors that learned from these alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from agent.ranking.features import Candidates
-from agent.ranking.learned_fusion import rows_taught
-from agent.retrieval.signals import Signals
+from agent.ranking.learned_fusion import training_rows
 from eval.comparison.llm_cache import Progress, quiet
 from eval.data.cases import Case, Cases
 from eval.fitting.sequences import Pair, by_other_people, drawn
-from eval.fitting.signals import fit, table_of, turns_of
+from eval.fitting.signals import fit, table, turns_of
 from store import Catalog
 from store.snapshot import Snapshot
 
 LESSONS = 15_000
-"""Steps that are learned from at most: memory and time grow with them."""
+"""Most steps to learn from: memory and time grow with them."""
 
 
 def lessons(
@@ -31,27 +28,34 @@ def lessons(
     *,
     repeats: bool,
     seed: int,
-    silenced: Callable[[Signals], Signals] = lambda signals: signals,
+    without: str = "",
     progress: Progress = quiet,
 ) -> tuple[Candidates, np.ndarray]:
-    """Candidates of steps that people took before the cut of `known`, users in turn, and which was chosen next, (r,) bool.
+    """Return candidates of steps that users took before the cut, users in turn, and which of them was chosen next, (r,) bool.
 
-    Of each step's candidates those that `Learned.fit` would draw. `silenced` is done to the signals first. Without a step that can
-    be learned from, nothing is returned.
+    Of each step's candidates those that `Learned.fit` would draw; nothing where there is no step to learn from.
+
+    Args:
+        known: the cases whose events are read.
+        catalog: the items; a trained encoder is read by vectors that did not learn from the user of the step.
+        repeats: whether history items may come back.
+        seed: draws steps and candidates.
+        without: a channel whose signals are to say nothing.
+        progress: shows progress.
     """
     snapshot, turns = catalog.snapshot(), turns_of(catalog)
     steps = drawn(known, snapshot, LESSONS, seed)
     parts: list[tuple[Candidates, np.ndarray]] = []
     done = 0
-    with progress("steps read by what others did") as advance:
+    with progress("steps read by other users' signals") as advance:
         for fold, (others, places) in enumerate(by_other_people(known, steps)):
             cases = [_case(steps[at], snapshot) for at in places]
             if cases and others.events:
                 signals = fit(others, catalog, None if turns is None else turns[fold])
-                table, chosen = table_of(cases, silenced(signals), repeats=repeats)
-                rows = rows_taught(table.case, chosen, seed)
-                case = np.asarray(places)[table.case[rows]]
-                parts.append((Candidates(case, table.item[rows], table.features[rows], table.names), chosen[rows]))
+                own, chosen = table(cases, signals, repeats=repeats, without=without)
+                rows = training_rows(own.case, chosen, seed)
+                case = np.asarray(places)[own.case[rows]]
+                parts.append((Candidates(case, own.item[rows], own.features[rows], own.names), chosen[rows]))
             done += len(places)
             advance(done, len(steps))
     if not parts:

@@ -1,4 +1,4 @@
-"""Fitting for a comparison: signals on the events before the cut alone, and cases as rows of the catalog."""
+"""Fitting for a comparison: signals and sources of the events before the cut alone, and cases as rows of the catalog."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ import numpy as np
 
 from agent.ranking.features import Candidates, candidates
 from agent.retrieval.signals import Signals
+from agent.retrieval.sources import Sources
 from eval.data.cases import Case, Cases
 from store import Catalog
 from store.content import Content
 from store.embedder import turned
 from store.history import interactions_of
+from store.lexical import Lexical
 from store.snapshot import Snapshot
 
 BATCH = 64
 TURNS = "turns.npy"
-"""Beside a trained encoder: see `turns_of`."""
+"""File next to a trained encoder: see `turns_of`."""
 
 
 def fit(cases: Cases, catalog: Catalog, turn: np.ndarray | None = None) -> Signals:
-    """The signals that these cases may be answered with: of `cases.events`, and of nothing the store's history holds. With `turn`,
-    (dim, dim), histories are read by the catalog's vectors turned by it."""
+    """Return the signals that these cases may be answered with: of `cases.events`, and of nothing that the store's history holds.
+
+    With `turn`, (dim, dim), histories are read by the catalog's vectors multiplied by it.
+    """
     snapshot = catalog.snapshot()
     content = Content.of(catalog, snapshot)
     if turn is not None:
@@ -31,41 +35,57 @@ def fit(cases: Cases, catalog: Catalog, turn: np.ndarray | None = None) -> Signa
     return Signals.fit(interactions_of(cases.events), snapshot, content)
 
 
+def fit_sources(cases: Cases, catalog: Catalog) -> Sources:
+    """Return what the recommender retrieves from, as it was before the cut: see `fit`."""
+    signals = fit(cases, catalog)
+    return Sources(catalog, signals.snapshot, signals.counts, Lexical.of(catalog, signals.snapshot), signals)
+
+
 def turns_of(catalog: Catalog) -> np.ndarray | None:
-    """(FOLDS, dim, dim): for each part of the people what turns a trained encoder's vectors into those of one that has not learned
-    from their steps. None where the encoder was not trained here."""
+    """Return (FOLDS, dim, dim): for each fold of the users the matrix that turns a trained encoder's vectors into those of an
+    encoder that did not learn from their steps. None where the encoder was not trained here."""
     file = None if catalog.embedder.remote else catalog.embedder.folder / TURNS
     return np.load(file) if file and file.is_file() else None
 
 
 def histories(cases: Sequence[Case], snapshot: Snapshot) -> list[np.ndarray]:
-    """Each case's known items as snapshot rows, oldest first; what is not in the catalog is left out."""
+    """Return each case's known items as snapshot rows, oldest first; items that are not in the catalog are left out."""
     return [np.array([snapshot.rows[id] for id in c.known if id in snapshot.rows], dtype=np.int64) for c in cases]
 
 
 def batches(n: int) -> Iterator[slice]:
-    """Slices that cover n cases."""
+    """Yield slices that cover n cases."""
     return (slice(start, min(start + BATCH, n)) for start in range(0, n, BATCH))
 
 
-def table(cases: Cases, signals: Signals, *, repeats: bool) -> tuple[Candidates, np.ndarray]:
-    """All the cases' candidates with their features, and which of them are targets, (r,) bool."""
-    return table_of(cases.cases, signals, repeats=repeats)
+def allowed_rows(cases: Sequence[Case], snapshot: Snapshot, repeats: bool) -> np.ndarray:
+    """Return (b, n) bool: the items that may be recommended for each case; without `repeats` none that the user has seen."""
+    allowed = np.tile(~snapshot.hidden, (len(cases), 1))
+    if not repeats:
+        for row, case in enumerate(cases):
+            allowed[row, snapshot.rows_of(case.excluded)] = False
+    return allowed
 
 
-def table_of(
-    cases: Sequence[Case], signals: Signals, *, repeats: bool, beside: Sequence[np.ndarray] | None = None
+def table(
+    cases: Sequence[Case], signals: Signals, *, repeats: bool, without: str = ""
 ) -> tuple[Candidates, np.ndarray]:
-    """`table` of some cases; `beside` are rows that others than the signals bring for each."""
-    rows = signals.snapshot.rows
-    read = histories(cases, signals.snapshot)
+    """Return all the cases' candidates with their features, and which of them are targets, (r,) bool.
+
+    Args:
+        cases: the cases.
+        signals: fitted before their cut.
+        repeats: whether history items may come back.
+        without: a channel whose signals are to say nothing.
+    """
+    snapshot = signals.snapshot
+    read = histories(cases, snapshot)
     made = [
-        candidates(signals, read[at], repeats=repeats, beside=None if beside is None else beside[at])
-        for at in batches(len(read))
+        candidates(signals, read[at], allowed_rows(cases[at], snapshot, repeats), without) for at in batches(len(read))
     ]
     case = np.concatenate([part.case + at.start for part, at in zip(made, batches(len(read)), strict=True)])
     item = np.concatenate([part.item for part in made])
     features = np.concatenate([part.features for part in made])
-    n = len(rows)
-    targets = [row * n + rows[id] for row, c in enumerate(cases) for id in c.targets if id in rows]
+    n = len(snapshot)
+    targets = [row * n + snapshot.rows[id] for row, c in enumerate(cases) for id in c.targets if id in snapshot.rows]
     return Candidates(case, item, features, made[0].names), np.isin(case * n + item, targets)

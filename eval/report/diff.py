@@ -1,26 +1,39 @@
-"""What changed between two runs: in what went in, and, case by case where both kept them, in what came out."""
+"""The differences between two runs: in their inputs and, case by case where both kept the cases, in their measures."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eval.report.run import PRIMARY, Run, in_text
+from eval.report.formatting import Cell, Table, as_text, difference_cell, format_value, measure_name
+from eval.report.run import PRIMARY, RunData
 from eval.significance import compare, holm
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
 
-_INPUTS = ("dataset", "data", "on", "cases", "users", "seed", "model")
-_MAPPINGS = ("settings", "prompts", "versions", "arms_not_run")
+_INPUTS = (
+    "dataset",
+    "data",
+    "on",
+    "cases",
+    "users",
+    "seed",
+    "model",
+    "settings",
+    "prompts",
+    "versions",
+    "arms_not_run",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """One arm's measure before and after; the interval and p value (with Holm's correction) where the cases are the same ones."""
+    """One arm's measure before and after. The interval and the p value (with Holm's correction) are None unless both runs have the
+    same cases."""
 
     arm: str
     measure: str
@@ -33,8 +46,14 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """`inputs`: what differs of dataset, settings (by dotted name), model, versions, as (before, after). `measures`: the arms of
-    both runs. `arms_gone` and `arms_new`: those of one run only."""
+    """The differences between two runs; `print` shows them.
+
+    Args:
+        inputs: (before, after) of each input that differs, by name; settings, prompts and versions by dotted name.
+        measures: the measures of the arms that both runs have.
+        arms_gone: arms of the earlier run only.
+        arms_new: arms of the later run only.
+    """
 
     inputs: dict[str, tuple[Any, Any]]
     measures: list[Delta]
@@ -42,53 +61,76 @@ class Changes:
     arms_new: list[str]
 
     def as_json(self) -> dict[str, Any]:
-        """Ready for `json.dumps`."""
-        measures = [{name: getattr(delta, name) for name in Delta.__slots__} for delta in self.measures]
-        inputs = {name: list(pair) for name, pair in self.inputs.items()}
-        return {"inputs": inputs, "measures": measures, "arms_gone": self.arms_gone, "arms_new": self.arms_new}
+        """Return the fields, ready for `json.dumps`."""
+        return asdict(self) | {"inputs": {name: list(pair) for name, pair in self.inputs.items()}}
 
     @classmethod
     def from_json(cls, changes: Mapping[str, Any]) -> Changes:
-        """The changes that `as_json` gave."""
+        """Return the changes of a dict from `as_json`."""
         inputs = {name: (before, after) for name, (before, after) in changes["inputs"].items()}
         measures = [Delta(**delta) for delta in changes["measures"]]
         return cls(inputs, measures, list(changes["arms_gone"]), list(changes["arms_new"]))
 
+    def notes(self) -> list[str]:
+        """Return sentences about what stands in no table: arms of one run only, and what did not change."""
+        same = sum(delta.after == delta.before for delta in self.measures)
+        notes = {
+            "No input changed.": not self.inputs,
+            f"Arms of the earlier run only: {', '.join(self.arms_gone)}": self.arms_gone,
+            f"Arms of this run only: {', '.join(self.arms_new)}": self.arms_new,
+            f"Unchanged measures of arms in both runs: {same}": same,
+        }
+        return [note for note, holds in notes.items() if holds]
+
+    def tables(self) -> list[Table]:
+        """Return a table of the inputs that changed and one of the measures that changed, without empty ones."""
+        inputs = [
+            (name, [Cell("–" if value is None else str(value)) for value in (before, after)])
+            for name, (before, after) in self.inputs.items()
+        ]
+        measures = []
+        for delta in self.measures:
+            if delta.after != delta.before:
+                values = [Cell(format_value(delta.measure, value)) for value in (delta.before, delta.after)]
+                difference = difference_cell(delta.after - delta.before, delta.low, delta.high, delta.p)
+                measures.append((delta.arm, [Cell(measure_name(delta.measure)), *values, difference]))
+        tables = [
+            Table(["input", "before", "after"], inputs, numeric=False),
+            Table(["arm", "measure", "before", "after", "difference"], measures),
+        ]
+        return [table for table in tables if table.rows]
+
     def __str__(self) -> str:
-        return in_text(self)
+        return as_text(self)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        from eval.report.console import changes_tables
+        from rich.text import Text
 
-        yield from changes_tables(self)
+        yield from map(Text, self.notes())
+        yield from self.tables()
 
 
-def changes(before: Run, after: Run) -> Changes:
-    """What changed from one run to the other."""
-    inputs = {
-        name: (getattr(before, name), getattr(after, name))
-        for name in _INPUTS
-        if getattr(before, name) != getattr(after, name)
-    }
-    for name in _MAPPINGS:
-        inputs |= _differences(_flat(getattr(before, name), name), _flat(getattr(after, name), name))
-    shared = [arm for arm in after.ordered() if arm in before.arms]
-    deltas = [delta for arm in shared for measure in PRIMARY if (delta := _delta(before, after, arm, measure))]
+def compare_runs(before: RunData, after: RunData) -> Changes:
+    """Return what changed from one run to the other."""
+    old, new = (_flatten({name: getattr(run, name) for name in _INPUTS}) for run in (before, after))
+    names = dict.fromkeys([*old, *new])
+    inputs = {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}
+    deltas = []
+    for arm in after.rank_arms():
+        for measure in PRIMARY:
+            was, now = before.arms.get(arm, {}).get(measure), after.arms[arm].get(measure)
+            if was is not None and now is not None:
+                deltas.append(Delta(arm, measure, was, now))
     return Changes(
         inputs,
-        _tested(before, after, deltas),
+        _test(before, after, deltas),
         [arm for arm in before.arms if arm not in after.arms],
         [arm for arm in after.arms if arm not in before.arms],
     )
 
 
-def _delta(before: Run, after: Run, arm: str, measure: str) -> Delta | None:
-    old, new = before.arms[arm].get(measure), after.arms[arm].get(measure)
-    return None if old is None or new is None else Delta(arm, measure, old, new)
-
-
-def _tested(before: Run, after: Run, deltas: list[Delta]) -> list[Delta]:
-    """The deltas with their significance, where both runs kept the values of the very same cases."""
+def _test(before: RunData, after: RunData, deltas: list[Delta]) -> list[Delta]:
+    """Return the deltas with their significance, where both runs kept the values of the same cases."""
     users = after.case_users
     if users is None or before.case_users is None or (before.data, before.asked) != (after.data, after.asked):
         return deltas
@@ -100,25 +142,19 @@ def _tested(before: Run, after: Run, deltas: list[Delta]) -> list[Delta]:
             # Saved values are rounded to single precision, so both are compared rounded.
             rounded = new.astype(np.float32).astype(np.float64)
             tests[row] = compare(rounded, old, users.tolist(), measure=delta.measure, a="after", b="before")
-    for row, tested in zip(tests, holm(list(tests.values())), strict=True):
-        delta = deltas[row]
-        deltas[row] = Delta(delta.arm, delta.measure, delta.before, delta.after, tested.low, tested.high, tested.p_holm)
-    return deltas
+    tested = dict(zip(tests, holm(list(tests.values())), strict=True))
+    return [
+        replace(delta, low=tested[row].low, high=tested[row].high, p=tested[row].p_holm) if row in tested else delta
+        for row, delta in enumerate(deltas)
+    ]
 
 
-def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as one, with dotted names; tuples as lists, as JSON gives them back."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}.{name}")
+            flat |= _flatten(value, f"{prefix}{name}.")
         else:
-            flat[f"{prefix}.{name}"] = list(value) if isinstance(value, tuple) else value
+            flat[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
     return flat
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    return {
-        name: (old.get(name), new.get(name))
-        for name in [*old, *(n for n in new if n not in old)]
-        if old.get(name) != new.get(name)
-    }

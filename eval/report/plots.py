@@ -1,164 +1,42 @@
-"""The plots of the report as inline SVG: narrow enough to be read on a phone, coloured by the page's own variables."""
+"""The plots of the report as inline SVG, drawn by matplotlib and coloured by the CSS variables of the page."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from html import escape
+from io import StringIO
+from typing import Any
 
-from eval.report.formatting import duration, name_of, share
-from eval.report.svg import (
-    LETTER,
-    LINE,
-    WIDTH,
-    Scale,
-    apart,
-    drawing,
-    grid_y,
-    name_beside,
-    power_of_ten,
-    round_steps,
-    short,
-    ticks_x,
-    up_to,
-    write,
+import numpy as np
+
+from eval.report.formatting import format_duration, format_share, measure_name
+from store.errors import MissingExtra
+
+COLOURS = 8
+"""Colours that the page defines for arms."""
+
+_WIDTH = 440  # pixels, narrow enough for a phone
+_HEIGHT = 300
+_AROUND = 70  # pixels of a figure's height that are not plot, about
+_LINE = 14  # pixels between two lines of text
+# Matplotlib knows no CSS variables, so it draws with these colours, which `_svg` replaces by the variables.
+_VARIABLES = [*(f"c{row}" for row in range(COLOURS)), "rest", "ink", "soft", "line", "page", "tint"]
+_COLOUR = {name: f"#0d00{row:02x}" for row, name in enumerate(_VARIABLES)}
+_STYLE: dict[str, Any] = (
+    dict.fromkeys(("xtick.color", "ytick.color", "axes.labelcolor"), _COLOUR["soft"])
+    | dict.fromkeys(("figure.facecolor", "axes.facecolor", "axes.edgecolor"), "none")
+    | {"text.color": _COLOUR["ink"], "font.size": 12, "axes.labelsize": 12, "font.sans-serif": ["DejaVu Sans"]}
+    | {"axes.grid": True, "axes.axisbelow": True, "grid.color": _COLOUR["line"]}
+    | {"lines.linewidth": 2.2, "lines.markersize": 11, "lines.markeredgecolor": _COLOUR["page"]}
+    # Text stays text, "$" included, and the same plot always gives the same bytes.
+    | {"svg.fonttype": "none", "text.parse_math": False, "svg.hashsalt": "evoke"}
 )
-
-COLOURS = 8  # as many as the page defines
-
-
-def recall_curves(arms: Mapping[str, Mapping[str, float | None]], ks: Sequence[int]) -> str:
-    """Recall by how many items are kept, one line for each arm, in the order given (which sets the colours)."""
-    curves = {
-        arm: [(k, value) for k in ks if (value := own.get(f"recall@{k}")) is not None] for arm, own in arms.items()
-    }
-    curves = {arm: points for arm, points in curves.items() if points}
-    if not curves:
-        return ""
-    height = max(300, 70 + int(LINE * len(curves)))
-    # An arm's label begins where its line ends.
-    right = WIDTH - 14 - LETTER * min(max(map(len, curves)), 18)
-    x = Scale(0.0, math.log(max(ks)) or 1.0, 38, right)
-    y = up_to(max(value for points in curves.values() for _, value in points), height - 40, 16)
-    parts = [grid_y(y, 38, right), ticks_x([(x(math.log(k)), str(k)) for k in ks], height - 40)]
-    parts.append(write((38 + right) / 2, height - 6, "items kept (logarithmic)", "middle"))
-    ends = apart([y(points[-1][1]) for points in curves.values()], 12, height - 36)
-    for row, ((arm, points), at) in enumerate(zip(curves.items(), ends, strict=True)):
-        colour = colour_of(row)
-        path = " ".join(f"{x(math.log(k)):.1f},{y(value):.1f}" for k, value in points)
-        title = escape(f"{arm}: " + ", ".join(f"R@{k} {share(value)}" for k, value in points))
-        last = y(points[-1][1])
-        end = x(math.log(points[-1][0]))
-        parts.append(f'<g class="{colour}"><title>{title}</title><polyline points="{path}"/>')
-        parts.append(f'<path class="lead" d="M{end:.1f} {last:.1f}L{right + 8:.1f} {at:.1f}"/>')
-        parts.append(write(right + 10, at + 4, short(arm), "start", "name") + "</g>")
-    return drawing(height, "Recall by the number of items kept, for each arm", parts)
-
-
-def quality_and_cost(arms: Mapping[str, Mapping[str, float | None]], measure: str) -> str:
-    """The measure against the milliseconds of a request (median), one point for each arm; diamonds call a model."""
-    points = {
-        arm: (max(own["ms_p50"] or 0.0, 0.1), own[measure] or 0.0)
-        for arm, own in arms.items()
-        if own.get("ms_p50") is not None and own.get(measure) is not None
-    }
-    if not points:
-        return ""
-    height = 300
-    times = [time for time, _ in points.values()]
-    low, high = math.floor(math.log10(min(times))), math.ceil(math.log10(max(times)) + 1e-9)
-    x = Scale(low, max(high, low + 1), 46, WIDTH - 22)
-    y = up_to(max(value for _, value in points.values()), height - 40, 16)
-    powers = range(low, max(high, low + 1) + 1)
-    parts = [grid_y(y, 38, WIDTH - 8), ticks_x([(x(p), power_of_ten(p)) for p in powers], height - 40)]
-    parts.append(write((38 + WIDTH) / 2, height - 6, "median time of one request (logarithmic)", "middle"))
-    places = {arm: (x(math.log10(time)), y(value)) for arm, (time, value) in points.items()}
-    taken = [(at_x - 5, at_y - 5, at_x + 5, at_y + 5) for at_x, at_y in places.values()]
-    order = list(arms)
-    for arm, (at_x, at_y) in places.items():
-        own = arms[arm]
-        shape = (
-            f'<path d="M{at_x:.1f} {at_y - 7:.1f}l7 7l-7 7l-7 -7z"/>'
-            if own.get("calls") or own.get("tokens")
-            else f'<circle cx="{at_x:.1f}" cy="{at_y:.1f}" r="5"/>'
-        )
-        title = escape(f"{arm}: {name_of(measure)} {share(own[measure])}, {duration(points[arm][0])}")
-        label = name_beside(arm, at_x, at_y, taken, height)
-        parts.append(f'<g class="dot {colour_of(order.index(arm))}"><title>{title}</title>{shape}{label}</g>')
-    return drawing(height, f"{name_of(measure)} against the time of a request, for each arm", parts)
-
-
-def overlap_matrix(overlap: Mapping[str, Mapping[str, float | None]]) -> str:
-    """Each row's channel: what share of the targets it finds the channel of the column finds too."""
-    if len(overlap) < 2:
-        return ""
-    names = list(overlap)
-    left = 12 + LETTER * min(max(map(len, names)), 18)
-    # The last name stands aslant over the right edge.
-    aslant = LETTER * 0.77 * min(len(names[-1]), 18)
-    cell = min((WIDTH - left - aslant) / (len(names) - 0.5), 64.0)
-    top = 12 + LETTER * 0.72 * min(max(map(len, names)), 18)
-    parts = []
-    for column, name in enumerate(names):
-        at = left + cell * (column + 0.5)
-        parts.append(
-            f'<text class="name" transform="translate({at:.1f} {top - 6:.1f}) rotate(-40)">{escape(short(name))}</text>'
-        )
-    for row, name in enumerate(names):
-        at_y = top + 34 * row
-        parts.append(write(left - 6, at_y + 21, short(name), "end", "name"))
-        for column, other in enumerate(names):
-            value = overlap[name].get(other)
-            own = "own" if name == other else ""
-            fill = 0.0 if value is None or own else value
-            at_x = left + cell * column
-            title = "" if own else escape(f"{other} finds {share(value)} of what {name} finds")
-            parts.append(
-                f'<g><title>{title}</title><rect class="cell {own}" x="{at_x:.1f}" y="{at_y:.1f}" width="{cell - 2:.1f}" '
-                f'height="32" rx="3" style="--share:{fill:.3f}"/>'
-            )
-            shown = "" if own else "–" if value is None else f"{100 * value:.0f}%"
-            dark = "on" if fill > 0.55 else ""
-            parts.append(write(at_x + cell / 2 - 1, at_y + 21, shown, "middle", dark) + "</g>")
-    return drawing(int(top + 34 * len(names) + 4), "How much of what one channel finds the others find too", parts)
-
-
-def strata_dots(strata: Mapping[str, Mapping[str, Mapping[str, object]]], arms: Sequence[str], measure: str) -> str:
-    """The measure of each arm within each group of cases, a row for each group."""
-    rows: list[tuple[str, str, dict[str, float]]] = []
-    for kind, groups in strata.items():
-        for label, group in groups.items():
-            means = group["arms"]
-            assert isinstance(means, Mapping)  # noqa: S101
-            found = {arm: means[arm][measure] for arm in arms if means.get(arm, {}).get(measure) is not None}
-            rows.append((kind, f"{label} ({group['cases']:,})", found))
-    if not any(found for _, _, found in rows):
-        return ""
-    left, top, step = 112, 8, 24
-    x = up_to(max(value for _, _, found in rows for value in found.values()), left + 8, WIDTH - 16)
-    parts, at, before = [], float(top), None
-    for kind, label, found in rows:
-        if kind != before:
-            at += 18
-            parts.append(write(0, at, _KINDS.get(kind, kind), "start", "head"))
-            before = kind
-        at += step
-        parts.append(f'<path class="grid" d="M{left} {at - 4:.1f}H{WIDTH - 8}"/>')
-        parts.append(write(left - 8, at, label, "end"))
-        for row, arm in reversed(list(enumerate(arms))):
-            if arm in found:
-                title = escape(f"{arm}, {label}: {name_of(measure)} {share(found[arm])}")
-                # A little apart, so that equal values do not hide each other.
-                beside = at - 4 + 1.6 * (row - (len(arms) - 1) / 2)
-                circle = f'<circle cx="{x(found[arm]):.1f}" cy="{beside:.1f}" r="5"/>'
-                parts.append(f'<g class="dot {colour_of(row)}"><title>{title}</title>{circle}</g>')
-        at += 4
-    bottom = at + 8
-    parts.append(ticks_x([(x(value), share(value)) for value in round_steps(x.high)], bottom))
-    return drawing(int(bottom + 24), f"{name_of(measure)} within groups of cases, for each arm", parts)
-
-
-_KINDS = {
+_STRATA = {
     "history": "items in the history",
     "popularity": "popularity of the target",
     "item": "target seen in training",
@@ -166,5 +44,171 @@ _KINDS = {
 
 
 def colour_of(row: int) -> str:
-    """The page's class for the colour of the arm in this place of the order; grey beyond the last colour."""
+    """Return the CSS variable for the arm at this place of the order: grey after the last colour."""
     return f"c{row}" if row < COLOURS else "rest"
+
+
+def recall_curves(arms: Mapping[str, Mapping[str, float | None]], ks: Sequence[int]) -> str:
+    """Draw recall by the number of items kept, one line for each arm; the order of the arms sets the colours."""
+    curves = {
+        arm: [(k, value) for k in ks if (value := own.get(f"recall@{k}")) is not None] for arm, own in arms.items()
+    }
+    curves = {arm: points for arm, points in curves.items() if points}
+    if not curves:
+        return ""
+    with _axes(max(_HEIGHT, _AROUND + _LINE * len(curves))) as axes:
+        axes.set(xscale="log", xlim=(min(ks), max(ks)), xlabel="items kept (logarithmic)")
+        axes.set_xticks(ks, map(str, ks))
+        axes.minorticks_off()
+        for row, (arm, points) in enumerate(curves.items()):
+            tip = f"{arm}: {', '.join(f'R@{k} {format_share(value)}' for k, value in points)}"
+            axes.plot(*zip(*points, strict=True), color=_COLOUR[colour_of(row)], clip_on=False, gid=_tooltip(tip))
+        _scale_shares(axes, "y", (value for points in curves.values() for _, value in points))
+        _label(axes, {arm: points[-1] for arm, points in curves.items()})
+        return _svg(axes, "Recall by the number of items kept, for each arm")
+
+
+def quality_and_cost(arms: Mapping[str, Mapping[str, float | None]], measure: str) -> str:
+    """Draw the measure against the median milliseconds of a request, one point for each arm; diamonds call a model."""
+    points = {
+        arm: (max(own["ms_p50"] or 0.0, 0.1), own[measure] or 0.0)
+        for arm, own in arms.items()
+        if own.get("ms_p50") is not None and own.get(measure) is not None
+    }
+    if not points:
+        return ""
+    times, values = zip(*points.values(), strict=True)
+    low, high = math.floor(math.log10(min(times))), math.ceil(math.log10(max(times)) + 1e-9)
+    powers = [10.0**power for power in range(low, max(high, low + 1) + 1)]
+    with _axes(max(_HEIGHT, _AROUND + _LINE * len(points))) as axes:
+        axes.set(xscale="log", xlim=(powers[0], powers[-1]), xlabel="median time of one request (logarithmic)")
+        axes.set_xticks(powers, [format_duration(power).replace(".0", "") for power in powers])
+        axes.minorticks_off()
+        for row, arm in enumerate(arms):
+            if arm in points:
+                time, value = points[arm]
+                shape = "D" if arms[arm].get("calls") or arms[arm].get("tokens") else "o"
+                tip = f"{arm}: {measure_name(measure)} {format_share(value)}, {format_duration(time)}"
+                axes.plot(time, value, shape, color=_COLOUR[colour_of(row)], clip_on=False, gid=_tooltip(tip))
+        _scale_shares(axes, "y", values)
+        _label(axes, points)
+        return _svg(axes, f"{measure_name(measure)} against the time of a request, for each arm")
+
+
+def overlap_matrix(overlap: Mapping[str, Mapping[str, float | None]]) -> str:
+    """Draw for each row's channel which share of the targets it finds the column's channel finds too."""
+    if len(overlap) < 2:
+        return ""
+    places, names = range(len(overlap)), [_shorten(name) for name in overlap]
+    with _axes(90 + 34 * len(overlap)) as axes:
+        axes.grid(False)
+        axes.xaxis.tick_top()
+        axes.set_xticks(places, names, rotation=40, ha="left", rotation_mode="anchor", color=_COLOUR["ink"])
+        axes.set_yticks(places, names, color=_COLOUR["ink"])
+        axes.invert_yaxis()
+        for (row, name), (column, other) in itertools.product(enumerate(overlap), repeat=2):
+            share = None if row == column else overlap[name].get(other)
+            tip = "" if row == column else _tooltip(f"{other} finds {format_share(share)} of what {name} finds")
+            colour, alpha = ("tint", 1.0) if share is None else ("c0", 0.06 + 0.84 * share)
+            axes.barh(row, 0.95, 0.94, column - 0.475, color=_COLOUR[colour], alpha=alpha)[0].set_gid(tip)
+            text = "" if row == column else "–" if share is None else f"{share:.0%}"
+            ink = _COLOUR["page" if (share or 0) > 0.55 else "ink"]
+            axes.text(column, row, text, ha="center", va="center", color=ink, gid=tip)
+        return _svg(axes, "How much of what one channel finds the others find too")
+
+
+def strata_dots(strata: Mapping[str, Mapping[str, Mapping[str, Any]]], arms: Sequence[str], measure: str) -> str:
+    """Draw the measure of each arm within each group of cases, one row for each group."""
+    rows: list[tuple[str, dict[str, float] | None]] = []
+    for kind, groups in strata.items():
+        rows.append((_STRATA.get(kind, kind), None))
+        for label, group in groups.items():
+            own = {arm: value for arm in arms if (value := group["arms"].get(arm, {}).get(measure)) is not None}
+            rows.append((f"{label} ({group['cases']:,})", own))
+    values = [value for _, found in rows for value in (found or {}).values()]
+    if not values:
+        return ""
+    with _axes(50 + 25 * len(rows)) as axes:
+        for at, (label, found) in enumerate(rows):
+            if found is None:
+                axes.text(0, at, label, weight="bold", va="center")
+            for row, arm in reversed(list(enumerate(arms))):
+                if found and arm in found:
+                    # A little apart, so that equal values do not hide each other.
+                    place = at + 0.06 * (row - (len(arms) - 1) / 2)
+                    tip = _tooltip(f"{arm}, {label}: {measure_name(measure)} {format_share(found[arm])}")
+                    axes.plot(found[arm], place, "o", color=_COLOUR[colour_of(row)], clip_on=False, gid=tip)
+        axes.set_ylim(len(rows) - 0.4, -0.4)
+        ticks = {at: label for at, (label, found) in enumerate(rows) if found is not None}
+        axes.set_yticks(list(ticks), list(ticks.values()))
+        axes.grid(axis="x", visible=False)
+        _scale_shares(axes, "x", values)
+        return _svg(axes, f"{measure_name(measure)} within groups of cases, for each arm")
+
+
+@contextmanager
+def _axes(height: int) -> Iterator[Any]:
+    """Give empty axes in the style of the page, on a figure `height` pixels high. Raises MissingExtra without matplotlib."""
+    try:
+        from matplotlib import style
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise MissingExtra("the report page", "eval") from error
+    with warnings.catch_warnings(), style.context(_STYLE, after_reset=True):
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # the browser has fonts for what DejaVu lacks
+        axes = Figure((_WIDTH / 72, height / 72), dpi=72, layout="constrained").add_subplot()
+        axes.tick_params(length=0, pad=6)
+        yield axes
+
+
+def _scale_shares(axes: Any, along: str, values: Iterable[float]) -> None:
+    """Let an axis of shares begin at 0 and end at a round number above the highest value."""
+    axis = getattr(axes, f"{along}axis")
+    axis.set_major_formatter(lambda value, _: format_share(value))
+    axes.set(**{f"{along}lim": (0, axis.get_major_locator().tick_values(0, max(*values, 1e-3))[-1])})
+
+
+def _label(axes: Any, points: Mapping[str, tuple[float, float]]) -> None:
+    """Write the name of each point to the right of it, moved up or down with a line to the point where names would overlap."""
+    pixels = (axes.figure.bbox.height - _AROUND) / axes.get_ylim()[1]
+    wanted = np.array([y for _, y in points.values()]) * pixels
+    order = np.argsort(wanted, kind="stable")
+    steps = _LINE * np.arange(len(points))
+    rising = np.maximum.accumulate(wanted[order] - steps) + steps
+    moves = np.empty(len(points))
+    moves[order] = np.minimum(rising, axes.get_ylim()[1] * pixels - steps[::-1]) - wanted[order]
+    line = {
+        "arrowstyle": "-",
+        "color": _COLOUR["soft"],
+        "linewidth": 0.8,
+        "relpos": (0, 0.5),
+        "shrinkA": 0,
+        "shrinkB": 0,
+    }
+    style = {"textcoords": "offset points", "va": "center", "annotation_clip": False, "arrowprops": line}
+    for (arm, point), move in zip(points.items(), moves, strict=True):
+        axes.annotate(_shorten(arm), point, (11, move), **style)
+
+
+def _shorten(name: str, most: int = 18) -> str:
+    """Return the name as one printable line of at most so many characters."""
+    name = "".join(char if char.isprintable() else " " for char in name)
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def _tooltip(text: str) -> str:
+    """Return the id by which `_svg` finds the element that shows this text when the pointer is over it."""
+    return f"tooltip:{_shorten(text, 500)}"
+
+
+def _svg(axes: Any, label: str) -> str:
+    """Return the figure as one SVG element that loads nothing; a screen reader reads the `label`."""
+    axes.figure.savefig(file := StringIO(), format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    svg = file.getvalue().partition("<svg")[2].partition(">")[2]
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
+    # These patterns match tags only: in texts "<" is escaped. A page has several plots, so ids without a reference go.
+    svg = re.sub(r'<g id="tooltip:([^"]+)">', r"<g><title>\1</title>", svg)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    svg = re.sub(r"#0d00([0-9a-f]{2})", lambda found: f"var(--{_VARIABLES[int(found[1], 16)]})", svg)
+    width, height = axes.figure.bbox.size
+    return f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}">{svg}'

@@ -1,17 +1,15 @@
-"""One comparison of arms with all that is needed to repeat it: as an object, as JSON, in the terminal and as a page."""
+"""The data of one comparison run: how good each arm is, what it costs, and all that is needed to repeat the run."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
 import math
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from io import BytesIO, StringIO
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 from zipfile import BadZipFile
 
 import numpy as np
@@ -20,13 +18,8 @@ from eval.errors import EvalError
 from eval.significance import Comparison
 from store.paths import write_atomically
 
-if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderableType
-
-    from eval.report.diff import Changes
-
 PRIMARY = ("ndcg@10", "recall@10", "recall@50", "recall@100")
-ALPHA = 0.05
+"""Measures that are tested for significance and compared between runs."""
 
 _LIBRARIES = (
     "evoke-rec",
@@ -43,13 +36,35 @@ Numbers = dict[str, float | None]
 
 
 @dataclass
-class Run:
-    """One run of `compare`. `arms` holds for each arm its measures (see `eval.metrics`), and where known "exclusive@100",
-    "ms_p50", "ms_p90", "calls", "tokens_in", "tokens_out", "tokens". `intervals` are 95 % intervals by arm and measure.
-    `strata` is what `metrics.within` gives, `overlap` what `metrics.overlap` gives. `values` are the per-case values of
-    some measures by arm, (n_cases,), and `case_users` a code for each case's user: saved beside the JSON, so that a later run can
-    be compared case by case, where `asked`, a hash of the cases, says that they are the same. `changes` are those since an earlier
-    run (see `eval.report.diff`), where one was given."""
+class RunData:
+    """The data of one comparison run. `eval.report.report.Run` adds how it is printed and drawn.
+
+    Args:
+        dataset: name of the dataset.
+        on: split of the cases, "test" or "valid".
+        cases: number of cases.
+        users: number of users with a case.
+        arms: measures of each arm (see `eval.metrics`); where known also "exclusive@100", "ms_p50", "ms_p90", "calls",
+            "tokens_in", "tokens_out" and "tokens".
+        comparisons: significance tests between arms.
+        union_ceiling: share of the targets that the single channels find together in 100 each.
+        data: hash of the dataset's files.
+        asked: hash of the cases; two runs with the same hash can be compared case by case.
+        seed: seed by which cases were drawn.
+        model: name of the language model, if one was called.
+        settings: settings that the results depend on.
+        prompts: fingerprint of each prompt.
+        versions: versions of the libraries.
+        date: time of the run, ISO 8601 in UTC.
+        intervals: 95 % intervals (low, high) by arm and measure.
+        overlap: result of `metrics.overlap`.
+        strata: result of `metrics.within`.
+        warnings: sentences that a reader of the results must know.
+        arms_not_run: for each arm that could not run, the reason.
+        changes: differences from an earlier run (`eval.report.diff.Changes` as JSON), if one was given.
+        values: values of some measures for each case by arm and measure, (n_cases,) each.
+        case_users: integer code of each case's user, (n_cases,).
+    """
 
     dataset: str
     on: str
@@ -64,7 +79,7 @@ class Run:
     model: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     prompts: dict[str, str] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=lambda: versions())
+    versions: dict[str, str] = field(default_factory=lambda: library_versions())
     date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     intervals: dict[str, dict[str, tuple[float | None, float | None]]] = field(default_factory=dict)
     overlap: dict[str, dict[str, float | None]] = field(default_factory=dict)
@@ -76,14 +91,14 @@ class Run:
     case_users: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def as_json(self) -> dict[str, Any]:
-        """Everything but the per-case values, ready for `json.dumps`; what is not finite is null."""
+        """Return everything but the values of single cases, ready for `json.dumps`; numbers that are not finite are null."""
         run = {_KEYS.get(name, name): getattr(self, name) for name in _FIELDS}
         run["comparisons"] = [comparison.as_json() for comparison in self.comparisons]
         return _plain(run)
 
     @classmethod
-    def from_json(cls, run: dict[str, Any]) -> Run:
-        """The run that `as_json` gave. Raises EvalError where fields are missing."""
+    def from_json(cls, run: dict[str, Any]) -> Self:
+        """Return the run of a dict from `as_json`; unknown keys are ignored. Raises EvalError if required keys are missing."""
         known = {name: value for name, value in run.items() if name in _FIELDS}
         try:
             known["comparisons"] = [Comparison(**comparison) for comparison in run["comparisons"]]
@@ -94,20 +109,14 @@ class Run:
             }
             return cls(**known)
         except (KeyError, TypeError, AttributeError) as error:
-            raise EvalError(
-                f"this is no saved run ({error}); give the folder or run.json that compare wrote"
-            ) from error
+            raise EvalError(f"not a saved run ({error}); give the folder or run.json that compare wrote") from error
 
     def save(self, folder: Path) -> Path:
-        """Write run.json, report.html and the per-case values (values.npz) into the folder, each whole or not at all; gives the
-        path of run.json. Raises EvalError where that is not possible."""
-        try:
-            return self._save(Path(folder))
-        except OSError as error:
-            raise EvalError(f"{folder} cannot be written ({error.strerror}); choose another folder") from error
+        """Write run.json and the values of single cases (values.npz) into the folder, and return the path of run.json.
 
-    def _save(self, folder: Path) -> Path:
-        folder.mkdir(parents=True, exist_ok=True)
+        Each file is written whole or not at all. Raises EvalError if the folder cannot be written.
+        """
+        folder = Path(folder)
         if self.case_users is not None:
             columns: dict[str, Any] = {
                 f"{arm}/{measure}": values.astype(np.float32)
@@ -115,15 +124,14 @@ class Run:
                 for measure, values in measures.items()
             }
             np.savez_compressed(file := BytesIO(), users=self.case_users, **columns)
-            write_atomically(folder / "values.npz", file.getvalue())
-        write_atomically(folder / "report.html", self.html().encode())
-        path = folder / "run.json"
-        write_atomically(path, (json.dumps(self.as_json(), ensure_ascii=False, indent=1) + "\n").encode())
-        return path
+            write_file(folder / "values.npz", file.getvalue())
+        text = json.dumps(self.as_json(), ensure_ascii=False, indent=1) + "\n"
+        write_file(folder / "run.json", text.encode())
+        return folder / "run.json"
 
     @classmethod
-    def load(cls, path: Path) -> Run:
-        """A saved run, from its folder or its run.json. Raises EvalError where there is none."""
+    def load(cls, path: Path) -> Self:
+        """Read a saved run from its folder or its run.json. Raises EvalError if it is missing or damaged."""
         path = Path(path)
         file = path / "run.json" if path.is_dir() else path
         try:
@@ -131,88 +139,60 @@ class Run:
         except (OSError, ValueError) as error:
             raise EvalError(f"{file}: no saved run to read; give the folder or run.json that compare wrote") from error
         if not isinstance(saved, dict):
-            raise EvalError(f"{file}: this is no saved run; give the folder or run.json that compare wrote")
+            raise EvalError(f"{file}: not a saved run; give the folder or run.json that compare wrote")
         run = cls.from_json(saved)
-        beside = file.parent / "values.npz"
-        if beside.exists():
+        values = file.with_name("values.npz")
+        if values.exists():
             try:
-                run._read(beside)
+                run._read_values(values)
             except (OSError, ValueError, KeyError, BadZipFile) as error:
-                raise EvalError(f"{beside} cannot be read ({error}); run compare again, or take it away") from error
+                raise EvalError(f"{values} cannot be read ({error}); run compare again, or delete the file") from error
         return run
 
-    def _read(self, values: Path) -> None:
-        with np.load(values, allow_pickle=False) as columns:
+    def _read_values(self, file: Path) -> None:
+        with np.load(file, allow_pickle=False) as columns:
             self.case_users = columns["users"]
             for name in columns.files:
                 if name != "users":
                     arm, _, measure = name.rpartition("/")
                     self.values.setdefault(arm, {})[measure] = columns[name].astype(np.float64)
 
-    def ordered(self, measure: str = PRIMARY[0]) -> list[str]:
-        """The arms, the best of the measure first."""
+    def rank_arms(self, measure: str = PRIMARY[0]) -> list[str]:
+        """Return the arms, best in this measure first."""
         return sorted(self.arms, key=lambda arm: -(self.arms[arm].get(measure) or 0.0))
 
-    def marks(self, measure: str) -> dict[str, str]:
-        """By arm: "best" for the best one of the measure, "level" for those whose distance from it may be chance.
+    def mark_arms(self, measure: str) -> dict[str, str]:
+        """Return a mark for some arms: "best" for the best one, "level" for those not significantly below it.
 
-        That is where the p value of the comparison, with Holm's correction where there is one, is 0.05 or more. Arms never
-        compared with the best have no mark, and a measure in which nothing was compared has none at all.
+        An arm that was never compared with the best one has no mark. If nothing was compared in this measure, there are no marks.
         """
-        arms = [arm for arm in self.ordered(measure) if self.arms[arm].get(measure) is not None]
+        arms = [arm for arm in self.rank_arms(measure) if self.arms[arm].get(measure) is not None]
         if not any(comparison.measure == measure for comparison in self.comparisons):
             return {}
-        marks = {arms[0]: "best"}
-        for arm, comparison in self.compared(arms[0], measure).items():
-            if chance(comparison) >= ALPHA:
-                marks[arm] = "level"
-        return marks
+        others = self.comparisons_of(arms[0], measure)
+        return {arms[0]: "best"} | {arm: "level" for arm, each in others.items() if not each.significant}
 
-    def compared(self, arm: str, measure: str) -> dict[str, Comparison]:
-        """The comparisons of this arm in this measure, by the other arm, each turned so that this arm is `a`."""
-        found = {}
-        for each in self.comparisons:
-            if each.measure != measure or arm not in (each.a, each.b):
-                continue
-            if each.a == arm:
-                found[each.b] = each
-            else:
-                low, high = (None if bound is None else -bound for bound in (each.high, each.low))
-                found[each.a] = Comparison(arm, each.a, measure, -each.difference, low, high, each.p, each.p_holm)
-        return found
-
-    def against(self, other: Run) -> Changes:
-        """What changed since the other, earlier run: settings, data, model, versions and measures."""
-        from eval.report.diff import changes
-
-        return changes(other, self)
-
-    def html(self) -> str:
-        """One self-contained page: tables, plots, and what is needed to repeat the run."""
-        from eval.report.html import page
-
-        return page(self)
-
-    def __str__(self) -> str:
-        return in_text(self)
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        from eval.report.console import tables
-
-        yield from tables(self)
+    def comparisons_of(self, arm: str, measure: str) -> dict[str, Comparison]:
+        """Return this arm's comparisons in this measure by the other arm, each with this arm as `a`."""
+        both = [each for each in self.comparisons if each.measure == measure and arm in (each.a, each.b)]
+        return {each.b if each.a == arm else each.a: each if each.a == arm else each.swapped() for each in both}
 
 
-_FIELDS = [name for name in Run.__dataclass_fields__ if name not in ("values", "case_users")]
+_FIELDS = [name for name in RunData.__dataclass_fields__ if name not in ("values", "case_users")]
 _KEYS = {"union_ceiling": "union_ceiling@100"}
 
 
-def chance(comparison: Comparison) -> float:
-    """The p value that counts: the corrected one where there is one."""
-    return comparison.p if comparison.p_holm is None else comparison.p_holm
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file of a saved run, whole or not at all. Raises EvalError if its folder cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
+    except OSError as error:
+        raise EvalError(f"{path.parent} cannot be written ({error.strerror}); choose another folder") from error
 
 
-def versions() -> dict[str, str]:
-    """The versions of what measures and is measured, where installed."""
+def library_versions() -> dict[str, str]:
+    """Return the versions of Evoke and of the libraries that results depend on, as far as installed."""
     found = {}
     for name in _LIBRARIES:
         try:
@@ -222,19 +202,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def in_text(renderable: Any) -> str:
-    """What rich shows of this in a terminal of this width, without colours."""
-    from rich.console import Console
-
-    width = max(shutil.get_terminal_size((100, 40)).columns, 80)
-    console = Console(file=StringIO(), width=width, no_color=True, highlight=False)
-    console.print(renderable)
-    assert isinstance(console.file, StringIO)  # noqa: S101
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
-
-
 def _plain(value: Any) -> Any:
-    """The value in types that JSON has."""
+    """Return the value in types that JSON has."""
     if isinstance(value, dict):
         return {str(name): _plain(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):

@@ -3,8 +3,8 @@ the item chosen next.
 
 A history is read as the signals read it, by the decayed mean of its items' vectors: so whatever reads item vectors gains, and
 recommending encodes nothing new. What is learned is one linear layer on top of the encoder, starting as the identity: a store's
-own events are few, and with all weights learned from them recall fell (see eval/LOG.md). What is below the layer being fixed, all
-vectors are at hand, and every item is a negative of each pair, the hard ones too.
+own events are few, and with all weights learned from them recall fell (see eval/log/2026-11-22g).
+What is below the layer being fixed, all vectors are at hand, and every item is a negative of each pair, the hard ones too.
 """
 
 from __future__ import annotations

@@ -1,85 +1,58 @@
-"""What tuning searches without a model: parameters of baselines, weights of channels, the trees of learned fusion."""
+"""The searches of tuning that call no model: parameters of baselines, channel weights, the trees of learned fusion."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from agent.ranking.candidates import Fusion
 from agent.ranking.features import Candidates
+from agent.ranking.fusion import fuse
 from agent.ranking.learned_fusion import Learned
+from agent.settings import Settings
 from eval import metrics
-from eval.comparison.arms import BUDGET, FUSED, Bench, Lists
+from eval.comparison.arms import MODEL_FREE
 from eval.comparison.baselines import PARAMETERS
-from eval.data.cases import Case, Cases
-from eval.fitting.signals import batches, histories
+from eval.comparison.bench import BUDGET, Bench
+from eval.data.cases import Cases
+from eval.tuning.objective import Say, quality_of_scores, rank_all, retrieve_all, values
 
 TREES: Sequence[dict[str, Any]] = (
     {"num_leaves": 15, "rounds": 200},
     {"num_leaves": 31, "rounds": 300},
 )
 WEIGHTS = (0.0, 0.1, 0.3, 0.6, 1.0)
-SIZES = (100, 200, 400)
-SLACK = 0.001
-"""Recall@100 that a shorter list may cost."""
-START = {"dense": 0.6, "collaborative": 1.0, "lexical": 0.3, "popular": 0.1}
-"""The weights that the search begins with, those of `Settings`."""
-
-Say = Callable[[str], None]
+"""Values that are tried for each channel weight."""
+MEASURE = "ndcg@10"
+"""The measure that decides between parameters and between trees."""
 
 
-def values(cases: Sequence[Case], lists: Lists, ids: Sequence[str]) -> dict[str, np.ndarray]:
-    """nDCG@10, recall@10 and recall@100 of each case's list of snapshot rows."""
-    ranked = [[ids[row] for row in rows] for rows in lists]
-    found = metrics.per_case(cases, ranked, ks=(10, 100))
-    return {measure: found[measure] for measure in ("ndcg@10", "recall@10", "recall@100")}
-
-
-def goal(values: Mapping[str, np.ndarray]) -> np.ndarray:
-    """What joining base goes by, of each case: the first ten places and the candidates alike."""
-    return values["ndcg@10"] + values["recall@100"]
-
-
-def measures(values: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Their means over the cases, rounded as evidence is kept."""
-    return {measure: round(float(own.mean()), 5) for measure, own in values.items()}
-
-
-def ranked(bench: Bench, arms: Sequence[str], cases: Sequence[Case], k: int = BUDGET) -> dict[str, Lists]:
-    """Each model-free arm's lists of k rows for all cases."""
-    read = histories(cases, bench.signals.snapshot)
-    lists: dict[str, Lists] = {arm: [] for arm in arms}
-    for at in batches(len(read)):
-        for arm, rows in bench.rank(arms, read[at], k).items():
-            lists[arm] += rows
-    return lists
-
-
-def parameters(bench: Bench, arm: str, cases: Cases, measure: str, say: Say) -> dict[str, float]:
-    """The parameters of one baseline that are best by the measure, of all combinations."""
-    names = list(PARAMETERS[arm])
+def parameters(bench: Bench, name: str, cases: Cases, say: Say) -> dict[str, float]:
+    """Return the parameters of one baseline with the best nDCG@10, of all combinations."""
     tried = []
-    for found in itertools.product(*PARAMETERS[arm].values()):
-        given = dict(zip(names, found, strict=True))
-        one = Bench(bench.signals, baselines={arm: given}, repeats=bench.repeats)
-        lists = ranked(one, [arm], cases.cases)[arm]
-        tried.append((metrics.means(values(cases.cases, lists, bench.signals.snapshot.ids))[measure], given))
+    for found in itertools.product(*PARAMETERS[name].values()):
+        given = dict(zip(PARAMETERS[name], found, strict=True))
+        lists = rank_all(replace(bench, baselines={name: given}), [name], cases.cases)[name]
+        tried.append((metrics.means(values(cases.cases, lists))[MEASURE], given))
     best = max(tried, key=lambda entry: entry[0])
-    say(f"{arm}: {', '.join(f'{k} {v:g}' for k, v in best[1].items())} ({measure} {best[0]:.4f})")
+    say(f"{name}: {', '.join(f'{k} {v:g}' for k, v in best[1].items())} ({MEASURE} {best[0]:.4f})")
     return best[1]
 
 
 def channel_weights(bench: Bench, cases: Cases, say: Say) -> tuple[dict[str, float], dict[str, float]]:
-    """Weights of the channels in reciprocal rank fusion, one at a time; and the quality they give."""
-    ids = bench.signals.snapshot.ids
-    lists = ranked(bench, FUSED, cases.cases)
+    """Return the weights of the channels in rank fusion, searched one channel at a time, and the quality that they give."""
+    lists = retrieve_all(replace(bench, fusion=Fusion({})), MODEL_FREE, cases.cases)
 
     def quality(weights: Mapping[str, float]) -> dict[str, float]:
-        return metrics.means(values(cases.cases, Bench.fused(lists, weights, BUDGET), ids))
+        fused = [fuse({c: own[row] for c, own in lists.items()}, weights)[:BUDGET] for row in range(len(cases))]
+        return metrics.means(values(cases.cases, [[c.id for c in own] for own in fused]))
 
-    weights = dict(START)
+    defaults = Settings.model_fields["weights"].get_default(call_default_factory=True)
+    weights = {channel: defaults[channel] for channel in MODEL_FREE}
     best = quality(weights)
     for channel in ("dense", "lexical", "popular"):
         for weight in WEIGHTS:
@@ -90,46 +63,23 @@ def channel_weights(bench: Bench, cases: Cases, say: Say) -> tuple[dict[str, flo
     return weights, best
 
 
-def list_size(bench: Bench, cases: Cases, weights: Mapping[str, float], say: Say) -> tuple[int, dict[str, float]]:
-    """How many candidates each channel should bring: the fewest that cost no recall@100 to speak of; and what each number gives."""
-    lists = ranked(bench, FUSED, cases.cases, SIZES[-1])
-    found = {}
-    for size in SIZES:
-        cut = {channel: [rows[:size] for rows in of_all] for channel, of_all in lists.items()}
-        fused = Bench.fused(cut, weights, BUDGET)
-        found[size] = metrics.means(values(cases.cases, fused, bench.signals.snapshot.ids))["recall@100"]
-    size = next(size for size in SIZES if found[size] >= max(found.values()) - SLACK)
-    say(f"{size} candidates a channel (recall@100 {found[size]:.4f})")
-    return size, {str(size): round(value, 5) for size, value in found.items()}
-
-
 def best_trees(
-    taught: tuple[Candidates, np.ndarray],
-    candidates: Candidates,
-    chosen: np.ndarray,
-    cases: Cases,
-    measure: str,
-    say: Say,
+    lessons: tuple[Candidates, np.ndarray], candidates: Candidates, chosen: np.ndarray, cases: Cases, say: Say
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """The trees (of TREES) that, taught these lessons, rank the cases' candidates best by the measure, and their quality."""
+    """Return the trees (of TREES) that rank the cases' candidates with the best nDCG@10, and their quality.
+
+    Args:
+        lessons: what they learn from: candidates, and which were chosen.
+        candidates: the cases' candidates.
+        chosen: (r,) bool, which of these are targets.
+        cases: validation cases.
+        say: called with a line for each.
+    """
     tried = []
     for trees in TREES:
-        quality = _of_scores(candidates, chosen, Learned.fit(*taught, seeds=(0,), **trees).scores(candidates), cases)
+        scores = Learned.fit(*lessons, seeds=(0,), **trees).scores(candidates)
+        quality = quality_of_scores(candidates, chosen, scores, cases)
         say(f"learned fusion {trees}: recall@100 {quality['recall@100']:.4f}, nDCG@10 {quality['ndcg@10']:.4f}")
-        tried.append((quality[measure], dict(trees), quality))
+        tried.append((quality[MEASURE], dict(trees), quality))
     _, trees, quality = max(tried, key=lambda entry: entry[0])
     return trees, quality
-
-
-def _of_scores(table: Candidates, chosen: np.ndarray, scores: np.ndarray, cases: Cases) -> dict[str, float]:
-    """Measures of candidates ordered by score, without writing out lists; each case against all its targets."""
-    n = len(cases)
-    order = np.lexsort((table.item, -scores, table.case))
-    case, hit = table.case[order], chosen[order]
-    place = np.arange(len(case)) - np.searchsorted(case, np.arange(n))[case]
-    targets = np.array([len(c.targets) for c in cases.cases])
-    gain = np.where(place < 10, 1 / np.log2(place + 2), 0) * hit
-    ideal = np.cumsum(1 / np.log2(np.arange(2, 12)))[np.minimum(targets, 10) - 1]
-    found = {f"recall@{k}": np.bincount(case, weights=hit * (place < k), minlength=n) / targets for k in (10, 100)}
-    of_case = {"ndcg@10": np.bincount(case, weights=gain, minlength=n) / ideal} | found
-    return {measure: float(value.mean()) for measure, value in of_case.items()}

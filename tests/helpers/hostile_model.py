@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from agent.llm.call import ModelCall
 from agent.llm.client import LLM, Deadline
 from agent.ranking.fusion import Candidate
-from agent.ranking.rerank import rank
+from agent.ranking.rerank import model_places
 from agent.results import Stage
 from prompts import Prompts
 from store import Item
@@ -42,22 +43,10 @@ async def gains(llm: LLM, items: int, place: str, seed: int = 0) -> np.ndarray:
         # The target stands in the middle of the fused order, with room to rise and to fall.
         scores = dict(zip([i.id for i in [*others[:5], written, *others[5:]]], np.linspace(0.9, 0.1, 10), strict=True))
         head = [Candidate(i.id, float(scores[i.id])) for i in sorted(window, key=lambda i: -scores[i.id])]
-        stage = Stage("rank")
-        ranked = await rank(
-            head,
-            {i.id: i for i in window},
-            history=history,
-            text=None,
-            weight=1.0,
-            depth=10,
-            shuffles=1,
-            connect=connect,
-            prompts=prompts,
-            deadline=Deadline(3000),
-            stage=stage,
-        )
-        assert stage.degraded is None, stage.degraded
-        return next(c.score for c in ranked if c.id == target.id)
+        call = ModelCall(connect, prompts, Deadline(3000), Stage("rerank"))
+        places = await model_places(call, head, {i.id: i for i in window}, history=history, text=None)
+        assert call.stage.degraded is None, call.stage.degraded
+        return places[target.id]
 
     async def gain(target: Item, attack: str, calm: str, others: list[Item], history: list[Item]) -> float:
         attacked, unmoved = await asyncio.gather(

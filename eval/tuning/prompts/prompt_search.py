@@ -18,18 +18,19 @@ from agent import event_loop
 from agent.errors import ModelError
 from agent.llm.adapters import Trained
 from agent.llm.retries import without_credentials
+from agent.ranking.candidates import Fusion
 from agent.ranking.tuned import Tuned
 from agent.settings import Settings
-from eval.comparison.arms import JOINING, Bench
-from eval.comparison.llm_cache import Progress, quiet
+from eval.comparison.bench import JOINING, Bench
 from eval.data.cases import Cases
 from eval.data.dataset import indexed
 from eval.data.leakage import measured_catalog, seen_hash
 from eval.errors import EvalError
 from eval.fitting.ablation import MOST_CASES
-from eval.fitting.signals import fit
-from eval.tuning.grid_search import Say, ranked
-from eval.tuning.llm_stages import LEAST_USERS
+from eval.fitting.signals import fit_sources
+from eval.progress import Progress, quiet
+from eval.significance import LEAST_USERS
+from eval.tuning.objective import Say
 from eval.tuning.prompts.successive_halving import FIRST, Race, Scorer
 from eval.tuning.prompts.variants import IN_FORCE, POOL, Variant, fingerprint, proposals, put, task
 from eval.tuning.resumable import Steps
@@ -113,7 +114,7 @@ def tune_prompts(
     told = tuned.applied(Settings.load(**settings), folder)
     proposer = (proposer or told).model_copy(update={"prompts": told.prompts})
     before = fingerprint(IN_FORCE, told)
-    key = [seen, seed, model_cases, minutes, rounds, before, told.weights, told.n_queries, tuned.evidence]
+    key = [seen, seed, model_cases, minutes, rounds, before, told.weights, tuned.evidence]
     # Beside the answers: these hold queries too, which are about people, and `evoke forget` empties that folder.
     steps = Steps(
         folder / "measured" / "unfinished-prompts.json",
@@ -121,11 +122,10 @@ def tune_prompts(
     )
     with alone(folder, "tuning", "tuning the prompts of"), measured_catalog(folder, cases.on) as catalog:
         say(f"fitting on {len(cases.events)} events before the cut")
-        fusion = tuned.judged_fusion(folder)
-        bench = Bench(fit(cases, catalog), fusion, told.weights, tuned.baselines, repeating(cases))
+        fusion = Fusion(told.weights, "weights" in tuned.settings, tuned.judged_fusion(folder), told.diversity)
+        bench = Bench(fit_sources(cases, catalog), fusion, tuned.baselines, repeating(cases))
         judged = [cases.cases[row] for row in rows]
-        base = ranked(bench, ["base"], judged)["base"]
-        scorer = Scorer(judged, base, bench, catalog, told, folder / "measured" / "answers.db", progress)
+        scorer = Scorer(judged, bench, told, folder / "measured" / "answers.db", progress)
         race = Race(scorer, racing, steps, say)
         leader, refused = _raced(race, scorer, proposer, rounds, RACING * 60 * minutes, seed, say)
         evidence: dict[str, Any] = {
@@ -197,7 +197,7 @@ def _proposed(
     started, score = time.monotonic(), race.scores[leader]
     failed = [row for row, found in enumerate(score.fused) if found == 0][:FAILURES]
     of = [scorer.cases[row] for row in failed]
-    items = scorer.catalog.get(sorted({id for case in of for id in (*case.known, *case.targets)}))
+    items = scorer.bench.sources.catalog.get(sorted({id for case in of for id in (*case.known, *case.targets)}))
     title = {id: item.title for id, item in items.items()}
     failures = [
         {

@@ -17,22 +17,19 @@ import numpy as np
 
 from agent.errors import ModelError
 from agent.settings import Settings
-from eval.comparison.arms import BUDGET, Bench, Lists
-from eval.comparison.llm_cache import Progress
-from eval.comparison.llm_channels import heard
+from eval.comparison.bench import Bench, Lists
+from eval.comparison.llm_channels import ask_model
 from eval.data.cases import Case
 from eval.errors import EvalError
 from eval.metrics import per_case
-from eval.significance import compare
-from eval.tuning.grid_search import Say
-from eval.tuning.llm_stages import LEAST_USERS
+from eval.progress import Progress
+from eval.significance import compare, gain_p, pays
+from eval.tuning.objective import Say, rank_all
 from eval.tuning.prompts.variants import Variant, applied
 from eval.tuning.resumable import Steps
-from store import Catalog
 
 FIRST = 16
-"""Cases that every variant is scored on; each further heat doubles them."""
-SURE = 0.05
+"""Cases that every variant is scored on; each further round of a race doubles them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +62,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scores variants on `cases`, whose lists of `base` come from a fusion that has not seen their users."""
+    """Scores variants on `cases`; the bench's learned fusion has not seen their users."""
 
     cases: Sequence[Case]
-    base: Lists
     bench: Bench
-    catalog: Catalog
     settings: Settings
     kept: Path
     progress: Progress
@@ -79,23 +74,17 @@ class Scorer:
         """The score on these cases, with `seconds` on as many of them as that allows. Raises EvalError where no model answers."""
         try:
             with applied(variant, self.settings) as settings:
-                said = heard(
-                    self.cases[at], ("queries",), self.bench, self.catalog, BUDGET,
+                answers = ask_model(
+                    self.cases[at], self.bench, parts=("queries",),
                     settings=settings, kept=self.kept, progress=self.progress, seconds=seconds,
                 )  # fmt: skip
         except ModelError as error:
             raise EvalError(f"no model answers ({error.reason}); see `evoke model`") from error
-        n = len(said)
-        cases, base, alone = self.cases[at][:n], self.base[at][:n], said.lists["queries"]
-        fused = self.bench.by_weight({"base": base, "queries": alone}, BUDGET)
-        queries = [found.queries for found in said.found]
-        spent = sum(said.ms) / 1000 / said.at_once
-        return Score(self._recall(cases, fused), self._recall(cases, alone), queries, spent, said.model)
-
-    def _recall(self, cases: Sequence[Case], lists: Lists) -> list[float]:
-        ids = self.bench.snapshot.ids
-        found = per_case(cases, [[ids[row] for row in rows] for rows in lists], ks=(100,))
-        return [float(value) for value in found["recall@100"]]
+        cases = self.cases[at][: len(answers)]
+        lists = rank_all(self.bench, ["base+queries", "queries"], cases, answers.interests)
+        fused, alone = (_recall(cases, lists[arm]) for arm in ("base+queries", "queries"))
+        queries = [list(found.queries) for found in answers.interests]
+        return Score(fused, alone, queries, float(answers.cost[:, 0].sum()) / 1000 / answers.at_once, answers.model)
 
 
 class Race:
@@ -171,15 +160,19 @@ class Race:
         if not users:
             return {"cases": 0, "pays": False}
         paired = compare(np.array(after.fused), np.array(before.fused), users, measure="recall@100", seed=seed)
-        p = paired.p / 2 if paired.difference > 0 else 1 - paired.p / 2
+        gain = np.array(after.fused) - np.array(before.fused)
         return {
             "cases": len(users), "users": len(set(users)), "before": before.mean(), "after": after.mean(),
-            "difference": paired.difference, "low": paired.low, "high": paired.high, "p": p,
-            "pays": len(set(users)) >= LEAST_USERS and paired.difference > 0 and p < SURE,
+            "difference": paired.difference, "low": paired.low, "high": paired.high,
+            "p": gain_p(gain, users, seed), "pays": pays(gain, users, seed),
         }  # fmt: skip
 
     def _alone(self, variant: Variant, at: slice, seconds: float | None) -> Score:
         return Score(**self.steps.step(f"test {variant.name}", lambda: asdict(self._scorer(variant, at, seconds))))
+
+
+def _recall(cases: Sequence[Case], lists: Lists) -> list[float]:
+    return [float(value) for value in per_case(cases, lists, ks=(100,))["recall@100"]]
 
 
 def _told(mean: tuple[float, float]) -> str:
