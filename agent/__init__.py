@@ -1,44 +1,8 @@
-"""The recommender: interests, recall, fusion, rank, explain. `from agent import Recommender` is the way in."""
+"""The recommender: retrieval, ranking, explanation and conversations. Start with `from agent import Recommender`.
 
-from __future__ import annotations
+The public names are listed in `__init__.pyi`, and each is loaded on first use: importing the package costs nothing.
+"""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import lazy_loader
 
-if TYPE_CHECKING:
-    from agent.dialogue.session import AsyncSession
-    from agent.errors import EvokeError, ModelError
-    from agent.recommender import AsyncRecommender
-    from agent.results import Profile, Recommendation, Result
-    from agent.sync import Recommender, Session
-
-__all__ = [
-    "AsyncRecommender",
-    "AsyncSession",
-    "EvokeError",
-    "ModelError",
-    "Profile",
-    "Recommendation",
-    "Recommender",
-    "Result",
-    "Session",
-]
-
-_HOME = {
-    "AsyncRecommender": "recommender",
-    "AsyncSession": "dialogue.session",
-    "EvokeError": "errors",
-    "ModelError": "errors",
-    "Profile": "results",
-    "Recommendation": "results",
-    "Recommender": "sync",
-    "Result": "results",
-    "Session": "sync",
-}
-
-
-def __getattr__(name: str) -> Any:
-    # Loaded on first use, so that importing the package costs nothing.
-    if name not in _HOME:
-        raise AttributeError(f"module 'agent' has no attribute {name!r}")
-    return getattr(import_module(f"agent.{_HOME[name]}"), name)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

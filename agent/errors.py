@@ -1,16 +1,16 @@
-"""What can go wrong in the recommender. Every message is one line that names the remedy."""
+"""Errors of the recommender. Every message is one line that names the cause and the remedy."""
 
 
 class EvokeError(Exception):
-    """Evoke cannot do what was asked."""
+    """Base class of all errors that Evoke reports."""
 
 
 class SessionNotFound(EvokeError):
-    """No conversation is kept under this id, for this user."""
+    """There is no stored conversation with this id and user."""
 
 
 class ModelError(EvokeError):
-    """A model call failed; `reason` is short enough for a trace and holds no prompt text and no secret."""
+    """A model call failed. `reason` is short enough for a trace, and contains no prompt text and no secrets."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -18,20 +18,20 @@ class ModelError(EvokeError):
 
 
 class ModelDown(ModelError):
-    """The model server cannot be reached, or fails, or refuses us."""
+    """The model server cannot be reached, fails, or refuses access."""
 
 
 class ModelSlow(ModelError):
-    """The deadline passed before the answer was there."""
+    """There was no answer before the deadline."""
 
 
 class BadAnswer(ModelError):
-    """The model answered, but with nothing that can be used."""
+    """The model answered, but the answer cannot be used."""
 
 
 class RequestRefused(BadAnswer):
-    """The server does not take the request as it is: a prompt may be too long for the model."""
+    """The server refused the request as invalid. A prompt may be too long for the model."""
 
 
 class AdapterRefused(ModelError):
-    """A trained adapter does not belong to what would run with it."""
+    """A trained adapter does not match the model, the prompt or the server that would run it."""

@@ -1,4 +1,4 @@
-"""The one way from plain calls into the async core: a single background event loop."""
+"""Runs async code from sync code, on a single background event loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """The coroutine's result. It runs on the background loop; an interrupt here cancels it there."""
+    """Run a coroutine on the background loop and return its result. Ctrl-C cancels it."""
     future = asyncio.run_coroutine_threadsafe(work, _loop())
     try:
         return future.result()
@@ -22,16 +22,16 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 
 def iterate(events: AsyncGenerator[T, None]) -> Generator[T, None, None]:
-    """What the generator yields, one at a time from the background loop; closing this closes it."""
+    """Yield the values of an async generator that runs on the background loop. Closing this one closes that one."""
     step: asyncio.Task[Any] | None = None
 
-    async def following() -> T:
+    async def advance() -> T:
         nonlocal step
         step = asyncio.current_task()
         return await anext(events)
 
     async def close() -> None:
-        # A step that was interrupted here may still be on its way out there, and a running generator cannot be closed.
+        # A step that was interrupted may still be running on the loop, and a running generator cannot be closed.
         if step and not step.done():
             await asyncio.wait({step})
         await events.aclose()
@@ -39,7 +39,7 @@ def iterate(events: AsyncGenerator[T, None]) -> Generator[T, None, None]:
     try:
         while True:
             try:
-                event = run(following())
+                event = run(advance())
             except StopAsyncIteration:
                 return
             yield event

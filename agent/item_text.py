@@ -1,4 +1,4 @@
-"""An item's own fields in words: what prompts show, what queries are built from, what explanations may say."""
+"""The text of an item, made from its fields, for prompts, queries and explanations."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from store import Item
 from store.catalog import Field
 
 WINDOW, STEP = 12, 8
+"""Prompts show the latest WINDOW to WINDOW + STEP - 1 items of a history. The first one changes every STEP events."""
 TITLE = 48
-"""Characters of a title in a search: longer ones take time to write, shorter ones find less."""
+"""Maximum length of a title in a query of a trained model: longer ones take time to write, shorter ones find less."""
 WORDS = 32
-"""Characters up to which a search says more than the title."""
+"""Values are added to a title in such a query up to this length."""
+ARTICLES = frozenset({"the", "a", "an", "la", "le", "les", "el", "il", "der", "die", "das"})
 
 
 def facts(item: Item) -> str:
-    """The first three of the item's fields on one line, e.g. "1995; Crime, Thriller; Michael Mann".
+    """Return the item's first three fields on one line, such as "1995; Crime, Thriller; Michael Mann".
 
-    Long values are left out: every word here is paid for in every prompt.
+    Long values are left out, because every word costs tokens in every prompt.
     """
     values = []
     for value in item.metadata.values():
@@ -32,15 +34,15 @@ def facts(item: Item) -> str:
 
 
 def line(label: int | str, item: Item) -> dict[str, Any]:
-    """The item as prompts take it: a label to point at it by, its title, its fields, the first sentence of its text."""
+    """Return an item for a prompt: its label, title, fields (`facts`) and the first sentence of its text."""
     return {"label": label, "title": item.title, "facts": facts(item), "text": first_sentence(item)}
 
 
 def lines(history: Sequence[Item], start: int | None = None) -> list[dict[str, Any]]:
-    """The history as prompts show it, oldest first, from `start` on or its latest 12 to 19 items.
+    """Return a history (oldest first) for a prompt: from index `start` on, or its latest 12 to 19 items.
 
-    All prompts of one person thus begin alike, and the beginning moves only once in STEP events, so that servers find the
-    prefix in their cache.
+    All prompts of a user thus begin with the same text, which changes only every STEP events, so that servers find it in their
+    prefix cache.
     """
     if start is None:
         start = max(0, (len(history) - WINDOW) // STEP * STEP)
@@ -48,9 +50,9 @@ def lines(history: Sequence[Item], start: int | None = None) -> list[dict[str, A
 
 
 def descriptive(item: Item, schema: Mapping[str, Field]) -> list[str]:
-    """The item's values that tell it from most of the catalog (genre, brand, director), the most general first.
+    """Return the values that distinguish the item from most others (genre, brand, director), the most frequent first.
 
-    What holds for over a third of the items describes none of them.
+    Values that over a third of the items have are left out.
     """
     found: dict[str, int] = {}
     for name, value in item.metadata.items():
@@ -65,12 +67,12 @@ def descriptive(item: Item, schema: Mapping[str, Field]) -> list[str]:
 
 
 def newest(history: Sequence[Item], n: int) -> list[Item]:
-    """The latest `n` distinct items of a history (oldest first), the newest first."""
+    """Return the latest `n` distinct items of a history (oldest first), the newest first."""
     return list({item.id: item for item in reversed(history)}.values())[:n]
 
 
 def described(item: Item, schema: Mapping[str, Field]) -> str:
-    """The item as one would search for it: its title, cut, and what else tells its kind where there is room."""
+    """Return a query for the item: its shortened title, and descriptive values up to WORDS characters."""
     words = harmless(item.title, 200)
     for value in descriptive(item, schema)[:3]:
         value = harmless(value, WORDS)
@@ -80,13 +82,26 @@ def described(item: Item, schema: Mapping[str, Field]) -> str:
 
 
 def cut(title: str) -> str:
-    """As much of a title as a search says of it, whole words."""
+    """Return the title, shortened to TITLE characters at the end of a word."""
     return title if len(title) <= TITLE else title[:TITLE].rsplit(" ", 1)[0]
 
 
 def first_sentence(item: Item) -> str:
-    """The first sentence of the item's text (at most 160 characters), without a title it may open with."""
-    # "Heat. A thief." opens with its title; "Murder" does not open with "M", nor "Heat's" with "Heat".
+    """Return the first sentence of the item's text (at most 160 characters), without the title if the text begins with it."""
+    # "Heat. A thief." begins with its title. "Murder" does not begin with the title "M", nor "Heat's" with "Heat".
     text = re.sub(rf"\A{re.escape(item.title)}(?![\w'’]|-\w)", "", item.text).lstrip(" .:-")
     sentence = re.split(r"(?<=[.!?])\s", text, maxsplit=1)[0]
     return sentence if len(sentence) <= 160 else sentence[:160].rsplit(" ", 1)[0]
+
+
+def plain(title: str) -> str:
+    """Return a title in lower case, without punctuation and a leading or trailing article.
+
+    "Matrix, The" and "The Matrix" become the same text.
+    """
+    words = re.findall(r"\w+", title.casefold())
+    if len(words) > 1 and words[-1] in ARTICLES:
+        words.pop()
+    if len(words) > 1 and words[0] in ARTICLES:
+        words.pop(0)
+    return " ".join(words)

@@ -345,7 +345,7 @@ class AsyncRecommender:
         may[snapshot.rows_of(asked.history.seen)] = False
         rows = np.array([snapshot.rows[id] for id in asked.history.liked if id in snapshot.rows], dtype=np.int64)
         return list(
-            self.catalog.get([snapshot.ids[row] for row in chosen_by_others(asked.sources, rows, may)]).values()
+            self.catalog.get([snapshot.ids[row] for row in chosen_by_others(asked.sources.counts, rows, may)]).values()
         )
 
     def _names(self, sources: Sources) -> Vocabulary:

@@ -1,4 +1,4 @@
-"""What a request returns: items with scores, channels, explanations and evidence, and the trace of how they came about."""
+"""Results of a request: items with scores, channels, explanations and evidence, and the trace of all stages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from store.records import Item
 
 @dataclass(frozen=True, slots=True)
 class Interest:
-    """A named taste with its weight (0..1) and the ids of the history items that show it."""
+    """An interest of a user: its name, its weight (0..1), and the ids of history items as evidence."""
 
     name: str
     weight: float
@@ -22,14 +22,14 @@ class Interest:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What a history says of its owner, in words."""
+    """A description of a user's taste, made from the history."""
 
     summary: str
     interests: tuple[Interest, ...]
     avoid: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """The profile as plain dicts and lists; `from_json` reads it back."""
+        """Return the profile as dicts and lists. `from_json` is the inverse."""
         return {
             "summary": self.summary,
             "interests": [{"name": i.name, "weight": i.weight, "evidence": [*i.evidence]} for i in self.interests],
@@ -38,14 +38,14 @@ class Profile:
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Profile:
-        """The profile that `as_json` wrote."""
+        """Return the profile from the result of `as_json`."""
         interests = (Interest(i["name"], i["weight"], tuple(i["evidence"])) for i in row["interests"])
         return cls(row["summary"], tuple(interests), tuple(row["avoid"]))
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A title the model named, and the catalog id it was grounded to (None: not in the catalog)."""
+    """A title that the model named, and the id of the catalog item that it means (None: not in the catalog)."""
 
     title: str
     year: int | None = None
@@ -54,8 +54,10 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Interests:
-    """What a history says: the profile, queries and named titles, best first. The first `latest` queries are for the latest
-    history items themselves, the others guess what comes next."""
+    """The input of retrieval. `queries` and `named` are ordered, best first.
+
+    The first `latest` queries describe the latest items of the history. The others describe what the user may choose next.
+    """
 
     profile: Profile | None = None
     queries: tuple[str, ...] = ()
@@ -63,7 +65,7 @@ class Interests:
     latest: int = 0
 
     def as_json(self) -> dict[str, Any]:
-        """As kept in the profile cache."""
+        """Return the interests as stored in the profile cache. `from_json` is the inverse."""
         return {
             "profile": self.profile.as_json() if self.profile else None,
             "queries": [*self.queries],
@@ -73,7 +75,7 @@ class Interests:
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Interests:
-        """What `as_json` wrote."""
+        """Return the interests from the result of `as_json`."""
         profile = Profile.from_json(row["profile"]) if row["profile"] else None
         return cls(profile, tuple(row["queries"]), tuple(Named(**n) for n in row["named"]), row.get("latest", 0))
 
@@ -96,7 +98,7 @@ class Recommendation:
     contributions: Mapping[str, float] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """One entry of `items` in the recommendation JSON."""
+        """Return an entry of `items` in the recommendation JSON."""
         return {
             "rank": self.rank,
             "id": self.item.id,
@@ -111,7 +113,7 @@ class Recommendation:
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """The explanation of the shown item of this rank, when it has been written."""
+    """The finished explanation of the item with this rank."""
 
     rank: int
     text: str
@@ -119,7 +121,10 @@ class Explained:
 
 @dataclass(slots=True)
 class Stage:
-    """What one stage of a request did: milliseconds, tokens, and in words what degraded and what else is worth knowing."""
+    """The record of one stage: milliseconds, tokens, the reason if it was degraded, and notes.
+
+    `began` is Unix time, `prompt` the fingerprint of the prompt templates.
+    """
 
     name: str
     ms: float = 0.0
@@ -133,7 +138,7 @@ class Stage:
     began: float = field(default_factory=time.time)
 
     def as_json(self) -> dict[str, Any]:
-        """One entry of `trace.stages` in the recommendation JSON."""
+        """Return an entry of `trace.stages` in the recommendation JSON."""
         return {
             "name": self.name,
             "ms": round(self.ms, 1),
@@ -155,7 +160,7 @@ class Trace:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Stage]:
-        """Time a stage; what it learns is written on the yielded `Stage`."""
+        """Time a stage. Yields its `Stage`, which the code of the stage fills."""
         stage = Stage(name)
         self.stages.append(stage)
         started = time.perf_counter()
@@ -166,23 +171,20 @@ class Trace:
 
     @property
     def degraded(self) -> list[dict[str, str]]:
-        """The stages that could not do their work as meant, each with the reason."""
+        """The degraded stages, each with the reason."""
         return [{"stage": stage.name, "reason": stage.degraded} for stage in self.stages if stage.degraded]
 
     def __getitem__(self, name: str) -> Stage:
         return next(stage for stage in self.stages if stage.name == name)
 
     def as_json(self) -> dict[str, Any]:
-        """`trace` of the recommendation JSON."""
+        """Return `trace` of the recommendation JSON."""
         return {"stages": [stage.as_json() for stage in self.stages], "degraded": self.degraded}
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A ranked list with its reasons. Iterating gives the `Recommendation`s, best first.
-
-    `personalised` is the share of shown items backed by evidence or by a channel other than `popular`.
-    """
+    """The recommendations of a request. Iterate over it for each `Recommendation`, best first."""
 
     user: str | None
     text: str | None
@@ -194,7 +196,7 @@ class Result:
 
     @property
     def personalised(self) -> float:
-        """Share of shown items (0..1) backed by evidence or by a channel other than `popular`."""
+        """Share of items (0..1) that have evidence or were found by a channel other than `popular`."""
         backed = sum(bool(r.evidence or set(r.channels) - {"popular"}) for r in self.items)
         return backed / len(self.items) if self.items else 0.0
 
@@ -205,7 +207,7 @@ class Result:
         return len(self.items)
 
     def as_json(self) -> dict[str, Any]:
-        """The JSON of one recommendation, as `evoke recommend --json` prints it."""
+        """Return the recommendation JSON, as `evoke recommend --json` prints it."""
         return {
             "user": self.user,
             "text": self.text,

@@ -1,7 +1,11 @@
-"""Every setting, read in one place: `EVOKE_` variables, then `evoke.toml` in the working folder, then the defaults here."""
+"""All settings: `EVOKE_` variables first, then `evoke.toml` in the working folder, then the defaults here."""
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Mapping
+from functools import cache
 from math import inf
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,43 +17,72 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from agent.errors import EvokeError
 from store.embedder import Embedder
 
+log = logging.getLogger("evoke")
 
-def _address(url: str) -> str:
+REMOVED = {
+    "decay": "a history item always weighs 0.9 of the next newer one",
+    "budget": "channels always retrieve 200 items",
+    "n_queries": "all queries of a profile are always searched with",
+    "rank_shuffles": "the model always ranks each window of candidates once",
+}
+"""Settings of earlier versions, and what holds in their place."""
+
+
+def without_removed(given: Mapping[str, Any], source: str = "", remedy: str = "remove it") -> dict[str, Any]:
+    """Return the given settings without removed ones. Each removed one is warned about, once in the life of a process.
+
+    Args:
+        given: Values by setting.
+        source: Where the settings were found, for the warning, such as " in evoke.toml".
+        remedy: What to do about a removed setting, for the warning.
+    """
+    for name in REMOVED:
+        if name in given:
+            _warn_removed(name, f"{name}{source}", remedy)
+    return {name: value for name, value in given.items() if name not in REMOVED}
+
+
+@cache
+def _warn_removed(name: str, shown: str, remedy: str) -> None:
+    log.warning("%s is no longer a setting; %s: %s", shown, remedy, REMOVED[name])
+
+
+def _check_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
-        raise ValueError("it is no address of a server such as http://localhost:8000/v1")
+        raise ValueError("not a server URL such as http://localhost:8000/v1")
     return url
 
 
-Address = Annotated[str, AfterValidator(_address)]
+ServerURL = Annotated[str, AfterValidator(_check_url)]
 
 
 class Serving(BaseModel):
-    """`[serve]`: the bounds of `evoke serve`."""
+    """`[serve]`: limits of `evoke serve`."""
 
     model_config = ConfigDict(extra="forbid")
     origins: list[str] = Field(
         default_factory=list, description="web origins whose pages may call the service (CORS); none by default"
     )
-    body: int = Field(default=1_000_000, ge=1, description="bytes a request may have")
-    rate: int = Field(default=1200, ge=1, description="requests a minute and key")
-    concurrency: int = Field(default=256, ge=1, description="requests at once and tenant")
-    deadline: float = Field(default=180, gt=0, description="seconds that an answer may take, streams included")
+    body: int = Field(default=1_000_000, ge=1, description="size limit of a request in bytes")
+    rate: int = Field(default=1200, ge=1, description="requests per minute and API key")
+    concurrency: int = Field(default=256, ge=1, description="requests of a tenant that are processed at once")
+    deadline: float = Field(default=180, gt=0, description="time limit of an answer in seconds, streams included")
 
 
 class TenantSettings(BaseModel):
-    """`[tenants.NAME]`: a store of its own and the keys that open it, each as it is or as `sha256:` and its hash."""
+    """`[tenants.NAME]`: a tenant's own store and API keys. A key is given in plain text or as `sha256:` and its hash."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
     store: Path
     keys: list[str] = Field(min_length=1, repr=False)
-    base_url: Address | None = None
+    base_url: ServerURL | None = None
     api_key: str | None = Field(None, repr=False)
     model: str | None = None
 
 
 class Settings(BaseSettings):
-    """What can be set, with its default. Read at call time with `Settings.load()`."""
+    """All settings with their defaults. Read them at call time with `Settings.load()`."""
 
     model_config = SettingsConfigDict(
         env_prefix="EVOKE_",
@@ -62,7 +95,7 @@ class Settings(BaseSettings):
     )
 
     store: Path | None = None
-    base_url: Address | None = Field(
+    base_url: ServerURL | None = Field(
         None, validation_alias=AliasChoices("EVOKE_BASE_URL", "OPENAI_BASE_URL", "base_url")
     )
     api_key: str | None = Field(
@@ -70,13 +103,15 @@ class Settings(BaseSettings):
     )
     model: str | None = None
     embedding_model: str | None = Field(
-        None, description="where the store's embedding model is on this machine, if it is no package and no hub name"
+        None, description="folder of the store's embedding model on this machine, if it is not a package or a hub name"
     )
-    deadline: float | None = Field(None, gt=0, description="seconds for all model stages of a request together")
-    prompts: Path | None = Field(None, description="a folder of templates that override ours")
-    concurrency: int = Field(16, ge=1, description="model calls in flight at once")
+    deadline: float | None = Field(
+        None, gt=0, description="time limit for all model stages of a request together, in seconds"
+    )
+    prompts: Path | None = Field(None, description="folder of prompt templates that override the built-in ones")
+    concurrency: int = Field(16, ge=1, description="model calls at once")
     cache_salt: str | None = Field(
-        None, repr=False, description="the model server shares cached prompts only between requests of one salt (vLLM)"
+        None, repr=False, description="vLLM shares cached prompts only between requests with the same salt"
     )
 
     weights: dict[str, float] = Field(
@@ -88,18 +123,18 @@ class Settings(BaseSettings):
             "lexical": 0.2,
             "popular": 0.1,
         },
-        description="fusion weight of each channel; 0 switches it off",
+        description="fusion weight of each channel; 0 switches a channel off",
     )
-    decay: float = Field(0.8, gt=0, le=1, description="what a history item weighs in recall against the one after it")
-    budget: int = Field(200, ge=10, description="candidates each channel may bring")
-    n_queries: int = Field(21, ge=1, le=21, description="queries of a profile that are searched with, the first ones")
-    diversity: float = Field(0.0, ge=0, le=1, description="0: by score alone; 1: as unlike each other as can be")
-    rank_weight: float = Field(0.0, ge=0, le=1, description="share of the model's ranking in the score; 0: rank is off")
-    rank_depth: int = Field(20, ge=2, description="how many candidates the model ranks")
-    rank_shuffles: int = Field(1, ge=1, description="shufflings the model's ranking is averaged over")
+    diversity: float = Field(
+        0.0, ge=0, le=1, description="0: order by score only; 1: shown items as different as possible"
+    )
+    rank_weight: float = Field(
+        0.0, ge=0, le=1, description="share of the model's ranking in the score; 0 switches ranking off"
+    )
+    rank_depth: int = Field(20, ge=2, description="number of candidates that the model ranks")
     explain: bool = True
     reading: float | None = Field(
-        None, ge=0, description="seconds that the model may read a message of a conversation along; 0: the parser alone"
+        None, ge=0, description="timeout of the LLM parser of chat messages in seconds; 0 uses the rules only"
     )
 
     serve: Serving = Serving()
@@ -107,22 +142,22 @@ class Settings(BaseSettings):
 
     @field_validator("weights")
     @classmethod
-    def _are_of_channels(cls, weights: dict[str, float]) -> dict[str, float]:
+    def _check_weights(cls, weights: dict[str, float]) -> dict[str, float]:
         channels = cls.model_fields["weights"].get_default(call_default_factory=True)
         if unknown := weights.keys() - channels.keys():
             raise ValueError(f"there is no channel {', '.join(sorted(unknown))}; there are {', '.join(channels)}")
         if not all(0 <= weight < inf for weight in weights.values()):
-            raise ValueError("a weight is a number from 0 on")
+            raise ValueError("a weight must be a finite number of at least 0")
         return weights
 
     @property
     def seconds(self) -> float:
-        """Seconds for all model stages of a request together."""
+        """Time limit for all model stages of a request together, in seconds."""
         return self.deadline or (20.0 if self.base_url else 60.0)
 
     @property
     def reading_seconds(self) -> float:
-        """Seconds that the model may read a message along; the embedded one is too weak to better the parser."""
+        """Timeout of the LLM parser in seconds; 0 for the embedded model, which is too weak to improve on the rules."""
         return min(self.seconds, (2.0 if self.base_url else 0.0) if self.reading is None else self.reading)
 
     @classmethod
@@ -134,25 +169,37 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  the signature is pydantic's
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments first, then the environment, then `evoke.toml`."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        """Return the sources by priority: arguments, environment, `evoke.toml`."""
+        return init_settings, env_settings, _Toml(settings_cls)
 
     @classmethod
     def load(cls, **given: Any) -> Settings:
-        """The settings in force now; `given` (those that are not None) go before everything else.
+        """Return the current settings. Arguments that are not None override all other sources.
 
-        Raises EvokeError in one line that names the setting.
+        Raises EvokeError with one line that names the setting.
         """
+        given = without_removed({name: value for name, value in given.items() if value is not None})
+        for variable, value in os.environ.items():
+            name = variable.lower().removeprefix("evoke_")
+            if name in REMOVED and name != variable.lower() and value:
+                _warn_removed(name, variable, "remove it")
         try:
-            return cls(**{name: value for name, value in given.items() if value is not None})
+            return cls(**given)
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
             why = first["msg"].removeprefix("Value error, ")
-            raise EvokeError(f"setting {name}: {why}; mend it in evoke.toml or the environment") from None
+            raise EvokeError(f"setting {name}: {why}; fix it in evoke.toml or the environment") from None
         except ValueError as error:
             raise EvokeError(f"evoke.toml cannot be read: {error}") from None
 
     def embedder(self) -> Embedder | None:
-        """The embedding model named here; None leaves it to the store, which knows its model by name."""
+        """Return the embedding model of the settings; None if the store's own record of its model is to be used."""
         return Embedder(self.embedding_model) if self.embedding_model else None
+
+
+class _Toml(TomlConfigSettingsSource):
+    """The settings in `evoke.toml`."""
+
+    def __call__(self) -> dict[str, Any]:
+        return without_removed(super().__call__(), " in evoke.toml")

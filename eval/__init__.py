@@ -1,22 +1,8 @@
-"""Measuring: `compare` arms on held-out cases, `evoke tune`, demo data, benchmarks. `from eval import compare` is the way in."""
+"""Evaluation: compare arms on held-out cases, tune, train, and measure speed. Start with `from eval import compare`.
 
-from __future__ import annotations
+The public names are listed in `__init__.pyi`, and each is loaded on first use: importing the package costs nothing.
+"""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import lazy_loader
 
-if TYPE_CHECKING:
-    from eval.comparison.runner import compare
-    from eval.errors import EvalError
-    from eval.report.report import Run
-
-__all__ = ["EvalError", "Run", "compare"]
-
-_HOME = {"EvalError": "errors", "Run": "report.report", "compare": "comparison.runner"}
-
-
-def __getattr__(name: str) -> Any:
-    # Loaded on first use, so that importing the package costs nothing.
-    if name not in _HOME:
-        raise AttributeError(f"module 'eval' has no attribute {name!r}")
-    return getattr(import_module(f"eval.{_HOME[name]}"), name)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

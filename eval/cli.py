@@ -1,4 +1,4 @@
-"""The `evoke` command: what the recommender offers, and on top of it measuring and tuning."""
+"""The `evoke` command: the commands of the recommender, and those that compare, tune and train."""
 
 from __future__ import annotations
 
@@ -10,28 +10,40 @@ from typing import Any
 
 import click
 
-from agent.terminal.cli import AS_JSON, STORE, cli, main, print_json, say
+from agent.terminal.cli import AS_JSON, DATASET_STORE, cli, main, print_json, say
+
+DATASET = click.argument("dataset", metavar="DIR", type=click.Path(path_type=Path))
+SEED = click.option("--seed", type=int, default=0, show_default=True, help="Seed of random choices.")
+SAMPLES = click.option(
+    "--samples", type=click.IntRange(min=1), help="Maximum number of training samples. Default: depends on the task."
+)
+ANYWAY = click.option("--anyway", is_flag=True, help="Switch it on even without a significant gain.")
 
 
 @cli.command()
-@click.argument("dataset", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--arms", help="Comma-separated arms, the one to test against the others first; a+b fuses two.")
-@click.option("--on", type=click.Choice(["test", "valid"]), default="test", show_default=True)
+@DATASET
+@click.option("--arms", help="Arms, separated by commas. The first is tested against each of the others.")
+@click.option(
+    "--on", type=click.Choice(["test", "valid"]), default="test", show_default=True, help="Cases to compare on."
+)
 @click.option(
     "--cases",
     type=click.IntRange(min=1),
-    help="Draw users until there are so many cases; default all, 1,000 where an arm calls a model.",
+    help="Number of cases, drawn by user. Default: all; 1,000 if an arm calls a model.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@SEED
 @click.option(
-    "--split", "how", type=click.Choice(["temporal", "per-user", "last-out"]), help="Make cases from the events so."
+    "--split",
+    "how",
+    type=click.Choice(["temporal", "per-user", "last-out"]),
+    help="Make the cases from the events by this split, instead of reading them from DIR.",
 )
-@click.option("--allow-repeats", is_flag=True, help="Keep history items among the candidates.")
-@click.option("--against", type=click.Path(path_type=Path), help="A saved run to compare this one with.")
+@click.option("--allow-repeats", is_flag=True, help="Allow items of the history in the results.")
+@click.option("--against", type=click.Path(path_type=Path), help="Folder of a saved run to compare this one with.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="Where the run is saved (JSON, per-case values, HTML page)."
+    "--out", type=click.Path(path_type=Path), help="Folder to save the run in (JSON, values of each case, HTML page)."
 )
-@STORE
+@DATASET_STORE
 @AS_JSON
 def compare(
     dataset: Path,
@@ -46,15 +58,20 @@ def compare(
     store: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure recall methods on DIR's held-out cases, and test their differences.
+    """Compare retrieval methods on held-out cases.
+
+    Prints recall and nDCG of each arm, with significance tests. DIR is indexed first if its store is missing or outdated.
 
     \b
     Arms: queries named dense collaborative lexical popular   the channels
           last-item mean-history item-knn ease star           baselines
           dialogue mentioned                                  baselines for dialogues
-          base full                                           fused: without a model, and with it as tuned
-          a+b  a+rank  full-x                                 fused, ranked, without x
-          a-retriever  a-adapter  a-training                  without what training taught
+          base                                                all channels fused, without a language model
+          full                                                base and the model stages that tuning enabled
+          a+b                                                 arms a and b fused
+          a+rank                                              arm a, ranked by the model
+          full-x                                              full without the channel or stage x
+          a-retriever  a-adapter  a-training                  arm a without the trained retriever, adapter, or both
     """
     from agent.settings import Settings
     from agent.terminal.progress import progress
@@ -62,7 +79,7 @@ def compare(
     from eval.comparison.runner import compare as run_compare
 
     if out:
-        _writable(out)
+        _check_writable(out)
     run = run_compare(
         dataset,
         [arm.strip() for arm in arms.split(",") if arm.strip()] if arms else DEFAULT,
@@ -78,7 +95,7 @@ def compare(
     try:
         if out:
             say(f"saved {run.save(out)}")
-    finally:  # what could not be saved is shown nevertheless
+    finally:  # show the run even if it could not be saved
         if as_json:
             print_json(run.as_json())
         else:
@@ -87,8 +104,8 @@ def compare(
             Console().print(run)
 
 
-def _writable(folder: Path) -> None:
-    """Says that results could not be saved there before they are worked out, not after."""
+def _check_writable(folder: Path) -> None:
+    """Raise EvalError if results cannot be saved in the folder: before the work, not after it."""
     from eval.errors import EvalError
 
     try:
@@ -99,25 +116,29 @@ def _writable(folder: Path) -> None:
 
 
 @cli.command()
-@click.argument("dataset", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--seed", type=int, default=0, show_default=True)
+@DATASET
+@SEED
 @click.option(
     "--model-cases",
     type=click.IntRange(min=0, max=500),
     default=500,
     show_default=True,
-    help="Validation cases to judge the stages on that call a model.",
+    help="Number of validation cases for the stages that call the model.",
 )
-@click.option("--minutes", type=float, default=10.0, show_default=True, help="Time for the model, at most.")
-@click.option("--no-model", is_flag=True, help="Do not judge the stages that call a model; they keep their defaults.")
-@click.option("--prompts", is_flag=True, help="Look for a better wording of the prompt for interests instead.")
+@click.option("--minutes", type=float, default=10.0, show_default=True, help="Time limit for calls of the model.")
+@click.option("--no-model", is_flag=True, help="Do not tune the stages that call the model; they keep their defaults.")
+@click.option("--prompts", is_flag=True, help="Tune the wording of the interests prompt instead.")
 @click.option(
-    "--rounds", type=click.IntRange(min=1), default=2, show_default=True, help="Times that wordings are proposed."
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="With --prompts: rounds of new wordings.",
 )
-@click.option("--proposer-url", help="The server of a larger model that proposes them; default the model in force.")
-@click.option("--proposer-model", help="Its name there.")
-@click.option("--proposer-key", envvar="EVOKE_PROPOSER_KEY", show_envvar=True, help="The key of its server.")
-@STORE
+@click.option("--proposer-url", help="With --prompts: server of a larger model that proposes wordings.")
+@click.option("--proposer-model", help="Name of that model on its server.")
+@click.option("--proposer-key", envvar="EVOKE_PROPOSER_KEY", show_envvar=True, help="API key of that server.")
+@DATASET_STORE
 @AS_JSON
 def tune(
     dataset: Path,
@@ -133,9 +154,13 @@ def tune(
     store: Path | None,
     as_json: bool,
 ) -> None:
-    """Find weights, learned fusion and which stages pay for DIR's store on its validation cases, and write them there.
+    """Find the best settings for your data.
 
-    With --prompts: variants of the prompt for interests race on those cases, and one that is shown to find more is put in force.
+    On the validation cases of DIR: searches channel weights, trains learned fusion, and switches on the model stages that
+    improve the results. The outcome is written into DIR's store, and used from then on.
+
+    With --prompts: compares variants of the interests prompt on those cases. A variant that finds significantly more is
+    written into the store, and used from then on.
     """
     from agent.settings import Settings
     from agent.terminal.progress import progress
@@ -145,7 +170,7 @@ def tune(
         from eval.tuning.prompts.prompt_search import proposer, tune_prompts
 
         if no_model or not model_cases:
-            raise click.UsageError("prompts cannot be tuned without a model")
+            raise click.UsageError("--prompts needs a model: leave out --no-model and --model-cases 0")
         found = tune_prompts(
             dataset,
             store=store or Settings.load().store,
@@ -180,10 +205,13 @@ def tune(
 
 @cli.group()
 def train() -> None:
-    """Teach the language model, or the retriever, on DIR's own events; what does not pay on validation stays off."""
+    """Train the language model or the retriever on your data.
+
+    A result that does not improve the validation results stays switched off.
+    """
 
 
-def _trained(task: str, **given: Any) -> None:
+def _train_adapter(task: str, **given: Any) -> None:
     from agent.settings import Settings
     from agent.terminal.progress import progress
     from eval.training.adapters import train as run_train
@@ -192,32 +220,32 @@ def _trained(task: str, **given: Any) -> None:
     done = run_train(task, store=store or Settings.load().store, say=say, progress=progress, **given)
     if as_json:
         rewritten = [asdict(one) for one in done.rewritten]
-        told = {"adapter": done.adapter.name, "on": done.adapter.on, "evidence": done.adapter.evidence}
-        told["stays"] = done.stays.name if done.stays else None
-        print_json(told | {"rewritten": rewritten})
+        row = {"adapter": done.adapter.name, "on": done.adapter.on, "evidence": done.adapter.evidence}
+        row["stays"] = done.stays.name if done.stays else None
+        print_json(row | {"rewritten": rewritten})
         return
     from rich.console import Console
 
     Console().print(done)
     if done.verdict.paid:
-        paid = "it pays and is on; `evoke tune` says how much it weighs"
+        outcome = "it improves the results and is on; run `evoke tune` to weight it"
     else:
-        paid = "no gain is shown, but it is on as you asked" if done.adapter.on else "it stays off: no gain is shown"
+        outcome = (
+            "it is on because of --anyway: no significant gain"
+            if done.adapter.on
+            else "it stays off: no significant gain"
+        )
         if done.stays:
-            paid += f"; {done.stays.name} stays on"
-    click.echo(f"{done.adapter.name}: {paid}")
-
-
-SEED = click.option("--seed", type=int, default=0, show_default=True)
-SAMPLES = click.option("--samples", type=click.IntRange(min=1), help="Steps to learn from, at most; default by task.")
-ANYWAY = click.option("--anyway", is_flag=True, help="Switch it on even where no gain is shown, to measure it.")
-DATASET = click.argument("dataset", metavar="DIR", type=click.Path(path_type=Path))
+            outcome += f"; {done.stays.name} stays on"
+    click.echo(f"{done.adapter.name}: {outcome}")
 
 
 def _adapter_options(command: Callable[..., None]) -> Callable[..., None]:
-    """What the commands that train an adapter take."""
-    cases = click.option("--cases", type=click.IntRange(min=1), help="Validation cases to judge on; default by task.")
-    for option in reversed((DATASET, SEED, SAMPLES, cases, ANYWAY, STORE, AS_JSON)):
+    """Add the options of the commands that train an adapter."""
+    cases = click.option(
+        "--cases", type=click.IntRange(min=1), help="Number of validation cases. Default: depends on the task."
+    )
+    for option in reversed((DATASET, SEED, SAMPLES, cases, ANYWAY, DATASET_STORE, AS_JSON)):
         command = option(command)
     return command
 
@@ -225,15 +253,21 @@ def _adapter_options(command: Callable[..., None]) -> Callable[..., None]:
 @train.command()
 @_adapter_options
 def queries(**given: Any) -> None:
-    """Teach the model to write, from histories, the searches and titles that find what people choose next."""
-    _trained("queries", **given)
+    """Train the model to write search queries from histories.
+
+    It learns to write the queries and titles that find what users choose next.
+    """
+    _train_adapter("queries", **given)
 
 
 @train.command()
 @_adapter_options
 def rank(**given: Any) -> None:
-    """Teach the model to pick what people choose next among the candidates it is shown."""
-    _trained("rank", **given)
+    """Train the model to rank candidates.
+
+    It learns to pick what users choose next from the candidates it is shown.
+    """
+    _train_adapter("rank", **given)
 
 
 @train.command()
@@ -241,12 +275,13 @@ def rank(**given: Any) -> None:
 @SEED
 @SAMPLES
 @ANYWAY
-@STORE
+@DATASET_STORE
 @AS_JSON
 def retriever(dataset: Path, seed: int, samples: int | None, anyway: bool, store: Path | None, as_json: bool) -> None:
-    """Teach the encoder of items to put what people choose next near their histories, and index with it.
+    """Train the encoder, and index with it if it finds more.
 
-    The way back: `evoke index DIR --embedding-model NAME` into a new store.
+    It learns to place items that users choose next close to their histories. To undo it, run
+    `evoke index DIR --embedding-model NAME` with a new store.
     """
     from agent.settings import Settings
     from agent.terminal.progress import progress
@@ -265,14 +300,14 @@ def retriever(dataset: Path, seed: int, samples: int | None, anyway: bool, store
 
     Console().print(done)
     if done.pays:
-        paid = "it pays, and the store is indexed with it"
+        outcome = "it improves the results, and the store is indexed with it"
     elif done.on:
-        paid = "it does not pay, but the store is indexed with it as you asked"
+        outcome = "the store is indexed with it because of --anyway: no significant gain"
     elif done.verdict.paid:
-        paid = "nothing is switched on: titles are found less often"
+        outcome = "it stays off: items are found less often by their titles"
     else:
-        paid = "nothing is switched on: no gain is shown"
-    click.echo(f"{done.name}: {paid}")
+        outcome = "it stays off: no significant gain"
+    click.echo(f"{done.name}: {outcome}")
 
 
 __all__ = ["cli", "main"]

@@ -1,7 +1,7 @@
-"""What can go wrong in measuring. Every message is one line that names the remedy."""
+"""The errors of evaluation. Every message is one line: the cause, then the remedy."""
 
 from agent.errors import EvokeError
 
 
 class EvalError(EvokeError):
-    """A measurement cannot be made as asked."""
+    """A command of evaluation, tuning or training cannot be run as requested."""

@@ -1,4 +1,4 @@
-"""Public datasets fetched from their homes and turned into dataset folders. Both are for research use: see their terms."""
+"""Fetch public datasets from their publishers and convert them to dataset folders. They are for research use: see their terms."""
 
 from __future__ import annotations
 
@@ -30,13 +30,18 @@ class _Source(NamedTuple):
 
 
 def fetch(name: str, folder: Path, progress: Progress | None = None, base_url: str | None = None) -> Path:
-    """The dataset folder (items.jsonl, events.csv) of a public dataset, downloaded into `folder` where it is not there yet.
+    """Download a public dataset, unless it is there already; return its dataset folder (items.jsonl, events.csv) in `folder`.
 
-    `name`: "movielens-latest-small", "movielens-1m", "movielens-32m", or "amazon-2018/CATEGORY" with a category written as
-    in its home's file names, for instance "amazon-2018/Office_Products" (those with five reviews or more per user and item).
-    `progress` gets (file, bytes so far, bytes in all or None). `base_url` replaces the home, for a mirror. A download
-    that was cut off goes on where it stopped. The checksum of each file is recorded at its first fetch, in checksums.json beside
-    it; a file that differs later is refused. Raises EvalError for an unknown name, no connection, or such a file.
+    An interrupted download continues where it stopped. The checksum of each file is recorded in checksums.json at the first
+    download; later a file with another checksum is refused. Raises EvalError for an unknown name, a failed download, or a file
+    with a wrong checksum.
+
+    Args:
+        name: "movielens-latest-small", "movielens-1m", "movielens-32m", or "amazon-2018/CATEGORY" with the category as in
+            the publisher's file names, for example "amazon-2018/Office_Products" (users and items with five reviews or more).
+        folder: where the dataset folder is made.
+        progress: called with (file name, bytes so far, bytes in all or None).
+        base_url: the URL of a mirror, instead of the publisher's.
     """
     source = _source(name)
     dataset = Path(folder) / name.replace("/", "-")
@@ -58,11 +63,11 @@ def _source(name: str) -> _Source:
     if family == "amazon-2018" and category.replace("_", "").isalpha():
         files = [f"categoryFilesSmall/{category}_5.json.gz", f"metaFiles2/meta_{category}.json.gz"]
         return _Source(_MCAULEY, files, amazon)
-    raise EvalError(f'"{name}" is no dataset to fetch; give {", ".join(_MOVIELENS)} or amazon-2018/CATEGORY')
+    raise EvalError(f'"{name}" is not a known dataset; give {", ".join(_MOVIELENS)} or amazon-2018/CATEGORY')
 
 
 def _file(url: str, raw: Path, progress: Progress | None) -> Path:
-    """The file of this address, downloaded where it is not there yet, and the same as when it was first fetched."""
+    """Return the local file of this URL: download it if it is missing, and check it against the checksum of the first download."""
     path = raw / url.rpartition("/")[2]
     record = raw / "checksums.json"
     known = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
@@ -76,21 +81,22 @@ def _file(url: str, raw: Path, progress: Progress | None) -> Path:
         known[path.name] = {"sha256": sha256, "bytes": path.stat().st_size, "url": url}
         _write(record, json.dumps(known, indent=1) + "\n")
     elif first["sha256"] != sha256:
-        what = f"what {url} gives now" if fresh else str(path)
+        remedy = f"remove its entry in {record} to accept it" if fresh else "delete it to fetch it again"
         if fresh:
             path.unlink()
-        remedy = f"remove its entry in {record} to accept it" if fresh else "delete it to fetch it again"
-        raise EvalError(f"{what} is not the file that was fetched first (sha256 {sha256[:12]}…); {remedy}")
+        raise EvalError(
+            f"{url if fresh else path} is not the file of the first download (sha256 {sha256[:12]}…); {remedy}"
+        )
     return path
 
 
 def _download(url: str, path: Path, progress: Progress | None) -> None:
-    """Download into NAME.part, going on with what is there if the server still has the same file, then rename."""
+    """Download into NAME.part and rename it at the end. Continue an earlier NAME.part if the server still has the same file."""
     part, tag = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.tag")
     have = part.stat().st_size if part.exists() and tag.exists() else 0
     headers = {"Accept-Encoding": "identity"}
     if have:
-        # The server sends the rest only if the file is still the one whose tag (or date) this is.
+        # The server sends only the rest if its file still has this tag (or date), else the whole file.
         headers |= {"Range": f"bytes={have}-", "If-Range": tag.read_text(encoding="utf-8")}
     try:
         with _open(url, headers) as answer:
@@ -112,21 +118,21 @@ def _download(url: str, path: Path, progress: Progress | None) -> None:
         if error.code == 416 and have:
             part.unlink()
             return _download(url, path, progress)
-        raise EvalError(f"{url} answers {error.code} {error.reason}; check the name, or try later") from error
+        raise EvalError(f"{url} answers {error.code} {error.reason}; check the name, or try again later") from error
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", None) or type(error).__name__
         raise EvalError(
-            f"{url} was not fetched to its end ({reason}); run it again to go on where it stopped"
+            f"the download of {url} failed ({reason}); run it again to continue where it stopped"
         ) from error
     if total is not None and have != total:
-        raise EvalError(f"{url} broke off after {have:,} of {total:,} bytes; run it again to go on where it stopped")
+        raise EvalError(f"{url} broke off after {have:,} of {total:,} bytes; run it again to continue where it stopped")
     part.replace(path)
     return tag.unlink(missing_ok=True)
 
 
 def _open(url: str, headers: dict[str, str]) -> Any:
     if not url.startswith(("https://", "http://")):
-        raise EvalError(f"{url} is no web address; give a base_url that begins with https:// or http://")
+        raise EvalError(f"{url} is not a web address; give a base_url that begins with https:// or http://")
     return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_SECONDS)  # noqa: S310
 
 
@@ -136,7 +142,7 @@ def _length(answer: Any, have: int) -> int | None:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write all of it or nothing."""
-    beside = path.with_name(f"{path.name}.new")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    """Write the whole file or nothing."""
+    partial = path.with_name(f"{path.name}.new")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

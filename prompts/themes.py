@@ -1,4 +1,4 @@
-"""What recurs in a history, counted: the draft that a model is given to better, and that stands where it cannot."""
+"""Find themes that recur in a history, by counting. They are the draft in a prompt, which the model is asked to improve."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _STOP = frozenset(
 
 
 class Theme(NamedTuple):
-    """A kind of thing: its name, its weight from 0 to 1, and the labels of lines that show it."""
+    """A theme: its name, its weight from 0 to 1, and the labels of the history lines that show it."""
 
     name: str
     weight: float
@@ -23,10 +23,10 @@ class Theme(NamedTuple):
 
 
 def recurring(history: Iterable[Mapping[str, Any]], most: int = 4) -> list[Theme]:
-    """What at least two lines have in common, the most common and telling first: facts, or words of titles. Where nothing recurs,
-    the newest lines themselves.
+    """Return up to `most` themes that at least two lines share, the most frequent and specific first.
 
-    Facts are split at commas and semicolons; numbers and two-letter codes are left out. Each line needs a title and a label.
+    Themes are facts or words of titles. Facts are split at commas and semicolons; numbers and two-letter codes are left out. If
+    nothing recurs, the newest lines are returned. Each line needs a title and a label.
     """
     lines = list(history)
     found: dict[str, tuple[str, float, list[Any]]] = {}
@@ -36,7 +36,7 @@ def recurring(history: Iterable[Mapping[str, Any]], most: int = 4) -> list[Theme
     shared = [entry for entry in found.values() if len(entry[2]) > 1]
     kept: list[Theme] = []
     for name, _, labels in sorted(shared, key=lambda entry: -entry[1] * len(entry[2])):
-        # "Cartridge" beside "Toner Cartridge" says nothing more.
+        # "Cartridge" adds nothing to "Toner Cartridge".
         if not any(
             name.casefold() in other.name.casefold() or other.name.casefold() in name.casefold() for other in kept
         ):
@@ -47,15 +47,17 @@ def recurring(history: Iterable[Mapping[str, Any]], most: int = 4) -> list[Theme
 
 
 def held(interests: Iterable[Mapping[str, Any]]) -> list[Theme]:
-    """The interests of a former profile; their evidence lies outside the lines at hand."""
+    """Return the interests of an earlier profile as themes, without labels: their evidence is not among the present lines."""
     return [Theme(interest["name"], interest["weight"], []) for interest in interests]
 
 
 def common(item: Mapping[str, Any], history: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The facts that the item shares with the first of its evidence, which is the one that the draft names: what it shares with
-    another would be said of the wrong one. None where that is not among the lines of the history."""
-    theirs = {fact for line in history if line["title"] in item["evidence"][:1] for fact in _facts(line)}
-    return [fact for fact in _facts(item) if fact in theirs]
+    """Return the facts that the item shares with its first evidence, which is the item that the draft names.
+
+    The list is empty if that item is not among the lines of the history.
+    """
+    evidence_facts = {fact for line in history if line["title"] in item["evidence"][:1] for fact in _facts(line)}
+    return [fact for fact in _facts(item) if fact in evidence_facts]
 
 
 def _title_start(line: Mapping[str, Any]) -> str:
@@ -63,7 +65,7 @@ def _title_start(line: Mapping[str, Any]) -> str:
 
 
 def _names(line: Mapping[str, Any]) -> dict[str, float]:
-    """What a line could be grouped by, and how telling that is: a fact more than two words of a title, and those more than one."""
+    """Return the possible themes of a line with their weights: 2 for a fact, 1.6 for two words of the title, 1 for one word."""
     words = [
         word if word.casefold() not in _STOP else "" for word in re.findall(r"[^\W\d_]{3,}|\S", str(line["title"]))
     ]

@@ -1,4 +1,4 @@
-"""What is worked out from the catalog and the histories, kept beside them and rebuilt when they have changed."""
+"""A cache on disk for data derived from the catalog and the histories: rebuilt when these, or Evoke's own code, have changed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+FORMAT = 2
+"""Raise this when any derived data is computed or saved in another way, so that what an older version saved is not loaded.
+0.1.0 saved without such a number."""
+
 
 def kept(
     folder: Path | None,
@@ -20,40 +24,46 @@ def kept(
     save: Callable[[T, Path], None],
     load: Callable[[Path], T],
 ) -> T:
-    """The thing `name` at this `version` of its sources: loaded where it is kept, else built, and kept.
+    """Load the derived data `name` for this `version` of its sources, or build and save it.
 
-    Without a folder, or where the folder cannot be written, it is built and held in memory only.
+    Args:
+        folder: the store's folder; without one, or where it cannot be written, the data is only held in memory.
+        name: what is derived; older versions of the same name are removed.
+        version: the version of the sources, without a "-".
+        build: computes the data.
+        save: writes the data into a folder.
+        load: reads it from that folder.
     """
     if folder is None:
         return build()
-    home = folder / "derived" / f"{name}-{version}"
+    home = folder / "derived" / f"{name}-{FORMAT}.{version}"
     if home.is_dir():
-        # What cannot be read back is worth no more than what is not there: build it again.
+        # Data that cannot be read is built again.
         with suppress(Exception):
             return load(home)
         shutil.rmtree(home, ignore_errors=True)
     value = build()
     try:
-        _keep(value, home, save)
+        _save_atomically(value, home, save)
         return load(home)
     except OSError:
         return value
 
 
 def drop(folder: Path, name: str) -> None:
-    """Forget what is kept under this name, so that it is built anew."""
+    """Delete the cached data of this name from a store, so that it is built again."""
     for home in (folder / "derived").glob(f"{name}-*"):
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _keep(value: T, home: Path, save: Callable[[T, Path], None]) -> None:
+def _save_atomically(value: T, home: Path, save: Callable[[T, Path], None]) -> None:
     name = home.name.rpartition("-")[0]
     home.parent.mkdir(exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(dir=home.parent, prefix=f".{name}-"))
     try:
         unfinished.chmod(0o755)
         save(value, unfinished)
-        # Another process may have kept the same thing meanwhile: then theirs stays.
+        # If another process has saved the same data meanwhile, its copy stays.
         with suppress(OSError):
             unfinished.rename(home)
     finally:

@@ -1,4 +1,4 @@
-"""The catalog: items, their vectors and their metadata in one Chroma collection, in the store's folder or on a server."""
+"""The catalog: items, their vectors and metadata in one Chroma collection, in the store's folder or on a server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from store import paths
 from store.cache import kept
 from store.chroma import Connection, connect, in_batches
-from store.chroma_records import HIDDEN, item_of
+from store.chroma_records import HIDDEN, to_item
 from store.embedder import Embedder
 from store.errors import StoreError
 from store.filters import Field, fields_of, load_fields, normalised, save_fields
@@ -21,8 +21,8 @@ from store.snapshot import Snapshot
 from store.writer import Upserted, check, new_version, writing
 
 _PAGE = 2000
-_AT_HAND = 5000
-# With a filter, a scan over the matching vectors is exact, and quicker than the index until so many match.
+_ITEMS_CACHED = 5000
+# With a filter, a scan of the matching vectors is exact, and faster than the index up to this many matches.
 _SCAN = 20_000
 _NO_CATALOG = "there is no catalog at {0}; run `evoke index DIR --store {0}` first"
 
@@ -47,20 +47,24 @@ class Catalog:
         create: bool = True,
         chroma: str | None = None,
     ) -> Catalog:
-        """The catalog in a store folder, or on a Chroma server (`http://host:port`, optionally `/collection`).
+        """Open the catalog in a store folder, or on a Chroma server.
 
-        Without an `embedder`, the model that the catalog was made with is used (all-MiniLM-L6-v2 for a new one), or that
-        trained for the store. A store folder may have its vectors on a server: on that of the URL `chroma`, else on that which
-        it remembers.
-        Raises StoreError where there is none and `create` is false, and where another embedding model made it.
+        Args:
+            place: the store's folder, or a server's URL: `http://host:port`, optionally with `/collection`.
+            embedder: the embedding model; by default the one that the catalog was made with, or that was trained for the store
+                (all-MiniLM-L6-v2 for a new catalog).
+            create: whether to create a catalog if there is none.
+            chroma: the URL of a server that holds the vectors of a store folder; by default the one in `store.json`, if any.
+
+        Raises StoreError if there is no catalog and `create` is false, or if another embedding model made it.
         """
         folder, where, name = paths.located(place, chroma)
         if not create and isinstance(where, Path) and not where.is_dir():
             raise StoreError(_NO_CATALOG.format(place))
         trained = None
         if folder:
-            _make(folder)
-            trained = _trained_for(folder)
+            _make_folder(folder)
+            trained = _trained_embedder(folder)
             embedder = embedder or trained
         connection = connect(where, name)
         try:
@@ -68,32 +72,32 @@ class Catalog:
                 if not create:
                     raise StoreError(_NO_CATALOG.format(place))
                 _create(connection, embedder or Embedder())
-            return cls(connection, folder, _same_model(connection, embedder, trained is not None))
+            return cls(connection, folder, _check_embedder(connection, embedder, trained is not None))
         except BaseException:
             connection.close()
             raise
 
     @property
     def version(self) -> str:
-        """Changes with every committed change of content, whichever process made it."""
+        """Return a text that changes with every committed change of content, by any process."""
         return str(self._chroma.facts["version"])
 
     @property
     def settled(self) -> bool:
-        """Whether no write is under way, nor one left unfinished by a crash."""
+        """Return whether no write is in progress, or was left unfinished by a crash."""
         return not self._chroma.facts.get("writing")
 
     @property
     def derived_in(self) -> Path | None:
-        """The folder where what is derived from the catalog is kept: none while its content is not that of its version."""
+        """Return the folder for cached derived data; None during a write, when the version does not describe the content."""
         return self.folder if self.settled else None
 
     def upsert(self, items: Iterable[Item], *, progress: Callable[[int, int], None] | None = None) -> Upserted:
-        """Add the items, or change those that differ; what has not changed costs no embedding.
+        """Add the items, or change those that differ. Unchanged texts are not embedded again.
 
-        `progress(done, total)` is called as it goes; the total is 0 where `items` does not tell its length.
-        Raises StoreBusy while another process writes, and StoreError for an item that cannot be kept: nothing is written then
-        where `items` is a sequence, else the batches before it are.
+        `progress(done, total)` is called after each part; the total is 0 if `items` is not a sequence.
+        Raises StoreBusy while another process writes, and StoreError for an item that cannot be stored: if `items` is a
+        sequence, nothing is written then, else the batches before it are.
         """
         total = 0
         if isinstance(items, Sequence):
@@ -114,32 +118,32 @@ class Catalog:
         return result
 
     def delete(self, ids: Iterable[str]) -> int:
-        """Remove items; returns how many there were."""
+        """Remove these items; return how many of them were in the catalog."""
         with writing(self._chroma, self.folder, self.embedder) as writer:
             return writer.delete(list(dict.fromkeys(ids)))
 
     def get(self, ids: Sequence[str]) -> dict[str, Item]:
-        """The items of these ids, in their order; ids that are not in the catalog are left out."""
+        """Return the items of these ids, in their order; ids that are not in the catalog are left out."""
         wanted = list(dict.fromkeys(ids))
         version = self.version
-        if self._items[0] != version or len(self._items[1]) > _AT_HAND:
+        if self._items[0] != version or len(self._items[1]) > _ITEMS_CACHED:
             self._items = version, {}
-        at_hand = self._items[1]
-        missing = [an_id for an_id in wanted if an_id not in at_hand]
-        found = {an_id: item_of(an_id, *row) for an_id, row in self._chroma.records(missing, texts=True).items()}
-        # In the middle of a write the version says nothing about the content: keep nothing then.
+        cached = self._items[1]
+        missing = [an_id for an_id in wanted if an_id not in cached]
+        found = {an_id: to_item(an_id, *row) for an_id, row in self._chroma.records(missing, texts=True).items()}
+        # During a write the version does not describe the content, so nothing is cached.
         if len(missing) <= _PAGE and self.settled and self.version == version:
-            at_hand |= found
-        found |= {an_id: at_hand[an_id] for an_id in wanted if an_id in at_hand}
+            cached |= found
+        found |= {an_id: cached[an_id] for an_id in wanted if an_id in cached}
         return {an_id: found[an_id] for an_id in wanted if an_id in found}
 
     def items(self) -> Iterator[Item]:
-        """All items, hidden ones too, a page at a time."""
+        """Yield all items, including hidden ones, read a page at a time."""
         for page in in_batches(self.ids(), _PAGE):
             yield from self.get(page).values()
 
     def ids(self) -> list[str]:
-        """The ids of all items, hidden ones too, in a fixed order."""
+        """Return the ids of all items, including hidden ones, sorted."""
         return self._chroma.ids()
 
     def __len__(self) -> int:
@@ -149,7 +153,7 @@ class Catalog:
         return isinstance(an_id, str) and bool(self._chroma.records([an_id]))
 
     def vectors(self, ids: Sequence[str]) -> np.ndarray:
-        """The vectors of these items: (n, dim) float32, rows of length 1. Raises StoreError for an unknown id."""
+        """Return the vectors of these items, (n, dim) float32 with rows of length 1. Raises StoreError for an unknown id."""
         found = self._chroma.vectors(list(dict.fromkeys(ids)))
         missing = next((an_id for an_id in ids if an_id not in found), None)
         if missing is not None:
@@ -157,10 +161,10 @@ class Catalog:
         return np.stack([found[an_id] for an_id in ids]) if ids else np.zeros((0, self.embedder.dim), dtype=np.float32)
 
     def query(self, vectors: np.ndarray, k: int, where: Mapping[str, Any] | None = None) -> list[list[Hit]]:
-        """The `k` nearest items of each of the (q, dim) vectors, by cosine similarity, best first; never a hidden one.
+        """Return, for each of the (q, dim) vectors, the `k` items with the highest cosine similarity, best first, none hidden.
 
-        Without a filter that is one Chroma call for all of them. Where few items pass, all that pass are scanned instead:
-        the index loses most of its recall under a selective filter.
+        Without a filter this is one Chroma call for all vectors. If few items match the filter, these are scanned instead,
+        since a selective filter costs the index most of its recall.
         """
         vectors = np.atleast_2d(np.asarray(vectors, dtype=np.float32))
         if k < 1 or not len(vectors):
@@ -173,7 +177,7 @@ class Catalog:
         return self._nearest(vectors, k, snapshot, allowed, count)
 
     def matching(self, where: Mapping[str, Any] | None) -> set[str] | None:
-        """The ids that pass the filter and are not hidden, or None where every item that is not hidden passes."""
+        """Return the ids of the items that match the filter and are not hidden; None if every item that is not hidden matches."""
         clause = normalised(where, self.schema())
         if clause is None:
             return None
@@ -181,7 +185,7 @@ class Catalog:
         return set(self._chroma.ask(lambda collection: collection.get(where=both, include=[])["ids"]))
 
     def schema(self) -> dict[str, Field]:
-        """The metadata fields that filters may use, the most frequent first."""
+        """Return the metadata fields that filters may use, most frequent first."""
         version = self.version
         if self._schema is None or self._schema[0] != version:
             fields = kept(self.derived_in, "schema", version, lambda: fields_of(self.items()), save_fields, load_fields)
@@ -189,14 +193,21 @@ class Catalog:
         return self._schema[1]
 
     def snapshot(self) -> Snapshot:
-        """The whole catalog at hand, as of its present version."""
+        """Return the whole catalog in memory, as of its present version."""
         version = self.version
         if self._snapshot is None or self._snapshot.version != version:
-            self._snapshot = Snapshot.built(self, version)
+            self._snapshot = kept(
+                self.derived_in,
+                "snapshot",
+                version,
+                lambda: self._read_snapshot(version),
+                Snapshot.save,
+                lambda folder: Snapshot.load(folder, version),
+            )
         return self._snapshot
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close the connection to Chroma."""
         self._chroma.close()
 
     def __enter__(self) -> Catalog:
@@ -205,10 +216,25 @@ class Catalog:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _read_snapshot(self, version: str) -> Snapshot:
+        ids = self.ids()
+        vectors = np.zeros((len(ids), self.embedder.dim), dtype=np.float32)
+        titles: list[str] = []
+        facets: list[str] = []
+        hidden = np.zeros(len(ids), dtype=bool)
+        for start in range(0, len(ids), _PAGE):
+            page = ids[start : start + _PAGE]
+            vectors[start : start + len(page)] = self.vectors(page)
+            for row, item in enumerate(self.get(page).values(), start):
+                titles.append(item.title)
+                facets.append(_facet(item))
+                hidden[row] = item.hidden
+        return Snapshot(version, ids, titles, facets, hidden, vectors, self.embedder.untrained(vectors))
+
     def _nearest(
         self, vectors: np.ndarray, k: int, snapshot: Snapshot, allowed: set[str] | None, count: int
     ) -> list[list[Hit]]:
-        """By the index: ask for as many more as are not allowed to stay, and scan where that was not enough."""
+        """Ask the index for more items than wanted, since some are not allowed; scan for the vectors with too few items left."""
         total = len(snapshot.ids)
         fetch = min(total, k if count == total else 2 * k * total // max(count, 1) + 10)
         found = self._chroma.ask(
@@ -218,12 +244,12 @@ class Catalog:
         )
         hits = []
         for ids, distances in zip(found["ids"], found["distances"], strict=True):
-            kept_hits = [
+            left = [
                 Hit(an_id, 1.0 - distance)
                 for an_id, distance in zip(ids, distances, strict=True)
                 if (an_id in allowed if allowed is not None else snapshot.shows(an_id))
             ]
-            hits.append(kept_hits[:k])
+            hits.append(left[:k])
         short = [row for row, found_hits in enumerate(hits) if len(found_hits) < min(k, count)]
         if short:
             rows = np.flatnonzero(~snapshot.hidden) if allowed is None else snapshot.rows_of(allowed)
@@ -232,9 +258,14 @@ class Catalog:
         return hits
 
 
-def _trained_for(folder: Path) -> Embedder | None:
+def _trained_embedder(folder: Path) -> Embedder | None:
     trained = paths.retriever(folder)
     return Embedder(str(trained)) if trained else None
+
+
+def _facet(item: Item) -> str:
+    value = item.metadata.get("year") or item.metadata.get("brand") or ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _create(connection: Connection, embedder: Embedder) -> None:
@@ -242,14 +273,15 @@ def _create(connection: Connection, embedder: Embedder) -> None:
     connection.create({"version": new_version()} | model)
 
 
-def _same_model(connection: Connection, embedder: Embedder | None, trained: bool) -> Embedder:
+def _check_embedder(connection: Connection, embedder: Embedder | None, trained: bool) -> Embedder:
+    """Return the embedder, or the one the catalog was made with; raise StoreError if these differ."""
     facts = connection.facts
     if "fingerprint" not in facts:
         raise StoreError(f"the collection in {connection.place} was not made by evoke; name another one")
     embedder = embedder or Embedder(facts["model"])
     if embedder.fingerprint != facts["fingerprint"]:
-        # What was trained for the store is found there: a setting that names another model only stands in its way.
-        remedy = "take the setting embedding_model away" if trained else "use that model"
+        # A trained model is found in the store's folder, so the setting that names another one is not needed.
+        remedy = "remove the setting embedding_model" if trained else "use that model"
         raise StoreError(
             f"the store was made with the embedding model {facts['model']} (weights {facts['fingerprint'][:8]}), "
             f"not {embedder.name} ({embedder.fingerprint[:8]}); {remedy}, or index into a new store"
@@ -257,7 +289,7 @@ def _same_model(connection: Connection, embedder: Embedder | None, trained: bool
     return embedder
 
 
-def _make(folder: Path) -> None:
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

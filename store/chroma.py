@@ -1,4 +1,4 @@
-"""The connection to one Chroma collection, in a folder or on a server, that knows what other processes have written."""
+"""Connection to one Chroma collection, in a folder or on a server, that sees what other processes have written."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from store.checkpoint import NEVER, opening
 from store.errors import StoreError
+from store.locks import index_lock
 
 T = TypeVar("T")
 Record = tuple[str | None, dict[str, Any]]
 
+NEVER = 10_000_000
+"""More records than Chroma's log ever holds: as a `sync_threshold`, it turns Chroma's own saving off (see `store.checkpoint`)."""
 _PAGE = 2000
 _TRIES = 5
-# What Chroma and SQLite say of a query that no other connection would answer either.
+# Messages of Chroma and SQLite about a query that fails on any connection.
 _UNANSWERABLE = ("Invalid where clause", "too many SQL variables", "Expression tree is too large")
 
 
 class Connection:
-    """One collection of a Chroma folder or server. Safe to share between threads; open it with `connect`."""
+    """One collection of a Chroma folder or server. Threads may share it. Open it with `connect`."""
 
     def __init__(self, place: str | Path, name: str) -> None:
         self.place = place
@@ -39,7 +41,7 @@ class Connection:
         self._holders = 1
 
     def exists(self) -> bool:
-        """Whether there is such a collection."""
+        """Return whether the collection exists."""
         from chromadb.errors import NotFoundError
 
         def found() -> bool:
@@ -51,39 +53,42 @@ class Connection:
         return self._guarded(found)
 
     def create(self, facts: Mapping[str, Any]) -> None:
-        """Make the collection, with these facts as its own metadata."""
+        """Create the collection, with these facts as its own metadata."""
         settings = {"space": "cosine"} | ({"sync_threshold": NEVER} if self.folder else {})
-        made = {"configuration": {"hnsw": settings}, "metadata": dict(facts), "embedding_function": None}
-        self._guarded(lambda: self._connected().create_collection(self._name, **made))
+        options = {"configuration": {"hnsw": settings}, "metadata": dict(facts), "embedding_function": None}
+        self._guarded(lambda: self._connected().create_collection(self._name, **options))
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The collection's own metadata as it stands, whoever wrote it; as it last stood where other vectors took its place."""
+        """Return the collection's own metadata, read again when any process has changed it.
+
+        If the folder was replaced by that of another encoder, the last known metadata is returned.
+        """
         if self._facts[1] and self.folder and not self.folder.is_dir():
-            return self._facts[1]  # what is open is read on; a database that is gone cannot be opened once more
+            return self._facts[1]  # the open connection still reads the deleted files; they cannot be opened again
         changes = _changes(self.folder) if self.folder else None
         if changes is None or changes != self._facts[0]:
             found = self._guarded(lambda: self._connected().get_collection(self._name, embedding_function=None))
             self._facts = changes, dict(found.metadata or {})
         return self._facts[1]
 
-    def note(self, **facts: Any) -> None:
-        """Change some of the collection's own metadata."""
+    def update_facts(self, **facts: Any) -> None:
+        """Change some entries of the collection's own metadata."""
         merged = self.facts | facts
         self.ask(lambda collection: collection.modify(metadata=merged))
         self._version = merged["version"]
 
     @property
     def largest_batch(self) -> int:
-        """How many records one call may carry."""
+        """Return how many records one call may carry."""
         return int(self._guarded(lambda: self._connected().get_max_batch_size()))
 
     def ids(self) -> list[str]:
-        """The ids of all records, sorted."""
+        """Return the ids of all records, sorted."""
         return sorted(self.ask(lambda collection: collection.get(include=[])["ids"]))
 
     def records(self, ids: Sequence[str], *, texts: bool = False) -> dict[str, Record]:
-        """Document (None unless `texts`) and metadata of those ids that there are."""
+        """Return the document (None unless `texts`) and the metadata of each of these ids that exists."""
         include = ["metadatas", "documents"] if texts else ["metadatas"]
         found: dict[str, Record] = {}
         for batch in in_batches(ids, _PAGE):
@@ -93,7 +98,7 @@ class Connection:
         return found
 
     def vectors(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
-        """The (dim,) float32 vectors of those ids that there are."""
+        """Return the (dim,) float32 vector of each of these ids that exists."""
         found: dict[str, np.ndarray] = {}
         for batch in in_batches(ids, _PAGE):
             rows = self.ask(lambda collection: collection.get(ids=list(batch), include=["embeddings"]))  # noqa: B023
@@ -101,7 +106,10 @@ class Connection:
         return found
 
     def ask(self, call: Callable[[Any], T]) -> T:
-        """`call(collection)`, on a connection that knows what other processes have written."""
+        """Return `call(collection)`, made on a connection that sees what other processes have written.
+
+        Raises StoreError, in one line, for what Chroma refuses.
+        """
         for attempt in range(_TRIES):
             collection = self._current()
             try:
@@ -109,20 +117,20 @@ class Connection:
             except _Stale as error:
                 if attempt + 1 == _TRIES:
                     raise StoreError(f"the index in {self.place} fails ({error}); run `evoke index` again") from error
-                # Another process is writing just now, and its records are not in the index loaded here.
+                # Another process is writing, and its records are not in the index that is loaded here.
                 time.sleep(0.1 * attempt)
                 self.reopen()
         raise AssertionError("unreachable")
 
     def reopen(self) -> None:
-        """Connect anew at the next call; calls under way in other threads fail, and are made again."""
+        """Close the connection; the next call opens it again. Calls in progress in other threads fail and are repeated."""
         with self._lock:
             if self._client is not None and self.folder:
                 self._client.close()
                 self._client = self._collection = None
 
     def close(self) -> None:
-        """Let go of the client, if nobody else in this process holds it."""
+        """Close the connection, unless another holder in this process uses it."""
         with _guard, self._lock:
             self._holders -= 1
             if self._holders == 0:
@@ -142,8 +150,8 @@ class Connection:
             if self._collection is not None and self.folder and self.facts.get("version") != self._version:
                 self.reopen()
             if self._collection is None:
-                # The index is read from its files at the first call: not while another process saves it.
-                with opening(self.folder) if self.folder else nullcontext():
+                # The first call reads the index files: wait while another process saves them.
+                with index_lock(self.folder, save=False) if self.folder else nullcontext():
                     collection = self._guarded(
                         lambda: self._connected().get_collection(self._name, embedding_function=None)
                     )
@@ -166,19 +174,19 @@ class Connection:
         except HTTPError as error:
             raise StoreError(f"the Chroma server {self.place} does not answer; start it, or correct its URL") from error
         except ChromaError as error:
-            raise self._explained(error) from error
+            raise self._explain(error) from error
         except Exception as error:
             if client is not self._client:
                 raise _Stale("reconnected") from error
             raise
 
-    def _explained(self, error: Exception) -> Exception:
+    def _explain(self, error: Exception) -> Exception:
         text = " ".join(str(error).split())
         if "disk is full" in text or "disk I/O" in text:
             return StoreError(f"{self.place}: the disk is full, or a file-size limit is met; make room and index again")
         if "readonly database" in text or "unable to open database" in text:
             return StoreError(f"{self.place} cannot be written; choose another --store, or correct its permissions")
-        if any(said in text for said in _UNANSWERABLE):
+        if any(message in text for message in _UNANSWERABLE):
             return StoreError(f"{self.place} cannot answer this query ({text[-160:]}); ask for less at once")
         return (
             _Stale(text[-160:]) if self.folder else StoreError(f"the Chroma server {self.place} failed: {text[:160]}")
@@ -186,7 +194,7 @@ class Connection:
 
 
 class _Stale(Exception):
-    """The connection does not know what is on disk now."""
+    """The connection does not see what is on disk now."""
 
 
 _connections: dict[tuple[str, str], Connection] = {}
@@ -194,7 +202,7 @@ _guard = threading.Lock()
 
 
 def connect(place: str | Path, name: str) -> Connection:
-    """The connection to this collection: one for each place in a process, since Chroma itself keeps but one."""
+    """Return the connection to this collection: the same one for all its holders in this process, as Chroma requires."""
     place = place.resolve() if isinstance(place, Path) else place
     with _guard:
         found = _connections.get((str(place), name))
@@ -223,16 +231,16 @@ def _client(place: str | Path) -> Any:
 
 
 def _changes(folder: Path) -> bytes | None:
-    """SQLite's own count of the transactions on Chroma's database, read in microseconds; None where it keeps none."""
+    """Return SQLite's count of the transactions on Chroma's database, read in microseconds; None if it keeps none."""
     try:
         with (folder / "chroma.sqlite3").open("rb", buffering=0) as database:
             header = database.read(28)
     except OSError:
         return None
-    # With a write-ahead log, which Chroma does not use today, the count stands still.
+    # With a write-ahead log, which Chroma does not use, SQLite does not update the count.
     return header[24:] if header[18:20] == b"\x01\x01" else None
 
 
 def in_batches(values: Sequence[T], size: int) -> list[Sequence[T]]:
-    """The values in slices of at most `size`."""
+    """Split the values into slices of at most `size`."""
     return [values[start : start + size] for start in range(0, len(values), size)]

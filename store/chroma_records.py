@@ -1,4 +1,4 @@
-"""An item as a Chroma record and back, exactly: what Chroma refuses or changes is kept as JSON beside it."""
+"""Convert an item to a Chroma record and back without loss: what Chroma refuses or changes is also kept as JSON."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ HASH, EMBEDDED, TITLE, HIDDEN, METADATA = (
 
 
 def embedded_hash(item: Item) -> str:
-    """A hash of what the item's vector depends on."""
+    """Return a hash of everything that the item's vector depends on."""
     return hashlib.blake2b(json.dumps([item.title, item.text]).encode(), digest_size=12).hexdigest()
 
 
 def record_metadata(item: Item, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The metadata of the item's record. Numbers are stored as floats, so that filters compare them alike.
+    """Return the metadata of the item's record. Numbers are stored as floats, so that filters compare them alike.
 
-    `before`: the record's present metadata, whose other fields are removed (Chroma merges, and removes what is None).
+    `before` is the record's present metadata: fields that the item no longer has become None, which Chroma takes as "remove".
     """
     row: dict[str, Any] = dict.fromkeys(before or {})
     for name, value in item.metadata.items():
         if isinstance(value, list):
-            # Chroma refuses an empty list: nothing can be asked of it anyway.
-            row[name] = [_filterable(element) for element in value] or None
+            # Chroma refuses an empty list; no filter can match one anyway.
+            row[name] = [_as_stored(element) for element in value] or None
         else:
-            row[name] = _filterable(value)
+            row[name] = _as_stored(value)
     row |= {
         HASH: item.content_hash,
         EMBEDDED: embedded_hash(item),
@@ -45,8 +45,8 @@ def record_metadata(item: Item, before: Mapping[str, Any] | None = None) -> dict
     return {name: value for name, value in row.items() if value is not None or (before and name in before)}
 
 
-def item_of(an_id: str, document: str | None, metadata: Mapping[str, Any]) -> Item:
-    """The item that a record holds."""
+def to_item(an_id: str, document: str | None, metadata: Mapping[str, Any]) -> Item:
+    """Return the item that a record holds."""
     return Item(
         id=an_id,
         title=metadata[TITLE],
@@ -56,5 +56,5 @@ def item_of(an_id: str, document: str | None, metadata: Mapping[str, Any]) -> It
     )
 
 
-def _filterable(value: Any) -> Any:
+def _as_stored(value: Any) -> Any:
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -1,4 +1,4 @@
-"""What the catalog alone says of its items: which are near each other in text, title and fields. Derived, and kept beside it."""
+"""Similarity of items in content: in text, title and fields, derived from the catalog alone and cached with it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _SHARPNESS = 4
 
 @dataclass(frozen=True, eq=False)
 class Content:
-    """Item-item likeness over a snapshot's rows, no item with itself.
+    """Similarity between a snapshot's rows. The first three are CSR matrices; the square ones have empty diagonals.
 
-    `near` (n, n): cosine to the power of 4 of each item's 20 nearest by `Snapshot.alike`. `titles` (n, n): BM25 of other titles
-    by the row's title, scaled to the best of the row. `fields` (n, values): TF-IDF of metadata values, rows of length 1.
-    `numbers`: each numeric field that most items have, standardised, (n,) with NaN where it is missing.
+    `near` (n, n): the cosine, to the power of 4, of each item with its 20 nearest by `Snapshot.alike`. `titles` (n, n):
+    BM25 of other titles for the row's title as a query, divided by the best of the row. `fields` (n, values): TF-IDF of metadata
+    values, rows of length 1. `numbers`: each numeric field that most items have, standardised, (n,) with NaN where it is missing.
     """
 
     near: Any
@@ -41,11 +41,11 @@ class Content:
 
     @classmethod
     def of(cls, catalog: Catalog, snapshot: Snapshot) -> Content:
-        """The content of this version of the catalog, loaded where it is kept."""
-        return kept(catalog.derived_in, "content", snapshot.version, lambda: _built(catalog, snapshot), _save, _load)
+        """Return the content similarity of this version of the catalog, from the cache if it is there."""
+        return kept(catalog.derived_in, "content", snapshot.version, lambda: _build(catalog, snapshot), _save, _load)
 
 
-def _built(catalog: Catalog, snapshot: Snapshot) -> Content:
+def _build(catalog: Catalog, snapshot: Snapshot) -> Content:
     n = len(snapshot)
     items: list[Item | None] = [None] * n
     for item in catalog.items():
@@ -63,10 +63,10 @@ def _near(vectors: np.ndarray) -> Any:
         return sparse.csr_matrix((n, n), dtype=np.float32)
     columns, values = [], []
     for start in range(0, n, _BLOCK):
-        likeness = vectors[start : start + _BLOCK] @ vectors.T
-        at = np.arange(len(likeness))
-        likeness[at, at + start] = 0
-        for row, best in zip(likeness, highest(likeness, k), strict=True):
+        similarity = vectors[start : start + _BLOCK] @ vectors.T
+        at = np.arange(len(similarity))
+        similarity[at, at + start] = 0
+        for row, best in zip(similarity, highest(similarity, k), strict=True):
             columns.append(best)
             values.append(row[best])
     ends = np.cumsum([0] + [len(best) for best in columns])
@@ -75,7 +75,7 @@ def _near(vectors: np.ndarray) -> Any:
 
 
 def _titles(titles: list[str]) -> Any:
-    """BM25 (k1 1.2, b 0.75) of every title as a query for every other; words of very many titles tell nothing apart."""
+    """Return BM25 (k1 1.2, b 0.75) of every title as a query for every other; words that are in very many titles are not used."""
     from scipy import sparse
 
     n = len(titles)
@@ -116,7 +116,7 @@ def _fields(metadata: list[dict[str, Any]]) -> tuple[Any, dict[str, np.ndarray]]
         for name, value in found.items():
             if isinstance(value, int | float) and not isinstance(value, bool):
                 numbers.setdefault(name, np.full(n, np.nan, np.float32))[row] = value
-            for word in _words(value):
+            for word in _texts_of(value):
                 rows.append(row)
                 columns.append(known.setdefault((name, word), len(known)))
     counts = sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), shape=(n, max(len(known), 1))).sign()
@@ -124,21 +124,21 @@ def _fields(metadata: list[dict[str, Any]]) -> tuple[Any, dict[str, np.ndarray]]
     weighed = (counts @ sparse.diags(idf.astype(np.float32))).tocsr()
     lengths = np.sqrt(np.asarray(weighed.multiply(weighed).sum(axis=1)).ravel())
     unit = (sparse.diags((1 / np.maximum(lengths, 1e-9)).astype(np.float32)) @ weighed).tocsr()
-    return unit, {name: _standard(values) for name, values in numbers.items() if _telling(values)}
+    return unit, {name: _standardise(values) for name, values in numbers.items() if _is_informative(values)}
 
 
-def _words(value: Any) -> Iterator[str]:
+def _texts_of(value: Any) -> Iterator[str]:
     for one in value if isinstance(value, list) else [value]:
         if isinstance(one, str) and one.strip():
             yield one.casefold()
 
 
-def _telling(values: np.ndarray) -> bool:
+def _is_informative(values: np.ndarray) -> bool:
     there = values[np.isfinite(values)]
     return len(there) > len(values) / 2 and len(np.unique(there)) > 5
 
 
-def _standard(values: np.ndarray) -> np.ndarray:
+def _standardise(values: np.ndarray) -> np.ndarray:
     return ((values - np.nanmean(values)) / (np.nanstd(values) + 1e-9)).astype(np.float32)
 
 

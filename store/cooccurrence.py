@@ -1,4 +1,4 @@
-"""What goes together, what follows what, and who chose alike, counted over everyone's positive events."""
+"""Co-occurrence, transitions, popularity and similar users, counted over the positive events of all users."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ _VOTERS = 100
 class Cooccurrence:
     """Statistics over a snapshot's rows.
 
-    `popularity` (n,) counts positive events and `recent` (n,) those of the last quarter of the data's time, or where times are
-    no clock each person's last two. `firsts` (n,) counts how often an item came first, `repeats` (n,) how often one came again.
-    CSR matrices: `goes_with` (n, n) the cosine of two items' people, `given` (n, n) the share of the row's people who chose
-    the column too, both counting people with long histories less; `followed_by` and `preceded_by` (n, n) the share of
-    transitions within five steps, nearer ones more; `people` (m, n) who chose what. No item stands for itself.
+    `popularity` (n,) counts positive events; `recent` (n,) counts those of the last quarter of the data's time range, or, if the
+    timestamps are not clock times, each user's last two. `firsts` (n,) counts how often an item was a user's first, `repeats` (n,)
+    how often an item was chosen again. CSR matrices, with empty diagonals where they are square: `goes_with` (n, n) holds the
+    cosine of two items' users, `given` (n, n) the share of the row's users who chose the column too, both with less weight for
+    users with long histories; `followed_by` and `preceded_by` (n, n) the share of transitions within five steps, nearer ones
+    with more weight; `people` (m, n) which user chose which item.
     """
 
     popularity: np.ndarray
@@ -50,21 +51,21 @@ class Cooccurrence:
 
     @classmethod
     def of(cls, history: History, snapshot: Snapshot, folder: Path | None) -> Cooccurrence:
-        """The statistics of a whole history, kept in the store's folder and refitted when items or events have changed."""
+        """Return the statistics of a whole history, from the cache in the store's folder unless items or events have changed."""
         version = f"{snapshot.version}.{history.version}"
         return kept(folder, "cooccurrence", version, lambda: cls.fit(history.interactions(), snapshot), _save, _load)
 
     @classmethod
     def fit(cls, interactions: Interactions, snapshot: Snapshot) -> Cooccurrence:
-        """Count over these events; those of items that are not in the snapshot do not count."""
+        """Count over these events, without those of items that are not in the snapshot."""
         users, rows, times = in_rows(interactions, snapshot)
         n = len(snapshot)
         counts = np.bincount(rows, minlength=n).astype(np.float32)
         recent = _is_recent(users, times)
         people = _people(users, rows, n)
-        late = from_end(users) < _LONGEST
-        goes_with, given = _together(_people(users[late], rows[late], n))
-        steps = _steps(users[late], rows[late], n)
+        late = _events_after(users) < _LONGEST
+        goes_with, given = _cooccurrences(_people(users[late], rows[late], n))
+        steps = _count_transitions(users[late], rows[late], n)
         return cls(
             popularity=counts,
             recent=np.bincount(rows[recent], minlength=n).astype(np.float32),
@@ -78,26 +79,26 @@ class Cooccurrence:
         )
 
     def together(self, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """(n,) float32: how much each item goes with these rows, weighted; no item goes with itself."""
-        return _weighted(self.goes_with, rows, weights)
+        """Return how much each item co-occurs with these rows, weighted, (n,) float32; an item does not co-occur with itself."""
+        return _weighted_sum(self.goes_with, rows, weights)
 
     def next(self, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """(n,) float32: how often each item followed these rows within five steps, weighted, nearer steps more."""
-        return _weighted(self.followed_by, rows, weights)
+        """Return how often each item followed these rows within five steps, weighted, (n,) float32; nearer steps count more."""
+        return _weighted_sum(self.followed_by, rows, weights)
 
     def alike(self, histories: Any) -> Any:
-        """(b, n) CSR: what the 100 people chose whose histories are most like each of the (b, n) weighted `histories`.
+        """Return the items of the 100 most similar users, weighted, for each of the (b, n) weighted `histories`: (b, n) CSR.
 
-        Session-based nearest neighbours (Ludewig and Jannach, UMUAI 2018): items weigh by how few chose them, people with
-        long histories less, and likeness counts squared.
+        Session-based nearest neighbours (Ludewig and Jannach, UMUAI 2018): rare items weigh more, users with long histories
+        less, and similarity counts squared.
         """
-        likeness = strongest(histories @ self._choosers, _VOTERS)
-        likeness.data **= 2
-        return rows_summing_to_one(likeness) @ self.people
+        similarity = strongest(histories @ self._choosers, _VOTERS)
+        similarity.data **= 2
+        return rows_summing_to_one(similarity) @ self.people
 
     @cached_property
     def _choosers(self) -> Any:
-        """(n, m) CSR: who chose each item, rare items and people with short histories weighing more."""
+        """Return which users chose each item, (n, m) CSR; rare items and users with short histories weigh more."""
         from scipy import sparse
 
         chosen_by = np.asarray(self.people.sum(axis=0)).ravel()
@@ -108,7 +109,7 @@ class Cooccurrence:
 
 
 def in_rows(interactions: Interactions, snapshot: Snapshot) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(users, rows, times) of the events whose items are in the snapshot, people together, everyone's in order of time."""
+    """Return (users, rows, times) of the events whose items are in the snapshot, in (user, time) order, (e,) each."""
     row_of = np.array([snapshot.rows.get(id, -1) for id in interactions.item_ids], dtype=np.int64)
     rows = row_of[interactions.items] if len(interactions) else np.zeros(0, dtype=np.int64)
     known = rows >= 0
@@ -116,14 +117,17 @@ def in_rows(interactions: Interactions, snapshot: Snapshot) -> tuple[np.ndarray,
 
 
 def sequences(interactions: Interactions, snapshot: Snapshot) -> list[np.ndarray]:
-    """Everyone's rows, oldest first."""
+    """Return each user's rows, oldest first."""
     users, rows, _ = in_rows(interactions, snapshot)
     return np.split(rows, np.flatnonzero(np.diff(users)) + 1) if len(rows) else []
 
 
 def is_clock(times: Sequence[float] | np.ndarray) -> bool:
-    """Whether times can be compared between users: 99 % of them are Unix seconds or milliseconds between the years 1980
-    and 2100, and all but the outermost 2 % spread over a day or more. Positions in a sequence, years and days are not."""
+    """Return whether timestamps are clock times, which can be compared between users.
+
+    They are if 99 % of them are Unix seconds or milliseconds between the years 1980 and 2100, and all but the outermost 2 % span
+    a day or more. Positions in a sequence, years and days are not clock times.
+    """
     if not len(times):
         return False
     for unit in (1.0, 1000.0):
@@ -134,8 +138,8 @@ def is_clock(times: Sequence[float] | np.ndarray) -> bool:
     return False
 
 
-def from_end(users: np.ndarray) -> np.ndarray:
-    """How many later events each event's user has; users stand together, their events in order."""
+def _events_after(users: np.ndarray) -> np.ndarray:
+    """Return, for events in (user, time) order, how many later events the same user has, (e,)."""
     if not len(users):
         return np.zeros(0, dtype=np.int64)
     ends = np.append(np.flatnonzero(np.diff(users)), len(users) - 1)
@@ -148,13 +152,13 @@ def _is_first(users: np.ndarray) -> np.ndarray:
 
 def _is_recent(users: np.ndarray, times: np.ndarray) -> np.ndarray:
     if not is_clock(times):
-        return from_end(users) < _LAST
-    # A few wrong clocks at either end do not stretch the range.
+        return _events_after(users) < _LAST
+    # Quantiles, so that a few wrong clocks do not stretch the range.
     low, high = np.quantile(times, [0.005, 0.995])
     return times >= low + _RECENT * (high - low)
 
 
-def _weighted(matrix: Any, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _weighted_sum(matrix: Any, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.asarray(matrix[rows].T @ np.asarray(weights, dtype=np.float32), dtype=np.float32).ravel()
 
 
@@ -165,8 +169,8 @@ def _people(users: np.ndarray, rows: np.ndarray, n: int) -> Any:
     return sparse.csr_matrix((np.ones(len(rows), np.float32), (users, rows)), shape=(m, n)).sign()
 
 
-def _together(people: Any) -> tuple[Any, Any]:
-    """Shared people of two items over the geometric mean of their people, and over the row's people."""
+def _cooccurrences(people: Any) -> tuple[Any, Any]:
+    """Return the shared users of two items, over the geometric mean of both items' users, and over the row's users."""
     from scipy import sparse
 
     n = people.shape[1]
@@ -190,8 +194,8 @@ def _together(people: Any) -> tuple[Any, Any]:
     return sparse.vstack(goes_with, format="csr"), sparse.vstack(given, format="csr")
 
 
-def _steps(users: np.ndarray, rows: np.ndarray, n: int) -> Any:
-    """What followed an item in one history within a few steps, each step weighing one over its distance."""
+def _count_transitions(users: np.ndarray, rows: np.ndarray, n: int) -> Any:
+    """Return how often an item (column) followed another (row) in one history within a few steps, weighted by 1/distance."""
     from scipy import sparse
 
     total = sparse.csr_matrix((n, n), dtype=np.float32)
@@ -203,7 +207,7 @@ def _steps(users: np.ndarray, rows: np.ndarray, n: int) -> Any:
 
 
 def _shares(steps: Any, counts: np.ndarray) -> Any:
-    """Steps over how often the row was chosen; two more chances for what has hardly been seen."""
+    """Return transitions divided by the row's count plus two, which damps the shares of rare items."""
     from scipy import sparse
 
     return strongest((sparse.diags((1 / (counts + 2)).astype(np.float32)) @ steps).tocsr(), _NEIGHBOURS)

@@ -1,4 +1,4 @@
-"""Texts to unit vectors, by a sentence-transformers model or an embeddings URL. Nothing is loaded before it is needed."""
+"""The encoder: texts to unit vectors, by a sentence-transformers model or an embeddings URL. It is loaded at its first use."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ _WEIGHTS = ("**/*.safetensors", "**/pytorch_model*.bin")
 _HASHED_WHOLE = 128 << 20
 _SAMPLES, _SAMPLE = 512, 16 << 10
 _FEW = 64
-_REMEMBERED = 4096
+_CACHED = 4096
 UNTRAINED = "untrained.npy"
-"""Beside a model that `evoke train retriever` taught: (dim, dim), what turns its vectors into those of before that."""
+"""File in the folder of a model that `evoke train retriever` trained: a (dim, dim) matrix that maps its vectors to those of the
+encoder before training."""
 
 
 class Embedder:
-    """One embedding model.
+    """An embedding model.
 
-    `name`: None for all-MiniLM-L6-v2, a sentence-transformers folder or hub name, or `http://host/v1#model` for an
-    OpenAI-compatible embeddings endpoint. `device`: as in torch; by default the GPU where there is one.
+    `name` is a sentence-transformers folder or hub name, or `http://host/v1#model` for an OpenAI-compatible embeddings endpoint;
+    None stands for all-MiniLM-L6-v2. `device` is torch's; by default the GPU if there is one.
     """
 
     def __init__(self, name: str | None = None, device: str | None = None) -> None:
@@ -46,12 +47,12 @@ class Embedder:
 
     @property
     def remote(self) -> bool:
-        """Whether texts are sent to an embeddings URL."""
+        """Return whether texts are sent to an embeddings URL."""
         return self._source.startswith(("http://", "https://"))
 
     @cached_property
     def name(self) -> str:
-        """The public name of the model, the same on every machine."""
+        """Return the model's public name, which is the same on every machine."""
         if self.remote:
             return self._source
         folder = Path(self._source).expanduser()
@@ -59,18 +60,18 @@ class Embedder:
 
     @property
     def found_at(self) -> str:
-        """What finds the model again on this machine: the path of its folder, else its name."""
+        """Return what opens the model on this machine: the path of its folder, else its name."""
         folder = Path(self._source).expanduser()
         return self._source if self.remote or not folder.is_dir() else str(folder.resolve())
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the weights (of endpoint and model name for a URL), so that a store knows its model again."""
+        """Return a hash of the weights (for a URL, of endpoint and model name), by which a store recognises its model."""
         digest = hashlib.blake2b(digest_size=12)
         if self.remote:
             digest.update(self._source.encode())
             return digest.hexdigest()
-        # Some folders hold the weights in both formats; the first is the one that is loaded.
+        # Some folders hold the weights in both formats; the first format is loaded.
         files = next(filter(None, (sorted(self.folder.glob(pattern)) for pattern in _WEIGHTS)), [])
         if not files:
             raise StoreError(f"{self.name} has no weight files; name a sentence-transformers folder or hub model")
@@ -80,37 +81,37 @@ class Embedder:
 
     @cached_property
     def dim(self) -> int:
-        """The length of a vector, read from the model's configuration where that says it."""
+        """Return the length of a vector, read from the model's configuration if it is there."""
         return (None if self.remote else _configured_dim(self.folder)) or len(self.encode_queries(["probe"])[0])
 
     def encode_documents(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors of items: (n, dim) float32, rows of length 1."""
+        """Encode the texts of items: (n, dim) float32, rows of length 1."""
         return self._encode("encode_document", texts)
 
     def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors of queries, with the model's query prompt where it has one: (n, dim) float32, rows of length 1.
+        """Encode queries, with the model's query prompt if it has one: (n, dim) float32, rows of length 1.
 
-        A few texts at a time are remembered; and those of threads that wait for each other are encoded together, at little
-        more than the cost of one.
+        Vectors of small batches are cached, and texts of threads that wait for each other are encoded in one batch, which costs
+        little more than one text.
         """
         if not texts or len(texts) > _FEW:
             return self._encode("encode_query", texts)
         found: dict[str, np.ndarray] = {}
-        while self._find(texts, found):
+        while self._find_cached(texts, found):
             with self._turn:
                 with self._recent_guard:
                     batch, self._waiting = list(self._waiting), {}
                 if not batch:
-                    continue  # whoever had the turn before encoded these too
+                    continue  # the thread before encoded these texts too
                 vectors = self._encode("encode_query", batch)
                 with self._recent_guard:
                     self._recent |= zip(batch, vectors, strict=True)
-                    for old in list(self._recent)[: max(0, len(self._recent) - _REMEMBERED)]:
+                    for old in list(self._recent)[: max(0, len(self._recent) - _CACHED)]:
                         del self._recent[old]
         return np.stack([found[text] for text in texts])
 
-    def _find(self, texts: Sequence[str], found: dict[str, np.ndarray]) -> bool:
-        """Put those that are remembered into `found`; the others, if any, wait for the next turn."""
+    def _find_cached(self, texts: Sequence[str], found: dict[str, np.ndarray]) -> bool:
+        """Put the cached vectors into `found`; return whether any text is missing, after adding those to the waiting ones."""
         with self._recent_guard:
             found |= {text: self._recent[text] for text in texts if text in self._recent}
             missing = [text for text in texts if text not in found]
@@ -118,22 +119,24 @@ class Embedder:
         return bool(missing)
 
     def untrained(self, vectors: np.ndarray) -> np.ndarray | None:
-        """This model's vectors, (n, dim), as they were before `evoke train retriever` first taught it: (n, dim), rows of length 1.
-        None for a model that was not taught."""
+        """Map this model's vectors, (n, dim), to those of the encoder before its first training: (n, dim), rows of length 1.
+
+        Returns None for a model that was not trained by `evoke train retriever`.
+        """
         return None if self.turn_back is None else turned(vectors, self.turn_back)
 
     @cached_property
     def turn_back(self) -> np.ndarray | None:
-        """(dim, dim): what `untrained` turns vectors by."""
+        """Return the (dim, dim) matrix that `untrained` multiplies vectors by; None for a model that was not trained."""
         file = None if self.remote else self.folder / UNTRAINED
         return np.load(file) if file and file.is_file() else None
 
     def truncated(self, texts: Sequence[str]) -> int:
-        """How many of the texts are longer than the model reads (0 for a URL, which does not say)."""
+        """Return how many of the texts are longer than the model reads (0 for a URL, which does not say)."""
         limit = None if self.remote else self._model.max_seq_length
         if not limit:
             return 0
-        # A token is at least one character: a text shorter than the limit, special tokens included, is never cut.
+        # A token has at least one character, so a shorter text is never cut; the model adds two special tokens.
         long = [text for text in texts if len(text) > limit - 2]
         if not long:
             return 0
@@ -145,16 +148,16 @@ class Embedder:
         if not texts:
             return np.zeros((0, self.dim), dtype=np.float32)
         if self.remote:
-            return _unit(self._ask(texts))
+            return _normalise(self._request(texts))
         model = self._model
-        # The fast tokenizers must not be used by two threads at once.
+        # Two threads must not use a fast tokenizer at once.
         with self._encoding:
             vectors = getattr(model, method)(list(texts), batch_size=32, show_progress_bar=False)
-        return _unit(vectors)
+        return _normalise(vectors)
 
     @cached_property
     def folder(self) -> Path:
-        """Where the model lies on this machine; downloaded if need be."""
+        """Return the model's folder on this machine; download the model if needed."""
         folder = Path(self._source).expanduser()
         if folder.is_dir():
             return folder
@@ -162,9 +165,9 @@ class Embedder:
             spec = find_spec(_PACKAGE)
             if spec is not None and spec.submodule_search_locations:
                 return Path(spec.submodule_search_locations[0]) / "model"
-        return self._downloaded()
+        return self._download()
 
-    def _downloaded(self) -> Path:
+    def _download(self) -> Path:
         from huggingface_hub import snapshot_download
 
         name = _HUB_NAME if self._source == DEFAULT else self._source
@@ -182,7 +185,7 @@ class Embedder:
                 else "name its folder (EVOKE_EMBEDDING_MODEL)"
             )
             raise StoreError(
-                f"the embedding model {self._source} is not here and cannot be downloaded: {remedy}"
+                f"the embedding model {self._source} is not on this machine and cannot be downloaded: {remedy}"
             ) from error
 
     @cached_property
@@ -202,7 +205,7 @@ class Embedder:
         dtype = torch.bfloat16 if has_bfloat16(device) else torch.float32
         return SentenceTransformer(str(self.folder), device=device, model_kwargs={"dtype": dtype})
 
-    def _ask(self, texts: Sequence[str]) -> np.ndarray:
+    def _request(self, texts: Sequence[str]) -> np.ndarray:
         import os
 
         from openai import OpenAI, OpenAIError
@@ -222,12 +225,12 @@ class Embedder:
 
 
 def turned(vectors: np.ndarray, turn: np.ndarray) -> np.ndarray:
-    """(n, dim) unit vectors turned by (dim, dim), of length 1 again."""
-    return _unit(np.asarray(vectors) @ turn.T)
+    """Multiply (n, dim) unit vectors by a (dim, dim) matrix, and scale them to length 1 again."""
+    return _normalise(np.asarray(vectors) @ turn.T)
 
 
 def has_bfloat16(device: str) -> bool:
-    """Whether bfloat16 is quicker there than float32."""
+    """Return whether bfloat16 is faster than float32 on this torch device."""
     if device.startswith("cuda"):
         import torch
 
@@ -241,7 +244,7 @@ def has_bfloat16(device: str) -> bool:
 
 
 def _hash_weights(file: Path, digest: Any) -> None:
-    """Hash a file whole, or, where it is big, its length and pieces spread evenly: new weights differ everywhere."""
+    """Hash a whole file; of a big one its length and evenly spread samples, as different weights differ everywhere."""
     size = file.stat().st_size
     digest.update(f"{file.name}:{size}".encode())
     with file.open("rb") as weights:
@@ -255,21 +258,21 @@ def _hash_weights(file: Path, digest: Any) -> None:
 
 
 def _configured_dim(folder: Path) -> int | None:
-    """The vector length by the last module that sets one: Dense, else Pooling."""
+    """Return the vector length that the last module with one sets: Dense, else Pooling."""
     dim = None
-    for module in _json(folder / "modules.json", []):
-        settings = _json(folder / module.get("path", "") / "config.json", {})
+    for module in _read_json(folder / "modules.json", []):
+        settings = _read_json(folder / module.get("path", "") / "config.json", {})
         dim = settings.get("out_features") or settings.get("word_embedding_dimension") or dim
     return dim
 
 
-def _json(path: Path, default: Any) -> Any:
+def _read_json(path: Path, default: Any) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return default
 
 
-def _unit(vectors: Any) -> np.ndarray:
+def _normalise(vectors: Any) -> np.ndarray:
     rows = np.asarray(vectors, dtype=np.float32)
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

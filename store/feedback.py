@@ -1,12 +1,11 @@
-"""Which events speak for their item.
+"""The rule for positive feedback: which events say that a user liked the item.
 
-By kind where it is given: view and like do, dislike, hide and seen do not. Else by rating: on a 5-point scale from 4 up,
-on any other at or above the user's own mean; an event without a rating speaks for its item.
+The kind decides where it is given: view and like are positive; dislike, hide and seen are not. Otherwise the rating decides:
+on a 5-point scale from 4 up, on any other scale from the user's own mean up. An event with neither is positive.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ import numpy as np
 
 from store.records import Event
 
-_GOOD = ("view", "like")
+_POSITIVE = ("view", "like")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,28 +25,28 @@ class Scale:
 
     @property
     def five_points(self) -> bool:
-        """Whether this looks like stars out of five. Likes as 0 and 1, marks out of three or ten do not."""
+        """Return whether this looks like a 5-point scale. Ratings of 0 and 1, or up to three or ten, do not."""
         return self.low is not None and self.high is not None and self.low >= 0 and 3 < self.high <= 5
 
 
 def positive_events(events: Sequence[Event], scale: Scale) -> list[Event]:
-    """The events that speak for their item, in their order; a user's mean is over the events given."""
-    ratings = defaultdict(list)
-    for event in events:
-        if event.rating is not None:
-            ratings[event.user].append(event.rating)
-    bars = {user: 4.0 if scale.five_points else float(np.mean(given)) for user, given in ratings.items()}
-    return [event for event in events if _speaks(event, bars.get(event.user, 0.0))]
-
-
-def _speaks(event: Event, bar: float) -> bool:
-    if event.kind is not None:
-        return event.kind in _GOOD
-    return event.rating is None or event.rating >= bar
+    """Return the positive events, in their order. A user's mean rating is taken over the events given."""
+    codes: dict[str, int] = {}
+    users = np.array([codes.setdefault(event.user, len(codes)) for event in events], dtype=np.int64)
+    ratings = np.array([np.nan if event.rating is None else event.rating for event in events], dtype=np.float64)
+    kinds = np.array([event.kind or "" for event in events], dtype=object)
+    return [event for event, keep in zip(events, positive_mask(users, ratings, kinds, scale), strict=True) if keep]
 
 
 def positive_mask(users: np.ndarray, ratings: np.ndarray, kinds: np.ndarray, scale: Scale) -> np.ndarray:
-    """The same rule over columns: user codes (n,), ratings (n,) with NaN for none, kinds (n,) with "" for none."""
+    """Return which events are positive, (n,) bool.
+
+    Args:
+        users: (n,) int, each event's user as a code from 0 on.
+        ratings: (n,) float, NaN for none.
+        kinds: (n,) text, "" for none.
+        scale: the scale of the ratings.
+    """
     if not len(users):
         return np.zeros(0, dtype=bool)
     rated = ~np.isnan(ratings)
@@ -56,5 +55,6 @@ def positive_mask(users: np.ndarray, ratings: np.ndarray, kinds: np.ndarray, sca
     else:
         counts = np.bincount(users[rated], minlength=users.max() + 1)
         sums = np.bincount(users[rated], weights=ratings[rated], minlength=users.max() + 1)
-        bars = (sums / np.maximum(counts, 1))[users]
-    return np.where(kinds == "", ~rated | (ratings >= bars), np.isin(kinds, _GOOD))
+        # A mean of equal ratings may come out a rounding error above them.
+        bars = (sums / np.maximum(counts, 1))[users] - 1e-9
+    return np.where(kinds == "", ~rated | (ratings >= bars), np.isin(kinds, _POSITIVE))

@@ -1,4 +1,4 @@
-"""Every value of a catalog's fields, and where its numbers lie: what words in a conversation can mean here."""
+"""All values of a catalog's metadata fields, for reading the words of a conversation."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """`strings[field]` counts the items that hold each text; `quantiles[field]` are a third, half and two thirds up its numbers.
+    """The values of the items that are not hidden.
 
-    Hidden items are left out.
+    `strings[field]` maps each text to the number of items that have it; `quantiles[field]` holds the numbers at 1/3, 1/2 and 2/3.
     """
 
     strings: dict[str, dict[str, int]]
@@ -28,7 +28,7 @@ class Values:
 
     @classmethod
     def of(cls, catalog: Catalog) -> Values:
-        """The values of the catalog as it stands now, kept beside it."""
+        """Return the values of the present catalog, from the cache if they are there."""
         return kept(catalog.derived_in, "values", catalog.version, lambda: _build(catalog), _save, _load)
 
 
@@ -47,11 +47,11 @@ def _build(catalog: Catalog) -> Values:
                     numbers.setdefault(name, []).append(float(one))
     return Values(
         {name: dict(counts.most_common()) for name, counts in strings.items()},
-        {name: _thirds(found) for name, found in numbers.items()},
+        {name: _quantiles(found) for name, found in numbers.items()},
     )
 
 
-def _thirds(numbers: list[float]) -> tuple[float, float, float]:
+def _quantiles(numbers: list[float]) -> tuple[float, float, float]:
     low, middle, high = (float(q) for q in np.quantile(numbers, (1 / 3, 1 / 2, 2 / 3), method="nearest"))
     return low, middle, high
 

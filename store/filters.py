@@ -1,8 +1,8 @@
-"""Filters over metadata: checked against the catalog's own fields, and put into the form that Chroma takes.
+"""Filters over metadata: check them against the catalog's own fields, and convert them to the form that Chroma takes.
 
 The language is Chroma's: `{"year": {"$gte": 1980}, "genre": "Drama"}`, with `$and`, `$or`, `$eq`, `$ne`, `$gt`, `$gte`, `$lt`,
-`$lte`, `$in`, `$nin`, `$contains`, `$not_contains`. On a field that holds lists, equality and `$in` ask for an element; an item
-that has one value there is taken as a list of one.
+`$lte`, `$in`, `$nin`, `$contains`, `$not_contains`. On a field of lists, equality and `$in` ask for an element; an item with a
+single value there counts as a list of one.
 """
 
 from __future__ import annotations
@@ -25,18 +25,17 @@ _EQUAL = {"$eq", "$ne"}
 _MEMBER = {"$in", "$nin"}
 _NEGATIVE = {"$ne", "$nin", "$not_contains"}
 _TOP_VALUES = 100
-# Chroma refuses filters of more than 60 levels, SQLite conditions nested 1000 deep (each element of a list is one, and those of
-# an $or or $and nest), and statements of more than 32766 values.
+# Chroma refuses filters of more than 60 levels. SQLite refuses conditions nested 1000 deep (each element of a list is one, and
+# those of an $or or $and nest), and statements of more than 32766 values.
 _DEEPEST, _MOST_CONDITIONS, _MOST_ELEMENTS, _MOST_VALUES = 50, 800, 500, 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One metadata field of the catalog: `count` items have it.
+    """A metadata field of the catalog; `count` items have it.
 
-    `values` are its most frequent strings (of a list: its elements), each with how many items have it; `low` and `high`
-    bound its numbers.
-    `elements` is the type that a list's elements have: where items differ, text.
+    `values` maps its most frequent texts (elements, if it holds lists) to the number of items that have them; `low` and `high`
+    bound its numbers. `elements` is the type of a list's elements: text if they differ.
     """
 
     type: FieldType
@@ -48,7 +47,7 @@ class Field:
 
 
 def fields_of(items: Iterable[Item]) -> dict[str, Field]:
-    """The metadata fields of the items, most frequent first."""
+    """Return the metadata fields of the items, most frequent first."""
     found: dict[str, _Tally] = {}
     for item in items:
         for name, value in item.metadata.items():
@@ -57,13 +56,13 @@ def fields_of(items: Iterable[Item]) -> dict[str, Field]:
 
 
 def save_fields(fields: Mapping[str, Field], folder: Path) -> None:
-    """Keep the fields in a folder."""
+    """Write the fields into a folder."""
     rows = {name: asdict(field) for name, field in fields.items()}
     (folder / "schema.json").write_text(json.dumps(rows), encoding="utf-8")
 
 
 def load_fields(folder: Path) -> dict[str, Field]:
-    """The fields that `save_fields` kept."""
+    """Read the fields that `save_fields` wrote."""
     rows = json.loads((folder / "schema.json").read_text(encoding="utf-8"))
     return {name: Field(**row) for name, row in rows.items()}
 
@@ -104,7 +103,7 @@ class _Tally:
 
 
 def normalised(where: Mapping[str, Any] | None, schema: Mapping[str, Field]) -> dict[str, Any] | None:
-    """The filter as Chroma takes it, or None where it excludes nothing. Raises StoreError naming what is wrong with it."""
+    """Return the filter in the form that Chroma takes, or None if it excludes nothing. Raises StoreError, naming the fault."""
     clause = _filter(where, schema, 1)
     if clause is not None:
         _check_size(clause)
@@ -117,7 +116,9 @@ def _filter(where: Any, schema: Mapping[str, Field], level: int) -> dict[str, An
     if not isinstance(where, Mapping):
         raise StoreError('a filter is an object such as {"year": {"$gte": 1980}}')
     _check_depth(level)
-    return _joined("$and", [clause for name, value in where.items() for clause in _clauses(name, value, schema, level)])
+    return _combine(
+        "$and", [clause for name, value in where.items() for clause in _clauses(name, value, schema, level)]
+    )
 
 
 def _check_depth(level: int) -> None:
@@ -153,7 +154,7 @@ def _clauses(name: str, value: Any, schema: Mapping[str, Field], level: int) -> 
         parts = [_filter(part, schema, level + 1) for part in value]
         if name == "$or" and None in parts:
             return []
-        joined = _joined(name, [part for part in parts if part is not None])
+        joined = _combine(name, [part for part in parts if part is not None])
         return [] if joined is None else [joined]
     if name not in schema:
         raise StoreError(_unknown_field(name, schema))
@@ -170,30 +171,32 @@ def _clause(name: str, operator: str, operand: Any, field: Field) -> dict[str, A
         most = _MOST_ELEMENTS if field.type == "list" else _MOST_VALUES
         if len(operand) > most:
             raise StoreError(f'{operator} on "{name}" got {len(operand)} values, and {most} are the most; give fewer')
-        values = [_value(name, operator, value, field) for value in operand]
-        return _element(name, operator, values) if field.type == "list" else {name: {operator: values}}
+        values = [_convert_operand(name, operator, value, field) for value in operand]
+        return _list_clause(name, operator, values) if field.type == "list" else {name: {operator: values}}
     if operator not in _ORDER | _EQUAL | _ELEMENT:
         raise StoreError(
             f'"{operator}" is no filter operator: use {", ".join(sorted(_ORDER | _EQUAL | _ELEMENT | _MEMBER))}'
         )
     if operator in _ORDER and field.type not in ("int", "float"):
-        raise StoreError(f'{operator} needs a field of numbers, and "{name}" holds {_holds(field)}')
+        raise StoreError(f'{operator} needs a field of numbers, and "{name}" holds {_type_in_words(field)}')
     if operator in _ELEMENT and field.type != "list":
-        raise StoreError(f'{operator} needs a field of lists, and "{name}" holds {_holds(field)}: use $eq or $in')
-    value = _value(name, operator, operand, field)
-    return _element(name, operator, [value]) if field.type == "list" else {name: {operator: value}}
+        raise StoreError(
+            f'{operator} needs a field of lists, and "{name}" holds {_type_in_words(field)}: use $eq or $in'
+        )
+    value = _convert_operand(name, operator, operand, field)
+    return _list_clause(name, operator, [value]) if field.type == "list" else {name: {operator: value}}
 
 
-def _element(name: str, operator: str, values: list[Any]) -> dict[str, Any]:
-    """Asks a field of lists for any of the values, or for none: Chroma's `$contains` passes over items with one value there."""
+def _list_clause(name: str, operator: str, values: list[Any]) -> dict[str, Any]:
+    """Ask a field of lists for any of the values, or for none; also as single values, which Chroma's `$contains` does not match."""
     element, one, join = ("$not_contains", "$nin", "$and") if operator in _NEGATIVE else ("$contains", "$in", "$or")
     return {join: [*({name: {element: value}} for value in values), {name: {one: values}}]}
 
 
-def _value(name: str, operator: str, value: Any, field: Field) -> Any:
-    """The operand in the type that the field is stored in: all numbers are stored as floats."""
+def _convert_operand(name: str, operator: str, value: Any, field: Field) -> Any:
+    """Return the operand in the type that the field is stored in: all numbers are stored as floats."""
     wanted = field.elements if field.type == "list" else field.type
-    # No item holds such a value, and its digits or halves of characters are nothing to repeat.
+    # No item can have such a value; the message does not repeat it, since it may be long or unprintable.
     if isinstance(value, int | float) and not isinstance(value, bool) and not is_number(value):
         raise StoreError(f'{operator} on "{name}" got a number that is not finite or beyond 64 bits; give another')
     if isinstance(value, str) and (problem := text_fault(value)):
@@ -205,15 +208,15 @@ def _value(name: str, operator: str, value: Any, field: Field) -> Any:
     if wanted in ("int", "float", "number") and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     given = repr(value)[:80] if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
-    raise StoreError(f'{operator} on "{name}" got {given}, and the field holds {_holds(field)}')
+    raise StoreError(f'{operator} on "{name}" got {given}, and the field holds {_type_in_words(field)}')
 
 
-def _holds(field: Field) -> str:
+def _type_in_words(field: Field) -> str:
     one = {"str": "text", "int": "numbers", "float": "numbers", "bool": "true or false", "number": "numbers"}
     return f"lists of {one[field.elements or 'str']}" if field.type == "list" else one[field.type]
 
 
-def _joined(operator: str, clauses: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _combine(operator: str, clauses: list[dict[str, Any]]) -> dict[str, Any] | None:
     if len(clauses) < 2:
         return clauses[0] if clauses else None
     return {operator: clauses}

@@ -1,4 +1,4 @@
-"""What people did and said, and the profiles worked out from it: SQLite in the store's folder, or PostgreSQL by URL."""
+"""The events of users, their cached profiles and stored conversations: SQLite in the store's folder, or PostgreSQL by URL."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ _BATCH = 2000
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """What `History.add` did. `future`: how many of the events lie in the future by this machine's clock."""
+    """The result of `History.add`: events added, and those that were stored before. `future` counts those whose time has not come
+    by this machine's clock."""
 
     added: int = 0
     duplicates: int = 0
@@ -36,7 +37,8 @@ class Added:
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """The rows that were deleted, by table. `scrubbed`: the files were cleared of them, or of what was deleted before."""
+    """The result of `History.forget`: deleted rows by table. `scrubbed` says that the database's files were cleared of deleted
+    rows, these or those of an interrupted call."""
 
     rows: dict[str, int] = field(default_factory=dict)
     scrubbed: bool = False
@@ -46,8 +48,8 @@ class Forgotten:
 
 
 @dataclass(frozen=True, slots=True)
-class Cached:
-    """A stored profile and the history it was made from; `exact` where that is the very history asked for."""
+class CachedProfile:
+    """A stored profile and the history (item ids) it was made from. `exact` says that this is the whole history asked for."""
 
     profile: dict[str, Any]
     history: list[str]
@@ -56,7 +58,10 @@ class Cached:
 
 @dataclass(frozen=True, slots=True)
 class Interactions:
-    """Positive events in (user, time) order: codes into `user_ids` and `item_ids`, one row per event."""
+    """Positive events in (user, time) order, one row each.
+
+    `users` and `items` (n,) are codes, positions in `user_ids` and `item_ids`; `timestamps` is (n,).
+    """
 
     users: np.ndarray
     items: np.ndarray
@@ -69,7 +74,7 @@ class Interactions:
 
 
 def interactions_of(events: Sequence[Event]) -> Interactions:
-    """The positive ones of these events, in (user, time) order; their own ratings tell the scale."""
+    """Return the positive ones of these events; the scale of ratings is taken from the events themselves."""
     ratings = [event.rating for event in events if event.rating is not None]
     scale = Scale(min(ratings), max(ratings)) if ratings else Scale(None, None)
     chosen = sorted(positive_events(events, scale), key=lambda event: (event.user, event.timestamp))
@@ -80,17 +85,18 @@ def interactions_of(events: Sequence[Event]) -> Interactions:
 
 
 class History:
-    """The events and cached profiles of one store. Open it with `History.open`."""
+    """The events, cached profiles and conversations of one store. Open it with `History.open`."""
 
     def __init__(self, url: str) -> None:
-        self._engine = tables.engine(url)
+        self._engine = tables.open_engine(url)
         self._scale: tuple[str, Scale] | None = None
 
     @classmethod
     def open(cls, place: str | Path) -> History:
-        """The history in a store folder (SQLite), or in the database of a URL (`postgresql://...`).
+        """Open the history in a store folder (SQLite), or in the database of a URL (`postgresql://...`).
 
-        Raises MissingExtra where PostgreSQL's driver is not installed, and StoreError where the database does not answer.
+        Tables and columns that an older version did not have are added. Raises MissingExtra if PostgreSQL's driver is not
+        installed, and StoreError if the database does not answer.
         """
         if "://" in str(place):
             return cls(str(place))
@@ -103,17 +109,17 @@ class History:
 
     @property
     def local(self) -> bool:
-        """Whether this is SQLite, all of whose files are ours to rewrite."""
+        """Return whether this is SQLite, whose files Evoke may rewrite."""
         return self._engine.dialect.name == "sqlite"
 
     @property
     def version(self) -> str:
-        """Changes whenever events do."""
+        """Return a text that changes whenever the events change."""
         with self._read() as db:
             return str(db.scalar(tables.meta.select().with_only_columns(tables.meta.c.value)))
 
     def add(self, events: Iterable[Event]) -> Added:
-        """Add the events that are not there yet, a batch at a time. Raises StoreError for an event that cannot be kept."""
+        """Add the events that are not stored yet, a batch at a time. Raises StoreError for an event that cannot be stored."""
         now, source = time.time(), iter(events)
         added = total = future = 0
         while batch := list(islice(source, _BATCH)):
@@ -121,7 +127,7 @@ class History:
                 if problem := event_fault(event):
                     raise StoreError(f'event of user "{event.user}": {problem}; correct it and add it again')
             with self._write() as db:
-                idempotency.expire(db)
+                idempotency.expire_answers(db)
                 new = tables.insert_new_events(db, [_row(event) for event in batch])
                 if new:
                     _touch(db)
@@ -131,25 +137,33 @@ class History:
         return Added(added, total - added, future)
 
     def add_once(self, key: str, digest: str, events: Sequence[Event], answer: dict[str, Any]) -> dict[str, Any]:
-        """Add the events and keep `answer` under the key, together; or return what was kept there, adding nothing.
+        """Add the events and store `answer` under the key, in one transaction; return the answer.
 
-        Raises OtherContent (see `store.idempotency`) where the key was used with another `digest`.
+        If the key is known, nothing is added, and the answer stored before is returned.
+
+        Args:
+            key: the client's idempotency key.
+            digest: a hash of what the client sent.
+            events: the events to add.
+            answer: what to answer, as JSON values.
+
+        Raises OtherContent (see `store.idempotency`) if the key was used with another `digest`.
         """
         with self._write() as db:
-            before = idempotency.keep(db, key, digest, answer)
+            before = idempotency.keep_answer(db, key, digest, answer)
             if before is None and events and tables.insert_new_events(db, [_row(event) for event in events]):
                 _touch(db)
         return answer if before is None else before
 
     def of(self, user: str, limit: int | None = None) -> list[Event]:
-        """The user's events, the oldest first, or the last `limit` of them."""
+        """Return the user's events, oldest first, or only the latest `limit` of them."""
         events = tables.events
         query = events.select().where(events.c.user_id == user).order_by(events.c.timestamp.desc(), events.c.id.desc())
         with self._read() as db:
             return [_event(row) for row in db.execute(query.limit(limit))][::-1]
 
     def users(self) -> list[str]:
-        """Everyone who has an event, in order of their ids."""
+        """Return the ids of all users with an event, sorted."""
         column = tables.events.c.user_id
         with self._read() as db:
             return sorted(db.scalars(tables.events.select().with_only_columns(column).distinct()))
@@ -159,12 +173,12 @@ class History:
             return tables.count(db, tables.events)
 
     def positive(self, events: Sequence[Event]) -> list[Event]:
-        """The events that speak for their item: see `store.feedback` for the rule."""
+        """Return the positive ones of these events, by the rule of `store.feedback` and this history's scale."""
         return positive_events(events, self.scale)
 
     @property
     def scale(self) -> Scale:
-        """The scale of this history's ratings."""
+        """Return the scale of this history's ratings."""
         version = self.version
         if self._scale is None or self._scale[0] != version:
             with self._read() as db:
@@ -172,7 +186,7 @@ class History:
         return self._scale[1]
 
     def interactions(self, splits: Collection[str] | None = None) -> Interactions:
-        """All positive events, or those of some splits of a benchmark."""
+        """Return all positive events, or only those of these splits of a benchmark."""
         with self._read() as db:
             columns = tables.event_columns(db, splits)
         users, user_ids = _codes(columns["user_id"])
@@ -182,21 +196,34 @@ class History:
         times = np.array(columns["timestamp"], dtype=np.float64)
         return Interactions(users[keep], items[keep], times[keep], user_ids, item_ids)
 
-    def profile(self, user: str | None, history: Sequence[str], model: str, fingerprint: str) -> Cached | None:
-        """The profile stored for this history, model and prompts; for a known user else that of the history's beginning."""
+    def profile(self, user: str | None, history: Sequence[str], model: str, fingerprint: str) -> CachedProfile | None:
+        """Return the cached profile of this history, or, for a known user, of a beginning of it; None if there is none.
+
+        Args:
+            user: the user's id; None for a history without a user.
+            history: item ids, oldest first.
+            model: the key of the model that wrote the profile.
+            fingerprint: the fingerprint of the prompts that it was asked with.
+        """
         with self._read() as db:
             row = tables.profile_row(db, user, _key(user, history), model, fingerprint)
         if row is None:
             return None
-        before = json.loads(row.history)
+        try:
+            before, profile = json.loads(row.history), json.loads(row.profile)
+        except ValueError:
+            return None  # it is written anew
         if list(history[: len(before)]) != before or (history and not before):
             return None
-        return Cached(json.loads(row.profile), before, exact=len(before) == len(history))
+        return CachedProfile(profile, before, exact=len(before) == len(history))
 
     def save_profile(
         self, user: str | None, history: Sequence[str], model: str, fingerprint: str, profile: dict[str, Any]
     ) -> None:
-        """Keep the profile in place of the former one of this user (or this history), model and prompts."""
+        """Store a profile, as JSON values, in place of the former one of this user (or history), model and prompts.
+
+        The other arguments are those of `profile`. Nothing is stored for a user without events.
+        """
         row = {
             "user_id": user,
             "key": _key(user, history),
@@ -208,42 +235,49 @@ class History:
         with self._write() as db:
             tables.replace_profile(db, row)
 
-    def session(self, id: str, known: int = 0) -> sessions.Kept | None:
-        """The conversation kept under this id; None where there is none, or where `known` is its version already."""
+    def session(self, id: str, known: int = 0) -> sessions.StoredSession | None:
+        """Return the conversation with this id; None if there is none, or if its version is still `known`."""
         with self._read() as db:
-            return None if known and sessions.version_of(db, id) == known else sessions.read(db, id)
+            return None if known and sessions.read_version(db, id) == known else sessions.read(db, id)
 
     def save_session(self, id: str, user: str | None, state: str, version: int) -> int | None:
-        """Keep a conversation that was read as `version` (0: new). Returns its new version, None where another wrote first."""
+        """Store the next state of a conversation; return its new version, or None if another process wrote it first.
+
+        Args:
+            id: the conversation's id.
+            user: whose conversation it is, if that is known.
+            state: the state as JSON text.
+            version: the version that the state was made from; 0 for a new conversation.
+        """
         with self._write() as db:
             return sessions.write(db, id, user, state, version)
 
     def knows(self, user: str) -> bool:
-        """Whether anything is kept about the user, be it only in the files, where forgetting them was cut off."""
+        """Return whether anything of the user is stored, if only in the database's files, after `forget` was interrupted."""
         with self._read() as db:
             return tables.knows_user(db, user)
 
     def forget(self, user: str) -> Forgotten:
-        """Delete everything of the user, for good: in SQLite from every byte, in PostgreSQL from the tables, vacuumed.
+        """Delete everything of the user: in SQLite from every byte of the files, in PostgreSQL from the vacuumed tables.
 
-        Raises StoreBusy where another process reads SQLite's log, which then cannot be emptied: the rows are gone nevertheless,
-        and running it again finishes the work.
+        Raises StoreBusy if another process reads SQLite's log, which cannot be emptied then. The rows are deleted even so, and
+        calling it again finishes the work.
         """
         with self._write() as db:
-            idempotency.expire(db)
-            rows, due = tables.delete_user(db, user)
+            idempotency.expire_answers(db)
+            rows, hashes = tables.delete_user(db, user)
             if any(rows.values()):
                 _touch(db)
-        if not due:
+        if not hashes:
             return Forgotten(rows)
         if not tables.scrub(self._engine):
             raise StoreBusy("the rows are deleted, but another process holds the log; stop it, and run forget again")
         with self._write() as db:
-            tables.scrubbed(db, due)
+            tables.note_scrubbed(db, hashes)
         return Forgotten(rows, scrubbed=True)
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close the connections to the database."""
         self._engine.dispose()
 
     def __enter__(self) -> History:
@@ -253,18 +287,19 @@ class History:
         self.close()
 
     def _read(self) -> Any:
-        return tables.session(self._engine, write=False)
+        return tables.transaction(self._engine, write=False)
 
     def _write(self) -> Any:
-        return tables.session(self._engine, write=True)
+        return tables.transaction(self._engine, write=True)
 
 
 def database_of(folder: Path) -> str:
-    """The URL of the database of a store folder's history."""
+    """Return the URL of the database that holds a store folder's history."""
     return paths.about(folder).get("database") or f"sqlite:///{folder.absolute() / 'history.db'}"
 
 
 def _touch(db: Connection) -> None:
+    """Give the history a new version."""
     db.execute(tables.meta.update().values(value=uuid.uuid4().hex[:16]))
 
 
@@ -290,7 +325,7 @@ def _key(user: str | None, history: Sequence[str]) -> str:
 
 
 def _codes(values: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    """Each value as its place among the distinct values, in order of first appearance."""
-    places_of: dict[str, int] = {}
-    codes = np.fromiter((places_of.setdefault(value, len(places_of)) for value in values), dtype=np.int32)
-    return codes, list(places_of)
+    """Return the distinct values in order of first appearance, and each value's position among them, (n,) int32."""
+    positions: dict[str, int] = {}
+    codes = np.fromiter((positions.setdefault(value, len(positions)) for value in values), dtype=np.int32)
+    return codes, list(positions)

@@ -1,16 +1,18 @@
-"""A dataset into a store: check everything, then write, so that a refusal leaves the store as it was."""
+"""Index a dataset into a store: check everything first, then write, so that bad data leaves the store as it was."""
 
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from store import paths
+from store import locks, paths
 from store.catalog import Catalog
 from store.cooccurrence import Cooccurrence
 from store.embedder import Embedder
@@ -22,7 +24,7 @@ from store.readers import Problems
 from store.reembed import sweep
 from store.writer import Upserted
 
-# Chroma's log and index, the snapshot, and SQLite's write-ahead log hold each vector, each text several times over.
+# Chroma's log and index, the snapshot and SQLite's write-ahead log hold each vector and each text several times.
 _COPIES_OF_VECTOR, _COPIES_OF_TEXT, _PER_ITEM, _PER_EVENT = 5, 6, 2000, 400
 _ROOM_TO_WORK = 4 << 20
 
@@ -31,8 +33,8 @@ log = logging.getLogger("evoke")
 
 @dataclass(frozen=True, slots=True)
 class Indexed:
-    """What `index` did. `gone`: items that the store still has and the file no longer; `pruned`: those that were removed, none
-    where rows of items were skipped."""
+    """The result of `index`. `gone` counts items that are in the store and no longer in the file, `pruned` those of them that were
+    removed (none if rows of items were skipped)."""
 
     store: Path
     items: Upserted
@@ -63,19 +65,30 @@ def index(
     database: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Indexed:
-    """Bring the store up to date with the dataset, and refresh what is derived from it.
+    """Bring the store up to date with the dataset, and refresh the data derived from it.
 
-    Items that have not changed cost nothing, and a run that was killed goes on where it stopped. `chroma` and `database`
-    are the URLs of a Chroma server and of PostgreSQL, remembered by the store. `progress(done, total)` counts items.
-    Nothing is pruned where rows of the items file were skipped: what is gone, and what is broken, cannot be told apart then.
-    Raises StoreError, in one line that names file, line and remedy; nothing is written then unless the disk failed half-way.
+    Unchanged items cost nothing, and a call after an interruption continues where it stopped.
+
+    Args:
+        dataset: the dataset's folder, or one of its files.
+        store: the store's folder.
+        prune: remove items that are no longer in the items file. Nothing is removed if rows of it were skipped, since a skipped
+            row may be that of an item.
+        on_error: "stop" refuses the dataset at its first broken row; "skip" reports broken rows and goes on.
+        embedder: the embedding model; by default that of the store.
+        chroma: the URL of a Chroma server for the vectors; written into `store.json`.
+        database: the URL of a PostgreSQL database for the events; written into `store.json`.
+        progress: `progress(done, total)` is called with numbers of items.
+
+    Raises StoreError, in one line that names file, line and remedy. Nothing is written then, unless the disk failed during the
+    write.
     """
     files = find_dataset(Path(dataset))
     store = Path(store).expanduser()
     checked = _check(files, on_error, store, embedder, chroma)
     urls = {name: url for name, url in (("chroma", chroma), ("database", database)) if url}
-    with _folder(store):
-        _reserve(store, checked, embedder)
+    with _locked_folder(store):
+        reserve(store, *_needed_room(store, checked, embedder))
         with (
             Catalog.open(store, embedder=embedder, chroma=chroma) as catalog,
             History.open(database or store) as history,
@@ -85,7 +98,7 @@ def index(
             refresh(catalog, history)
             paths.describe(store, _facts(catalog, history))
         sweep(store)
-    paths.remember(store)
+    paths.remember_last_store(store)
     return Indexed(store, *done, checked.problems, checked.skipped_items)
 
 
@@ -98,12 +111,12 @@ def _write(
     progress: Callable[[int, int], None] | None,
 ) -> tuple[Upserted, Added, int, int]:
     upserted, added, gone, pruned = Upserted(), Added(), 0, 0
-    # What is wrong with the rows was told by the check.
-    told = Problems("skip")
+    # The check has reported the broken rows.
+    reported = Problems("skip")
     if files.items:
         total = len(checked.ids)
         advance = (lambda done, _: progress(done, total)) if progress else None
-        upserted = catalog.upsert(read_items(files.items, told), progress=advance)
+        upserted = catalog.upsert(read_items(files.items, reported), progress=advance)
         left = sorted(set(catalog.ids()) - checked.ids)
         if prune and checked.skipped_items:
             log.warning(
@@ -114,7 +127,7 @@ def _write(
         pruned = catalog.delete(left) if prune and not checked.skipped_items else 0
         gone = len(left) - pruned
     if files.events:
-        added = history.add(read_events(files.events, checked.ids, told))
+        added = history.add(read_events(files.events, checked.ids, reported))
     return upserted, added, gone, pruned
 
 
@@ -130,7 +143,7 @@ def _facts(catalog: Catalog, history: History) -> dict[str, Any]:
 
 
 def refresh(catalog: Catalog, history: History) -> None:
-    """Work out again what is derived from catalog and history, where either has changed."""
+    """Compute the data derived from catalog and history again, where either has changed."""
     snapshot = catalog.snapshot()
     catalog.schema()
     Lexical.of(catalog, snapshot)
@@ -140,7 +153,7 @@ def refresh(catalog: Catalog, history: History) -> None:
 def _check(
     files: Files, on_error: Literal["stop", "skip"], store: Path, embedder: Embedder | None, chroma: str | None
 ) -> _Checked:
-    """Read everything once, so that whatever is wrong is known before anything is written."""
+    """Read the whole dataset once, so that every fault is found before anything is written."""
     checked = _Checked(set(), Problems(on_error))
     if files.items:
         for item in read_items(files.items, checked.problems):
@@ -157,8 +170,8 @@ def _check(
     return checked
 
 
-def _reserve(store: Path, checked: _Checked, embedder: Embedder | None) -> None:
-    """Room for what is not there yet: on a store that is complete that is next to nothing."""
+def _needed_room(store: Path, checked: _Checked, embedder: Embedder | None) -> tuple[int, int]:
+    """Return the bytes of the largest file that the write needs, and of all its other files; little for a complete store."""
     facts = paths.about(store)
     new = max(len(checked.ids) - facts.get("items", 0), 0)
     share = new / max(len(checked.ids), 1)
@@ -168,29 +181,55 @@ def _reserve(store: Path, checked: _Checked, embedder: Embedder | None) -> None:
     events = max(checked.events - facts.get("events", 0), 0) * _PER_EVENT
     largest = max(vectors + texts * 2 + new * _PER_ITEM, events)
     whole = vectors * _COPIES_OF_VECTOR + texts * _COPIES_OF_TEXT + new * _PER_ITEM + events + _ROOM_TO_WORK
-    paths.reserve(store, largest, max(whole - largest, 0))
+    return largest, max(whole - largest, 0)
+
+
+def reserve(store: Path, *sizes: int) -> None:
+    """Write files of these numbers of bytes and remove them, to find a full disk or a file-size limit before the real write.
+
+    Raises StoreError if they do not fit.
+    """
+    taken: list[Path] = []
+    try:
+        for size in sizes:
+            handle, name = tempfile.mkstemp(dir=store, prefix=".reserve.")
+            taken.append(Path(name))
+            try:
+                os.posix_fallocate(handle, 0, max(size, 1))
+            finally:
+                os.close(handle)
+    except OSError as error:
+        need = sum(sizes) / 1e6
+        raise StoreError(
+            f"{store}: about {need:.0f} MB cannot be written ({error.strerror}); make room or choose another --store"
+        ) from error
+    finally:
+        for path in taken:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
-def _folder(store: Path) -> Iterator[None]:
-    """The store's folder, with nobody else writing it. One that was not there before is not left behind by a refusal; an
-    interruption leaves it. Raises StoreBusy while another process writes."""
+def _locked_folder(store: Path) -> Iterator[None]:
+    """Create the store's folder if needed, and hold its write lock. After a StoreError a folder that this call created is removed.
+
+    Raises StoreBusy while another process writes.
+    """
     try:
-        made = _make(store)
-        with paths.writing(store):
+        created = _create_folder(store)
+        with locks.writing(store):
             try:
                 yield
             except (StoreError, OSError):
-                # While it is still ours: the next one may be building it as soon as we let go.
-                if made:
+                # While the lock is held: another process may use the folder as soon as it is free.
+                if created:
                     shutil.rmtree(store, ignore_errors=True)
                 raise
     except OSError as error:
         raise StoreError(f"{store}: {error.strerror or error}; make room, or choose another --store") from error
 
 
-def _make(store: Path) -> bool:
-    """Make the folder where there is none; returns whether it was this process that made it."""
+def _create_folder(store: Path) -> bool:
+    """Create the folder if there is none; return whether this call created it."""
     try:
         store.mkdir(parents=True)
     except FileExistsError:

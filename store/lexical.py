@@ -1,4 +1,4 @@
-"""BM25 over the words of titles, texts and metadata: what dense vectors miss are exact names, models and numbers."""
+"""BM25 over the words of titles, texts and metadata, for exact names, models and numbers, which dense vectors miss."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ class Lexical:
 
     @classmethod
     def of(cls, catalog: Catalog, snapshot: Snapshot) -> Lexical:
-        """The index of this version of the catalog, loaded where it is kept."""
+        """Return the index of this version of the catalog, from the cache if it is there."""
         return kept(
-            catalog.derived_in, "lexical", snapshot.version, lambda: cls(_built(catalog, snapshot)), _save, _load
+            catalog.derived_in, "lexical", snapshot.version, lambda: cls(_build(catalog, snapshot)), _save, _load
         )
 
     def search(self, texts: Sequence[str], k: int) -> list[list[tuple[int, float]]]:
-        """For each text the (row, score) of at most `k` items that share a word with it, best first."""
+        """Return, for each text, the (row, score) of at most `k` items that share a word with it, best first."""
         size = self._index.scores["num_docs"] if self._index is not None else 0
         k = min(k, size)
         if k < 1 or not texts:
             return [[] for _ in texts]
-        return [self._best(words, k) for words in _words(texts)]
+        return [self._best(words, k) for words in _tokenise(texts)]
 
     def _best(self, words: list[str], k: int) -> list[tuple[int, float]]:
         known = [word for word in dict.fromkeys(words) if word in self._index.vocab_dict]
@@ -50,7 +50,7 @@ class Lexical:
         return [(int(row), float(scores[row])) for row in best if scores[row] > 0]
 
 
-def _words(texts: Iterable[str]) -> list[list[str]]:
+def _tokenise(texts: Iterable[str]) -> list[list[str]]:
     import bm25s
 
     return bm25s.tokenize(list(texts), token_pattern=_WORD, stopwords="en", return_ids=False, show_progress=False)
@@ -61,7 +61,7 @@ def _document(item: Item) -> str:
     return " ".join([item.title, item.text, *fields])
 
 
-def _built(catalog: Catalog, snapshot: Snapshot) -> Any:
+def _build(catalog: Catalog, snapshot: Snapshot) -> Any:
     import bm25s
 
     texts = [""] * len(snapshot)
@@ -70,7 +70,7 @@ def _built(catalog: Catalog, snapshot: Snapshot) -> Any:
             texts[snapshot.rows[item.id]] = _document(item)
     index = bm25s.BM25()
     corpus = bm25s.tokenize(texts, token_pattern=_WORD, stopwords="en", show_progress=False)
-    # An index of no word at all cannot be built.
+    # An index without any word cannot be built.
     if not corpus.vocab or not any(corpus.ids):
         return None
     index.index(corpus, show_progress=False)

@@ -1,8 +1,9 @@
-"""Linear item-item models, solved in closed form over the items that have been chosen.
+"""Linear item-item models, solved in closed form over the items with positive events.
 
 EASE: Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019. The transition models are ridge regressions of
-what is chosen next on what was chosen before, both decayed by their distance (the SLIT of Choi et al., "Session-aware Linear
-Item-Item Models", WWW 2021), drawn towards likeness in content, so that items with few events are placed by their text.
+the next items on the previous items of a history, both decayed by distance (the SLIT of Choi et al., "Session-aware Linear
+Item-Item Models", WWW 2021). They are regularised towards similarity in content, so that items with few events are placed by
+their text.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ import numpy as np
 from store.sparse import rows_summing_to_one
 
 LARGEST = 6000
-"""Items of the dense models, the most chosen ones: a model takes 4 bytes times the square of this, and seconds to solve."""
+"""Most items in a model, the most popular ones: a model takes 4 bytes times the square of this, and seconds to solve."""
 PREFIXES = 60
-"""Transitions read of one person, the latest."""
+"""Most transitions that are read of one user, the latest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """How far a transition model looks: decays in steps, and the most steps, into past and future."""
+    """The range of a transition model: decays in steps, and the most steps, into past and future."""
 
     past: float
     future: float
@@ -36,8 +37,8 @@ REACHES = {"next": Reach(2.0, 1.0, 20, 10), "later": Reach(20.0, 20.0, 50, 20)}
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """`items` (m,): the snapshot rows modelled. `ease`, `next`, `later` (m, m) float32: weight of a history item (row) for a
-    candidate (column)."""
+    """EASE and two transition models. `items` (m,) are the snapshot rows they cover. `ease`, `next` and `later` (m, m) float32 hold
+    the weight of a history item (row) for a candidate (column)."""
 
     items: np.ndarray
     ease: np.ndarray
@@ -46,9 +47,14 @@ class Linear:
 
     @classmethod
     def fit(cls, sequences: list[np.ndarray], near: Any, n: int, ridge: float = 20.0, pull: float = 15.0) -> Linear:
-        """Solve all three over people's sequences of rows, oldest first; `near` is `Content.near`.
+        """Fit all three models.
 
-        `ridge` is EASE's lambda. `pull` times the mean diagonal is how strongly transitions are drawn to content.
+        Args:
+            sequences: each user's rows, oldest first.
+            near: `Content.near`.
+            n: the number of rows of the snapshot.
+            ridge: EASE's lambda.
+            pull: the strength of the transitions' regularisation towards content, as a multiple of the mean diagonal.
         """
         from scipy import sparse
 
@@ -56,13 +62,13 @@ class Linear:
         counts = np.bincount(flat, minlength=n)
         items = np.flatnonzero(counts)
         items = np.sort(items[np.argsort(-counts[items], kind="stable")[:LARGEST]])
-        place = np.full(n, -1)
-        place[items] = np.arange(len(items))
-        people = np.repeat(np.arange(len(sequences)), [len(s) for s in sequences])
-        chosen = sparse.csr_matrix((np.ones(len(flat), np.float32), (people, flat)), shape=(len(sequences), n))
+        position = np.full(n, -1)
+        position[items] = np.arange(len(items))
+        users = np.repeat(np.arange(len(sequences)), [len(s) for s in sequences])
+        chosen = sparse.csr_matrix((np.ones(len(flat), np.float32), (users, flat)), shape=(len(sequences), n))
         chosen = chosen[:, items].sign()
         prior = 0.3 * rows_summing_to_one(near)[items][:, items].toarray()
-        solved = [_transitions(sequences, place, len(items), reach, prior, pull) for reach in REACHES.values()]
+        solved = [_transitions(sequences, position, len(items), reach, prior, pull) for reach in REACHES.values()]
         return cls(items, _ease((chosen.T @ chosen).toarray(), ridge), *solved)
 
     def save(self, folder: Path) -> None:
@@ -72,12 +78,12 @@ class Linear:
 
     @classmethod
     def load(cls, folder: Path) -> Linear:
-        """The matrices of the folder, mapped from disk."""
+        """Read the matrices from the folder, mapped from disk."""
         return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("items", "ease", "next", "later")))
 
 
 def _ease(gram: np.ndarray, ridge: float) -> np.ndarray:
-    """B = I - P diag(P)^-1 with P = (X'X + ridge I)^-1; the diagonal is zero."""
+    """Return B = I - P diag(P)^-1 with P = (X'X + ridge I)^-1; its diagonal is zero."""
     if not len(gram):
         return np.zeros((0, 0), dtype=np.float32)
     gram = gram.astype(np.float32)
@@ -89,10 +95,10 @@ def _ease(gram: np.ndarray, ridge: float) -> np.ndarray:
 
 
 def _transitions(
-    sequences: list[np.ndarray], place: np.ndarray, m: int, reach: Reach, prior: np.ndarray, pull: float
+    sequences: list[np.ndarray], position: np.ndarray, m: int, reach: Reach, prior: np.ndarray, pull: float
 ) -> np.ndarray:
-    """B = (S'S + l I)^-1 (S'T + l prior): decayed pasts S, decayed futures T, l = pull times the mean diagonal of S'S."""
-    past, future = _pasts_and_futures(sequences, place, m, reach)
+    """Return B = (S'S + l I)^-1 (S'T + l prior): decayed pasts S, decayed futures T, l = pull times the mean diagonal of S'S."""
+    past, future = _pasts_and_futures(sequences, position, m, reach)
     if past is None:
         return np.zeros((m, m), dtype=np.float32)
     gram = (past.T @ past).toarray().astype(np.float32)
@@ -102,11 +108,12 @@ def _transitions(
     return np.linalg.solve(gram, towards + strength * prior).astype(np.float32)
 
 
-def _pasts_and_futures(sequences: list[np.ndarray], place: np.ndarray, m: int, reach: Reach) -> tuple[Any, Any]:
-    """A row for each cut of each sequence into past and future, everybody's cuts weighing as much as one over their root."""
+def _pasts_and_futures(sequences: list[np.ndarray], position: np.ndarray, m: int, reach: Reach) -> tuple[Any, Any]:
+    """Return decayed pasts and futures, a row for each cut of each sequence; a sequence with c cuts weighs 1/sqrt(c) a cut."""
     from scipy import sparse
 
-    back, on = np.exp(-np.arange(reach.most_past) / reach.past), np.exp(-np.arange(reach.most_future) / reach.future)
+    past_decay = np.exp(-np.arange(reach.most_past) / reach.past)
+    future_decay = np.exp(-np.arange(reach.most_future) / reach.future)
     parts: tuple[list[np.ndarray], ...] = ([], [], [], [], [], [])
     row = 0
     for sequence in sequences:
@@ -115,19 +122,19 @@ def _pasts_and_futures(sequences: list[np.ndarray], place: np.ndarray, m: int, r
         for cut in cuts:
             before = sequence[max(0, cut - reach.most_past) : cut][::-1]
             after = sequence[cut : cut + reach.most_future]
-            for at, (rows, decay) in enumerate(((before, back), (after, on))):
+            for at, (rows, decay) in enumerate(((before, past_decay), (after, future_decay))):
                 parts[3 * at].append(np.full(len(rows), row))
                 parts[3 * at + 1].append(rows)
                 parts[3 * at + 2].append(weight * decay[: len(rows)])
             row += 1
     if not row:
         return None, None
-    made = []
+    matrices = []
     for at in (0, 3):
         rows, columns, values = (np.concatenate(part) for part in parts[at : at + 3])
-        columns = place[columns]
+        columns = position[columns]
         known = columns >= 0
-        made.append(
+        matrices.append(
             sparse.csr_matrix((values[known].astype(np.float32), (rows[known], columns[known])), shape=(row, m))
         )
-    return made[0], made[1]
+    return matrices[0], matrices[1]

@@ -1,4 +1,4 @@
-"""Datasets from JSONL, CSV and Parquet files, row by row, and everything that may be wrong with a row."""
+"""Read the items and events of a dataset from JSONL, CSV and Parquet files, row by row, and check each row."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Any, NamedTuple
 
 from store.errors import BadData
 from store.readers import FORMATS, Problems, Wrong, rows
-from store.records import Event, Item, event_fault, fault
+from store.records import Event, Item, event_fault, item_fault
 
 _ITEM_COLUMNS = ("id", "title", "text", "metadata", "hidden")
 _EVENT_COLUMNS = ("user", "item", "rating", "timestamp", "split", "kind")
 
 
 class Files(NamedTuple):
-    """The files of a dataset."""
+    """The items file and the events file of a dataset; None for one that is not given."""
 
     items: Path | None
     events: Path | None
 
 
 def find_dataset(place: Path) -> Files:
-    """The items and events files of a dataset folder, or a single file (events where its name begins with "events").
+    """Return the files of a dataset folder, or a single file: events if its name begins with "events", else items.
 
-    Raises BadData where there is no such file, no items file, or the same in two formats.
+    Raises BadData if there is no such file, no items file in the folder, or the same file in two formats.
     """
     place = Path(place)
     if place.is_file():
@@ -35,13 +35,13 @@ def find_dataset(place: Path) -> Files:
         return Files(None, place) if place.stem.startswith("events") else Files(place, None)
     if not place.is_dir():
         raise BadData(f"{place}: there is no such file or folder; give a dataset folder or an items file")
-    items = _one(place, "items")
+    items = _find_one(place, "items")
     if items is None:
         raise BadData(f"{place}: there is no items file; add items.jsonl, items.csv or items.parquet")
-    return Files(items, _one(place, "events"))
+    return Files(items, _find_one(place, "events"))
 
 
-def _one(place: Path, stem: str) -> Path | None:
+def _find_one(place: Path, stem: str) -> Path | None:
     found = [path for path in (place / f"{stem}{ending}" for ending in FORMATS) if path.exists()]
     if len(found) > 1:
         raise BadData(f"{place}: both {found[0].name} and {found[1].name} are there; keep one")
@@ -49,9 +49,9 @@ def _one(place: Path, stem: str) -> Path | None:
 
 
 def read_items(path: Path, problems: Problems) -> Iterator[Item]:
-    """The items of a file, each id once. Rows identical to an earlier one are counted as duplicates.
+    """Yield the items of a file, each id once; identical rows are counted as duplicates.
 
-    Raises BadData for what concerns the whole file, and for a bad row unless `problems` skips.
+    Raises BadData if the file cannot be read, and for a bad row unless `problems` skips these.
     """
     hashes: dict[str, str] = {}
     for place, row in rows(path, ("id", "title"), _ITEM_COLUMNS, problems):
@@ -70,7 +70,7 @@ def read_items(path: Path, problems: Problems) -> Iterator[Item]:
 
 
 def read_events(path: Path, known: Container[str], problems: Problems) -> Iterator[Event]:
-    """The events of a file; `known` are the ids of the items there are. Raises BadData as `read_items` does."""
+    """Yield the events of a file; `known` holds the ids of all items. Raises BadData as `read_items` does."""
     for place, row in rows(path, ("user", "item", "rating", "timestamp"), _EVENT_COLUMNS, problems):
         try:
             event = _event(row)
@@ -97,7 +97,7 @@ def _item(row: Mapping[str, Any]) -> Item:
         metadata={} if metadata is None else metadata,
         hidden=False if row.get("hidden") is None else row["hidden"],
     )
-    problem = fault(item)
+    problem = item_fault(item)
     if problem:
         raise Wrong(problem)
     return item

@@ -1,4 +1,4 @@
-"""Rows of JSONL, CSV and Parquet files, each with its place in the file; broken ones are reported, never passed on."""
+"""Read rows of JSONL, CSV and Parquet files, each with its place in the file; report broken rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LONGEST_CELL = 16 << 20
 
 
 class Wrong(Exception):
-    """What is wrong with one row, in general and in particular, and what to do about it."""
+    """A fault in one row: the reason, which is counted, the detail of this row, and the remedy."""
 
     def __init__(
         self, reason: str, detail: str = "", remedy: str = "correct the row, or go on with --on-error skip"
@@ -30,7 +30,7 @@ class Wrong(Exception):
 
 @dataclass
 class Problems:
-    """What is wrong with rows: `stop` raises at the first, `skip` counts them and keeps the first cases of each reason."""
+    """The faults of a file's rows: `stop` raises at the first; `skip` counts them and keeps the first cases of each reason."""
 
     on_error: Literal["stop", "skip"] = "stop"
     counts: Counter[str] = field(default_factory=Counter)
@@ -38,7 +38,7 @@ class Problems:
     duplicates: int = 0
 
     def report(self, place: str, wrong: Wrong) -> None:
-        """Raises BadData "FILE:LINE: what is wrong; remedy", or counts the row as skipped."""
+        """Raise BadData with "FILE:LINE: reason; remedy", or count the row as skipped."""
         case = f"{place}: {wrong.reason}{f' ({wrong.detail})' if wrong.detail else ''}"
         if self.on_error == "stop":
             raise BadData(f"{case}; {wrong.remedy}")
@@ -49,17 +49,23 @@ class Problems:
 
     @property
     def skipped(self) -> int:
-        """How many rows were left out."""
+        """Return the number of skipped rows."""
         return self.counts.total()
 
 
 def rows(
     path: Path, needed: Sequence[str], columns: Sequence[str], problems: Problems
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each row of the file as (place, values by column), streamed.
+    """Yield each row of the file as (place, values by column), one at a time.
 
-    `columns` are those that are read, `needed` those that a table must have. Raises BadData for what concerns the whole
-    file: not there, not readable, columns missing or unknown. Raises MissingExtra for Parquet without pyarrow.
+    Args:
+        path: the file; its ending names the format.
+        needed: the columns that a table must have.
+        columns: the columns that are read.
+        problems: takes the broken rows.
+
+    Raises BadData if the file is missing or unreadable, or its columns are missing or unknown, and MissingExtra for Parquet
+    without pyarrow.
     """
     reader = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}.get(path.suffix)
     if reader is None:
@@ -109,11 +115,11 @@ def _csv(
                     continue
                 if not values:
                     continue
-                row = _typed(header, values)
+                row = _parse_cells(header, values)
             except (csv.Error, Wrong) as error:
                 wrong = error if isinstance(error, Wrong) else Wrong("broken CSV", str(error))
                 if (read := source.number - source.first + 1) > 1:
-                    # Most likely a quote that was never closed: what it swallowed is lost with the row.
+                    # Probably a quote was never closed; the lines up to the next quote are lost with the row.
                     over = f"over {read} lines, to line {source.number}: is a quote left open?"
                     wrong.detail = f"{wrong.detail}, {over}" if wrong.detail else over
                 problems.report(f"{path}:{source.first}", wrong)
@@ -124,7 +130,7 @@ def _csv(
 
 
 class _Lines:
-    """The decoded lines of a file; what is not UTF-8 is noticed for the row that it stands in, which begins at line `first`."""
+    """The decoded lines of a file. A line that is not UTF-8 makes the present row fail, which begins at line `first`."""
 
     def __init__(self, lines: Iterator[bytes]) -> None:
         self._lines = lines
@@ -147,10 +153,12 @@ class _Lines:
             return line.decode("utf-8", errors="replace")
 
     def begin(self) -> None:
+        """Begin a row at the next line."""
         self.first = self.number + 1
         self._wrong = None
 
     def check(self) -> None:
+        """Raise Wrong if a line of the present row is not UTF-8."""
         if self._wrong:
             raise self._wrong
 
@@ -161,14 +169,14 @@ def _header(path: Path, names: list[str], needed: Sequence[str], columns: Sequen
         raise BadData(f"{path}:1: missing column {', '.join(missing)}; the columns are {','.join(columns)}")
     unknown = [name for name in names if name not in columns]
     if unknown or len(set(names)) < len(names):
-        what = f"unknown column {unknown[0]!r}" if unknown else "a column stands twice"
+        what = f"unknown column {unknown[0]!r}" if unknown else "the same column twice"
         remedy = 'put other fields into "metadata" as a JSON object' if "metadata" in columns else "remove it"
         raise BadData(f"{path}:1: {what}; the columns are {','.join(columns)}: {remedy}")
     return names
 
 
-def _typed(header: list[str], values: list[str]) -> dict[str, Any]:
-    """A row of a table of texts: numbers, truth values and JSON are read where the column holds such."""
+def _parse_cells(header: list[str], values: list[str]) -> dict[str, Any]:
+    """Return a row of a CSV file, with numbers, booleans and JSON parsed in the columns that hold them."""
     if len(values) != len(header):
         raise Wrong("a row of another length than the header", f"{len(values)} cells, not {len(header)}")
     row: dict[str, Any] = {name: value for name, value in zip(header, values, strict=True) if value != ""}
@@ -198,7 +206,7 @@ def _parquet(
                 for row in batch.to_pylist():
                     number += 1
                     try:
-                        yield f"{path}:{number}", _plain(row)
+                        yield f"{path}:{number}", _without_nulls(row)
                     except Wrong as wrong:
                         problems.report(f"{path}:{number}", wrong)
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
@@ -206,13 +214,13 @@ def _parquet(
         raise BadData(f"{path}:{number + 1}: not readable as Parquet ({detail}); write the file again") from error
 
 
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """Metadata may be a struct, a map, or JSON text; a null anywhere means that the field is absent."""
+def _without_nulls(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the row with its metadata as a dict (from a struct, a map or JSON text) and without nulls."""
     metadata = row.get("metadata")
     if isinstance(metadata, str):
         row["metadata"] = _json(metadata)
     elif isinstance(metadata, list) and all(isinstance(pair, tuple) for pair in metadata):
-        row["metadata"] = dict(metadata)  # a map; other lists are refused as they are
+        row["metadata"] = dict(metadata)  # a map; other lists are refused later
     return {name: value for name, value in row.items() if value is not None}
 
 
@@ -231,14 +239,14 @@ def _text(line: bytes) -> str:
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        return json.loads(text, parse_constant=_refuse_constant)
     except Wrong:
         raise
     except (ValueError, RecursionError) as error:
         raise Wrong("broken JSON", str(error).partition(":")[0]) from None
 
 
-def _no_constant(name: str) -> None:
+def _refuse_constant(name: str) -> None:
     raise Wrong("a number that is not finite", name)
 
 

@@ -1,4 +1,4 @@
-"""The records every other module speaks in: items, events and ranked hits."""
+"""The records of all modules: items, events and ranked hits, and the checks that they can be stored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args
 Kind = Literal["view", "like", "dislike", "seen", "hide"]
 KINDS: frozenset[str] = frozenset(get_args(Kind))
 
-# What these open is Chroma's own, or ours.
+# Prefixes of field names that Chroma or Evoke uses itself.
 _RESERVED = ("$", "#", "chroma:", "evoke:")
 
 Scalar = str | int | float | bool
@@ -21,7 +21,7 @@ Metadata = Mapping[str, Scalar | list[str] | list[int] | list[float]]
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing that can be recommended. `hidden` items are kept but never returned."""
+    """Something that can be recommended. `hidden` items are stored but never returned."""
 
     id: str
     title: str
@@ -31,24 +31,24 @@ class Item:
 
     @property
     def document(self) -> str:
-        """The text that is embedded: the title, then the text unless it opens with the title already."""
+        """Return the text to embed: the title, then the text, unless that begins with the title."""
         if not self.text or self.text == self.title:
             return self.title
         return self.text if self.text.startswith(self.title) else f"{self.title}. {self.text}"
 
     @property
     def content_hash(self) -> str:
-        """A hash of everything the item holds but its id: equal hashes need no work on re-indexing."""
+        """Return a hash of everything but the id: an item with an equal hash need not be indexed again."""
         content = json.dumps([self.title, self.text, dict(self.metadata), self.hidden], sort_keys=True)
         return hashlib.blake2b(content.encode(), digest_size=12).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something a user did. Its identity is (user, item, timestamp, kind): adding it twice adds nothing.
+    """What a user did with an item. Its identity is (user, item, timestamp, kind): adding it twice adds nothing.
 
-    `timestamp` is any number that orders one user's events (Unix seconds where it is a time).
-    `split` names the part of a benchmark the event belongs to, if any.
+    `timestamp` is any number that orders one user's events (Unix seconds if it is a time).
+    `split` names the part of a benchmark that the event belongs to, if any.
     """
 
     user: str
@@ -60,14 +60,14 @@ class Event:
 
 
 class Hit(NamedTuple):
-    """One entry of a ranked list: higher scores are better, comparable only within the list."""
+    """An entry of a ranked list. Higher scores are better; they are comparable only within the list."""
 
     id: str
     score: float
 
 
-def fault(item: Item) -> str | None:
-    """What keeps this item out of a catalog, or None. Nothing is ever coerced into another type."""
+def item_fault(item: Item) -> str | None:
+    """Return why the item cannot be stored in a catalog, or None. No value is ever converted to another type."""
     for name, text in (("id", item.id), ("title", item.title), ("text", item.text)):
         problem = text_fault(text)
         if problem:
@@ -86,7 +86,7 @@ def fault(item: Item) -> str | None:
 
 
 def event_fault(event: Event) -> str | None:
-    """What keeps this event out of a history, or None."""
+    """Return why the event cannot be stored in a history, or None."""
     for name, value in (("user", event.user), ("item", event.item)):
         problem = text_fault(value)
         if problem or not value:
@@ -114,7 +114,7 @@ def _field_fault(name: Any, value: Any) -> str | None:
 
 
 def text_fault(value: Any) -> str | None:
-    """What keeps this from being a text that every database here holds, or None."""
+    """Return why this is not a text that every database here can hold, or None."""
     if not isinstance(value, str):
         return "is not text"
     if "\x00" in value:
@@ -131,14 +131,13 @@ def _is_scalar(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Whether this is a number that every database here holds: finite, and within 64 bits."""
+    """Return whether this is a number that every database here can hold: finite, and an integer within 64 bits."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    # Beyond 64 bits no database here keeps an integer.
     return -(2**63) <= value < 2**63 if isinstance(value, int) else math.isfinite(value)
 
 
 def as_json(item: Item) -> dict[str, Any]:
-    """The item as one line of `items.jsonl` would hold it."""
+    """Return the item as a line of `items.jsonl` holds it."""
     row: dict[str, Any] = {"id": item.id, "title": item.title, "text": item.text, "metadata": dict(item.metadata)}
     return row | {"hidden": True} if item.hidden else row

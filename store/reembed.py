@@ -1,4 +1,4 @@
-"""Changing a store's embedding model for one that was trained for it: new vectors beside the old ones, then one step."""
+"""Replace a store's embedding model by one trained for it: write the new vectors next to the old ones, then switch in one step."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from store import paths
+from store import locks, paths
 from store.catalog import Catalog
 from store.embedder import Embedder
 from store.errors import StoreError
 
 
-class _AtHand(Embedder):
-    """An embedder some of whose documents need not be encoded."""
+class _PartlyEncoded(Embedder):
+    """An embedder for which the vectors of some documents are known."""
 
     def __init__(self, name: str, vectors: Mapping[str, np.ndarray]) -> None:
         super().__init__(name)
-        self._at_hand = vectors
+        self._known = vectors
 
     def encode_documents(self, texts: Sequence[str]) -> np.ndarray:
-        missing = [text for text in texts if text not in self._at_hand]
+        missing = [text for text in texts if text not in self._known]
         encoded = dict(zip(missing, super().encode_documents(missing), strict=True)) if missing else {}
-        return np.stack([self._at_hand[text] if text in self._at_hand else encoded[text] for text in texts])
+        return np.stack([self._known[text] if text in self._known else encoded[text] for text in texts])
 
 
 def embed_anew(
@@ -35,15 +35,21 @@ def embed_anew(
     vectors: Mapping[str, np.ndarray] | None = None,
     present: Embedder | None = None,
 ) -> dict[str, Any]:
-    """Index the store's items with the sentence-transformers model in the folder `model`, into that folder; the store stays as is.
+    """Index the store's items with another encoder, into that encoder's folder. The store itself is not changed.
 
-    Returns what `put_in_force` wants to know. What is there already costs nothing, and ended early the next call goes on.
-    `progress(done, total)` counts items. `vectors` are unit vectors of documents, where they are known, by text. `present` is the
-    store's model so far, where it is not found by its name.
+    Items that are indexed there already cost nothing, so a call after an interruption continues. Returns the facts that
+    `put_in_force` needs.
+
+    Args:
+        store: the store's folder.
+        model: the folder of the sentence-transformers model.
+        progress: `progress(done, total)` is called with numbers of items.
+        vectors: unit vectors of documents that are known already, by text.
+        present: the store's present encoder, if it cannot be found by its name.
     """
-    embedder = _AtHand(str(model), vectors or {})
+    embedder = _PartlyEncoded(str(model), vectors or {})
     with (
-        paths.writing(store),
+        locks.writing(store),
         Catalog.open(store, create=False, embedder=present) as old,
         Catalog.open(model, embedder=embedder) as new,
     ):
@@ -62,14 +68,24 @@ def put_in_force(
     present: Embedder | None = None,
     first: Callable[[], None] = lambda: None,
 ) -> None:
-    """Take the model, with what `embed_anew` wrote and returned, into the store, and use it from now on; beside it the one that
-    was `judged`, where that is another. The one file that says so is written at once: a crash leaves all as before, or all done.
-    `present` as there; `first` is called before, once nothing is refused any more. Raises StoreError where the catalog has
-    changed since."""
-    with paths.writing(store):
+    """Move the encoder into the store and use it from now on.
+
+    One file, written atomically, names the encoder in use: a crash leaves the store as before, or completely changed.
+
+    Args:
+        store: the store's folder.
+        model: the folder that `embed_anew` wrote into.
+        facts: what `embed_anew` returned.
+        judged: the folder of the encoder to use on validation cases, if that is another one.
+        present: the store's present encoder, if it cannot be found by its name.
+        first: called before the change, after all checks.
+
+    Raises StoreError if the catalog has changed since `embed_anew`.
+    """
+    with locks.writing(store):
         with Catalog.open(store, create=False, embedder=present) as old:
             if old.version != facts["of"]:
-                raise StoreError("items were changed while the model was judged; run the same command again")
+                raise StoreError("items were changed while the model was evaluated; run the same command again")
         first()
         sweep(store)
         (store / paths.RETRIEVERS).mkdir(parents=True, exist_ok=True)
@@ -81,7 +97,7 @@ def put_in_force(
 
 
 def sweep(store: Path) -> None:
-    """Remove the models and vectors that are neither in force any more nor measured with. For whoever writes the store."""
+    """Remove the encoders, with their vectors, that are no longer used. The caller must hold the store's write lock."""
     trained, about = paths.retriever(store), paths.about(store)
     for model in (store / paths.RETRIEVERS).glob("*"):
         if model.name not in (about.get("retriever"), about.get("judged")):

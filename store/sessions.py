@@ -1,4 +1,4 @@
-"""Conversations kept beside the histories: one row each, with a version, so that of two writers neither undoes the other."""
+"""Stored conversations, one row each. A version number keeps two writers from overwriting each other."""
 
 from __future__ import annotations
 
@@ -7,32 +7,39 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from store.tables import inserted, sessions
+from store.tables import insert_if_absent, sessions
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A stored conversation: whose it is, its state as JSON text, and the version that the next writer must name."""
+class StoredSession:
+    """A stored conversation: its user, its state as JSON text, and the version that the next write must give."""
 
     user: str | None
     state: str
     version: int
 
 
-def read(db: sa.Connection, id: str) -> Kept | None:
-    """The conversation of this id, or None."""
+def read(db: sa.Connection, id: str) -> StoredSession | None:
+    """Return the conversation of this id, or None."""
     row = db.execute(sessions.select().where(sessions.c.id == id)).first()
-    return None if row is None else Kept(row.user_id, row.state, row.version)
+    return None if row is None else StoredSession(row.user_id, row.state, row.version)
 
 
 def write(db: sa.Connection, id: str, user: str | None, state: str, version: int) -> int | None:
-    """Keep the state that follows `version` (0: a new conversation); returns its version.
+    """Store the next state of a conversation; return its new version.
 
-    None where another has written, or the conversation was forgotten, in between: nothing is changed then.
+    Args:
+        db: a transaction that writes.
+        id: the conversation's id.
+        user: whose conversation it is, if that is known.
+        state: the state as JSON text.
+        version: the version that the state was made from; 0 for a new conversation.
+
+    Returns None, and changes nothing, if another process has written or deleted the conversation since that version.
     """
     if version == 0:
         row = {"id": id, "user_id": user, "state": state, "version": 1, "updated": time.time()}
-        return 1 if inserted(db, sessions, row) else None
+        return 1 if insert_if_absent(db, sessions, row) else None
     same = (sessions.c.id == id, sessions.c.version == version)
     done = db.execute(
         sessions.update().where(*same).values(user_id=user, state=state, version=version + 1, updated=time.time())
@@ -40,6 +47,6 @@ def write(db: sa.Connection, id: str, user: str | None, state: str, version: int
     return version + 1 if done.rowcount else None
 
 
-def version_of(db: sa.Connection, id: str) -> int:
-    """The version of the conversation; 0 where there is none."""
+def read_version(db: sa.Connection, id: str) -> int:
+    """Return the version of the conversation; 0 if there is none."""
     return int(db.scalar(sa.select(sessions.c.version).where(sessions.c.id == id)) or 0)

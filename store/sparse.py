@@ -1,4 +1,4 @@
-"""The few things that derived matrices need done with their rows."""
+"""Operations on the rows of sparse and dense matrices."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def strongest(matrix: Any, k: int) -> Any:
-    """The CSR matrix with only the k largest entries of each row."""
+    """Return the CSR matrix with only the k largest entries of each row."""
     from scipy import sparse
 
     matrix = matrix.tocsr()
@@ -23,9 +23,9 @@ def strongest(matrix: Any, k: int) -> Any:
 
 
 def highest(scores: np.ndarray, k: int) -> list[np.ndarray]:
-    """For each row of a dense (b, n) matrix the columns of its at most k largest entries above 0, best first, ties by column.
+    """Return, for each row of a dense (b, n) matrix, the columns of its k largest positive entries, best first, ties by column.
 
-    The k-th largest entry is at least the k-th largest of the maxima of blocks, so one cheap pass leaves few entries to sort.
+    The k-th largest of the maxima of column blocks bounds the k-th largest entry from below, so that few entries are sorted.
     """
     b, n = scores.shape
     width = n // (4 * k) if k > 0 else 0
@@ -42,7 +42,7 @@ def highest(scores: np.ndarray, k: int) -> list[np.ndarray]:
 
 
 def rows_summing_to_one(matrix: Any) -> Any:
-    """The matrix with every row that is not empty divided by its sum."""
+    """Return the matrix with every row divided by its sum; empty rows stay empty."""
     from scipy import sparse
 
     sums = np.asarray(matrix.sum(axis=1)).ravel()
@@ -50,7 +50,7 @@ def rows_summing_to_one(matrix: Any) -> Any:
 
 
 def rows_scaled_to_best(matrix: Any) -> Any:
-    """The matrix with every row that is not empty divided by its largest entry."""
+    """Return the matrix with every row divided by its largest entry; empty rows stay empty."""
     from scipy import sparse
 
     best = matrix.max(axis=1).toarray().ravel() if matrix.nnz else np.ones(matrix.shape[0])
@@ -58,7 +58,7 @@ def rows_scaled_to_best(matrix: Any) -> Any:
 
 
 def without_diagonal(matrix: Any) -> Any:
-    """The CSR matrix with an empty diagonal."""
+    """Return the square CSR matrix with an empty diagonal (the matrix itself is changed)."""
     rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
     matrix.data[rows == matrix.indices] = 0
     matrix.eliminate_zeros()

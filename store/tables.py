@@ -1,4 +1,8 @@
-"""The tables of a history and the SQL on them, in the part of the language that SQLite and PostgreSQL share."""
+"""The SQL tables of a history and the statements on them, for SQLite and PostgreSQL.
+
+A column that is added to a table in a later version must be nullable or have a server default: `open_engine` adds it to the
+databases of older versions.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +17,14 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable
 
 from store.errors import MissingExtra, StoreBusy, StoreError
 
 BUSY_SECONDS = 30
-_NOBODYS = 10_000
+_MOST_ANONYMOUS_PROFILES = 10_000
 _TABLES_LOCK = 0x65766F6B65
-_NOT_UNDERSTOOD = "the database URL is not understood: write postgresql://user@host/name, or sqlite:///file"
+_BAD_URL = "the database URL is not understood: write postgresql://user@host/name, or sqlite:///file"
 
 _schema = sa.MetaData()
 
@@ -68,80 +72,97 @@ answers = sa.Table(
     sa.Index("evoke_answer_at", "at"),
 )
 meta = sa.Table("evoke_meta", _schema, sa.Column("id", sa.Integer, primary_key=True), sa.Column("value", sa.Text))
-due = sa.Table("evoke_due", _schema, sa.Column("user_hash", sa.Text, primary_key=True))
-"""Whose rows are deleted, but not yet scrubbed out of the files."""
+unscrubbed = sa.Table("evoke_due", _schema, sa.Column("user_hash", sa.Text, primary_key=True))
+"""The users whose rows are deleted, but may still be read in the database's files."""
 
-OF_A_USER = (events, profiles, sessions)
+USER_TABLES = (events, profiles, sessions)
+"""The tables whose rows belong to a user."""
 
 
-def engine(url: str) -> sa.Engine:
-    """The database of this URL, with its tables. Raises MissingExtra without the driver, StoreError without an answer."""
-    parsed = _parsed(url)
+def open_engine(url: str) -> sa.Engine:
+    """Connect to the database of this URL, and create what its tables lack.
+
+    Raises MissingExtra without the driver, and StoreError for a bad URL or a database that does not answer.
+    """
+    parsed = _parse_url(url)
     try:
         local = parsed.get_backend_name() == "sqlite"
-        made = _sqlite(parsed) if local else sa.create_engine(parsed, pool_pre_ping=True)
+        engine = _sqlite_engine(parsed) if local else sa.create_engine(parsed, pool_pre_ping=True)
     except ModuleNotFoundError as error:
         raise MissingExtra("PostgreSQL", "postgres") from error
     except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ValueError) as error:
-        raise StoreError(_NOT_UNDERSTOOD) from error
-    with session(made, write=True) as db:
-        if made.dialect.name == "postgresql":
-            # Two processes that both find no table would both make it, and one would fail.
+        raise StoreError(_BAD_URL) from error
+    with transaction(engine, write=True) as db:
+        if engine.dialect.name == "postgresql":
+            # Without this lock, two processes that both find a table missing would both create it, and one would fail.
             db.execute(sa.select(sa.func.pg_advisory_xact_lock(_TABLES_LOCK)))
-        for table in _schema.sorted_tables:
-            db.execute(CreateTable(table, if_not_exists=True))
-            for index in table.indexes:
-                db.execute(CreateIndex(index, if_not_exists=True))
+        _create_missing(db)
         db.execute(_insert(db, meta).values(id=1, value=uuid.uuid4().hex[:16]).on_conflict_do_nothing())
-    return made
+    return engine
+
+
+def _create_missing(db: sa.Connection) -> None:
+    """Create the tables, columns and indexes that a new database, or one of an older version, does not have."""
+    for table in _schema.sorted_tables:
+        db.execute(CreateTable(table, if_not_exists=True))
+    names = [table.name for table in _schema.sorted_tables]
+    found = {name: columns for (_, name), columns in sa.inspect(db).get_multi_columns(filter_names=names).items()}
+    for table in _schema.sorted_tables:
+        present = {column["name"] for column in found[table.name]}
+        for column in table.columns:
+            if column.name not in present:
+                specification = CreateColumn(column).compile(dialect=db.dialect)
+                db.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {specification}")
+        for index in table.indexes:
+            db.execute(CreateIndex(index, if_not_exists=True))
 
 
 def identity(url: str) -> tuple[str, ...]:
-    """The same for all URLs of one database, however they are written and whoever logs in by them."""
-    parsed = _parsed(url)
+    """Return a key of the database: equal for all its URLs, however they are written and whoever logs in by them."""
+    parsed = _parse_url(url)
     if parsed.get_backend_name() == "sqlite":
         return "sqlite", str(Path(parsed.database or "").resolve())
     more = parsed.normalized_query
     host = (parsed.host or ",".join(more.get("host", ()))).lower()
     port = str(parsed.port or ",".join(more.get("port", ())) or 5432)
     name = parsed.database or ",".join(more.get("dbname", ())) or parsed.username or ""
-    # The options may name a schema, and tables of one name in two schemas are apart.
+    # The options may name a schema, and tables of the same name in two schemas are different tables.
     return parsed.get_backend_name(), host, port, name, *more.get("options", ())
 
 
-def _parsed(url: str) -> sa.URL:
+def _parse_url(url: str) -> sa.URL:
     if url.startswith(("postgresql://", "postgres://")):
         url = "postgresql+psycopg://" + url.partition("://")[2]
     try:
         return sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError) as error:
-        raise StoreError(_NOT_UNDERSTOOD) from error
+        raise StoreError(_BAD_URL) from error
 
 
-def _sqlite(url: sa.URL) -> sa.Engine:
-    # Transactions are begun below: Python's driver begins them late, and never as IMMEDIATE.
-    made = sa.create_engine(
+def _sqlite_engine(url: sa.URL) -> sa.Engine:
+    # Transactions are begun in `begin` below: Python's driver begins them late, and never as IMMEDIATE.
+    engine = sa.create_engine(
         url, connect_args={"timeout": BUSY_SECONDS, "isolation_level": None}, pool_size=16, max_overflow=48
     )
 
-    @sa.event.listens_for(made, "connect")
+    @sa.event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute("PRAGMA secure_delete=ON")
-        # What was acknowledged outlives a power cut too: a commit waits for the disk.
+        # A commit waits for the disk, so that it survives a power cut too.
         connection.execute("PRAGMA synchronous=FULL")
-        _write_ahead(connection)
+        _switch_to_wal(connection)
 
-    @sa.event.listens_for(made, "begin")
+    @sa.event.listens_for(engine, "begin")
     def begin(db: sa.Connection) -> None:
         how = db.get_execution_options().get("evoke_begin", "BEGIN")
         if how:
             db.exec_driver_sql(how)
 
-    return made
+    return engine
 
 
-def _write_ahead(connection: sqlite3.Connection) -> None:
-    """Switch to the write-ahead log. The busy timeout does not cover this one statement."""
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    """Switch to SQLite's write-ahead log; retry, since the busy timeout does not cover this statement."""
     until = time.monotonic() + BUSY_SECONDS
     while True:
         try:
@@ -154,37 +175,37 @@ def _write_ahead(connection: sqlite3.Connection) -> None:
 
 
 @contextmanager
-def session(made: sa.Engine, *, write: bool) -> Iterator[sa.Connection]:
-    """A transaction. Raises StoreError, in one line, for what the database refuses."""
-    # A reader that turns writer half-way is refused at once when another has written: take the lock first, and wait.
+def transaction(engine: sa.Engine, *, write: bool) -> Iterator[sa.Connection]:
+    """Begin a transaction; commit it when the block ends. Raises StoreError, in one line, if the database refuses something."""
+    # SQLite refuses a reader that begins to write after another process has written: a writer takes the lock first, and waits.
     how = "BEGIN IMMEDIATE" if write else "BEGIN"
     try:
-        with made.connect().execution_options(evoke_begin=how) as db, db.begin():
+        with engine.connect().execution_options(evoke_begin=how) as db, db.begin():
             yield db
     except UnicodeEncodeError as error:
-        raise StoreError("an id or a text is not valid UTF-8, so that nothing is kept under it; correct it") from error
+        raise StoreError("an id or a text is not valid UTF-8, so nothing can be stored under it; correct it") from error
     except (sa.exc.DBAPIError, sqlite3.Error) as error:
-        raise _explained(made, error) from error
+        raise _explain(engine, error) from error
 
 
-def scrub(made: sa.Engine) -> bool:
-    """Take what was deleted out of the files too. False where another process keeps SQLite's log from being emptied."""
+def scrub(engine: sa.Engine) -> bool:
+    """Remove deleted rows from the database's files too. Returns False if another process keeps SQLite's log from being emptied."""
     try:
-        if made.dialect.name == "postgresql":
-            with made.connect().execution_options(isolation_level="AUTOCOMMIT") as db:
-                for table in OF_A_USER:
+        if engine.dialect.name == "postgresql":
+            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as db:
+                for table in USER_TABLES:
                     db.exec_driver_sql(f"VACUUM {table.name}")
             return True
-        with made.connect().execution_options(evoke_begin="") as db:
+        with engine.connect().execution_options(evoke_begin="") as db:
             db.exec_driver_sql("VACUUM")
             return bool(db.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0] == 0)
     except (sa.exc.DBAPIError, sqlite3.Error) as error:
-        raise _explained(made, error) from error
+        raise _explain(engine, error) from error
 
 
-def _explained(made: sa.Engine, error: Exception) -> StoreError:
+def _explain(engine: sa.Engine, error: Exception) -> StoreError:
     reason = " ".join(str(getattr(error, "orig", error)).split())[:160]
-    place = made.url.render_as_string(hide_password=True)
+    place = engine.url.render_as_string(hide_password=True)
     if "locked" in reason:
         return StoreBusy(f"{place} is locked by another process; try again when it is done")
     if "full" in reason or "disk I/O" in reason:
@@ -199,30 +220,30 @@ def _insert(db: sa.Connection, table: sa.Table) -> Any:
 
 
 def insert_new_events(db: sa.Connection, rows: Sequence[dict[str, Any]]) -> int:
-    """Insert the events that are not there yet; returns how many those were."""
+    """Insert the events that are not stored yet; return their number."""
     return len(db.execute(_insert(db, events).on_conflict_do_nothing().returning(events.c.id), rows).all())
 
 
-def inserted(db: sa.Connection, table: sa.Table, row: dict[str, Any]) -> bool:
-    """Insert the row; False where there is one of its key already."""
-    # What is returned tells: of an insert, PostgreSQL's driver does not count the rows.
+def insert_if_absent(db: sa.Connection, table: sa.Table, row: dict[str, Any]) -> bool:
+    """Insert the row; return False if the table has a row of the same key."""
+    # The returned key says whether it was inserted: PostgreSQL's driver does not count inserted rows.
     new = _insert(db, table).values(**row).on_conflict_do_nothing().returning(*table.primary_key)
     return db.execute(new).first() is not None
 
 
 def count(db: sa.Connection, table: sa.Table) -> int:
-    """The number of rows."""
+    """Return the number of rows."""
     return int(db.scalar(sa.select(sa.func.count()).select_from(table)) or 0)
 
 
 def rating_range(db: sa.Connection) -> tuple[float | None, float | None]:
-    """The lowest and the highest rating."""
+    """Return the lowest and the highest rating; None where no event has one."""
     low, high = db.execute(sa.select(sa.func.min(events.c.rating), sa.func.max(events.c.rating))).one()
     return low, high
 
 
 def event_columns(db: sa.Connection, splits: Collection[str] | None) -> dict[str, list[Any]]:
-    """The events of these splits (of all, where None) column by column, in (user, time) order."""
+    """Return the events of these splits (all events if None) column by column, in (user, time) order."""
     names = ("user_id", "item", "timestamp", "rating", "kind")
     query = sa.select(*(events.c[name] for name in names)).order_by(events.c.user_id, events.c.timestamp, events.c.id)
     if splits is not None:
@@ -232,24 +253,25 @@ def event_columns(db: sa.Connection, splits: Collection[str] | None) -> dict[str
 
 
 def profile_row(db: sa.Connection, user: str | None, key: str, model: str, fingerprint: str) -> Any:
-    """The profile of this user, or of nobody's history by its key, or None."""
-    return db.execute(profiles.select().where(*_same_profile(user, key, model, fingerprint))).first()
+    """Return the profile of this user, or, without a user, of the history with this key; None if there is none."""
+    return db.execute(profiles.select().where(*_matches_profile(user, key, model, fingerprint))).first()
 
 
 def replace_profile(db: sa.Connection, row: dict[str, Any]) -> None:
-    """Put a profile in the place of the one of the same user or key, model and prompts.
+    """Store a profile; delete the former one of the same user or key, model and prompts.
 
-    Of a user without events nothing is kept: a request may end after its user was forgotten.
+    Nothing is stored for a user without events: a request may end after its user was forgotten.
     """
     if row["user_id"] is not None and not _has(db, events, row["user_id"]):
         return
-    db.execute(profiles.delete().where(*_same_profile(row["user_id"], row["key"], row["model"], row["fingerprint"])))
+    db.execute(profiles.delete().where(*_matches_profile(row["user_id"], row["key"], row["model"], row["fingerprint"])))
     newest = db.scalar(profiles.insert().values(**row).returning(profiles.c.id))
-    # Nobody's histories are without end, and nobody will ask for most of them again.
-    db.execute(profiles.delete().where(profiles.c.user_id.is_(None), profiles.c.id <= newest - _NOBODYS))
+    # There is no end of histories without a user, and most of them are never asked for again.
+    oldest = newest - _MOST_ANONYMOUS_PROFILES
+    db.execute(profiles.delete().where(profiles.c.user_id.is_(None), profiles.c.id <= oldest))
 
 
-def _same_profile(user: str | None, key: str, model: str, fingerprint: str) -> tuple[Any, ...]:
+def _matches_profile(user: str | None, key: str, model: str, fingerprint: str) -> tuple[Any, ...]:
     column = profiles.c
     return (
         column.user_id.is_(None) if user is None else column.user_id == user,
@@ -260,8 +282,8 @@ def _same_profile(user: str | None, key: str, model: str, fingerprint: str) -> t
 
 
 def knows_user(db: sa.Connection, user: str) -> bool:
-    """Whether any table has a row of the user, or the files may still hold what was deleted of them."""
-    return any(_has(db, table, user) for table in OF_A_USER) or _hashed(user) in _due(db)
+    """Return whether any table has a row of the user, or the database's files may still hold deleted ones."""
+    return any(_has(db, table, user) for table in USER_TABLES) or _hash(user) in _unscrubbed(db)
 
 
 def _has(db: sa.Connection, table: sa.Table, user: str) -> bool:
@@ -269,29 +291,29 @@ def _has(db: sa.Connection, table: sa.Table, user: str) -> bool:
 
 
 def delete_user(db: sa.Connection, user: str) -> tuple[dict[str, int], list[str]]:
-    """Delete the user's rows; returns how many, by table, and what to tell `scrubbed` once the files are scrubbed.
+    """Delete the user's rows; return how many, by table, and the hashes of the users that the files must be scrubbed of.
 
-    That is noted in the database, so that where the scrubbing is cut off, deleting again does the rest. It is empty where
-    there was nothing to delete, now or before: nothing has to be scrubbed then.
+    The hashes are stored until `note_scrubbed` removes them, so that if the scrubbing is interrupted, deleting the user again
+    finishes it. The list is empty if the user never had rows that were not scrubbed: then no scrubbing is needed.
     """
     rows = {
         table.name.removeprefix("evoke_"): db.execute(table.delete().where(table.c.user_id == user)).rowcount
-        for table in OF_A_USER
+        for table in USER_TABLES
     }
     if any(rows.values()):
-        inserted(db, due, {"user_hash": _hashed(user)})
-    all_due = _due(db)
-    return rows, all_due if _hashed(user) in all_due else []
+        insert_if_absent(db, unscrubbed, {"user_hash": _hash(user)})
+    hashes = _unscrubbed(db)
+    return rows, hashes if _hash(user) in hashes else []
 
 
-def scrubbed(db: sa.Connection, due_before: Sequence[str]) -> None:
-    """Take note that the files hold nothing any more of those who were due before they were scrubbed."""
-    db.execute(due.delete().where(due.c.user_hash.in_(due_before)))
+def note_scrubbed(db: sa.Connection, hashes: Sequence[str]) -> None:
+    """Record that the database's files hold nothing of these users any more."""
+    db.execute(unscrubbed.delete().where(unscrubbed.c.user_hash.in_(hashes)))
 
 
-def _due(db: sa.Connection) -> list[str]:
-    return list(db.scalars(sa.select(due.c.user_hash)))
+def _unscrubbed(db: sa.Connection) -> list[str]:
+    return list(db.scalars(sa.select(unscrubbed.c.user_hash)))
 
 
-def _hashed(user: str) -> str:
+def _hash(user: str) -> str:
     return hashlib.sha256(user.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""One write to a catalog: begun before its first change, committed at its end, finished by the next one after a crash."""
+"""One write to a catalog: marked before its first change, committed at its end, and completed by the next write after a crash."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Any
 
 import numpy as np
 
-from store import checkpoint, paths
+from store import checkpoint, locks
 from store.chroma import Connection, in_batches
 from store.chroma_records import EMBEDDED, HASH, embedded_hash, record_metadata
 from store.embedder import Embedder
 from store.errors import StoreError
-from store.records import Item, fault
+from store.records import Item, item_fault
 
-# Chroma writes few large batches far quicker than many small ones; a crash costs the batch that was under way.
+# Chroma writes few large batches much faster than many small ones; a crash loses the batch in progress.
 _BATCH = 256
 _ENCODED_AT_ONCE = 128
-# Whoever opens the catalog replays the log, and a long write must not let it grow without end.
+# The log is replayed whenever the catalog is opened, so a long write saves the index when the log is this long.
 _LONG_LOG = 8192
 
 
 @dataclass(frozen=True, slots=True)
 class Upserted:
-    """What `Catalog.upsert` did. `truncated` of the texts that were embedded are longer than the model reads."""
+    """The result of `Catalog.upsert`: numbers of items. `truncated` of the embedded texts are longer than the model reads."""
 
     added: int = 0
     updated: int = 0
@@ -47,18 +47,25 @@ class Upserted:
 def writing(
     chroma: Connection, folder: Path | None, embedder: Embedder, advance: Callable[[int], None] = lambda _: None
 ) -> Iterator[Writer]:
-    """The one writer of a catalog. What it changed counts as a new version when the block ends, be it by an error; so does what
-    a crash left.
+    """Begin the one write of a catalog; yield its writer, and commit its changes as a new version when the block ends.
 
-    `advance(n)` is called as items are dealt with. Raises StoreBusy while another process writes.
+    What was changed before an error, or left by a crash, is committed too.
+
+    Args:
+        chroma: the collection.
+        folder: the store's folder, which is locked; None for a server.
+        embedder: embeds the texts.
+        advance: called with the number of items that were processed since the last call.
+
+    Raises StoreBusy while another process writes.
     """
-    with paths.writing(folder) if folder else nullcontext():
+    with locks.writing(folder) if folder else nullcontext():
         writer = Writer(chroma, embedder, advance)
         try:
             yield writer
         except Exception:
-            # The batches before the error are whole. What a change that failed has done, nobody knows: the next write sees to it.
-            if writer.sure:
+            # The batches before the error are complete. A change that failed may be half done: the next write commits it.
+            if writer.complete:
                 with suppress(StoreError):
                     writer.commit()
             raise
@@ -73,14 +80,14 @@ class Writer:
         self._embedder = embedder
         self._advance = advance
         self.batch = min(_BATCH, chroma.largest_batch)
-        self.sure = True
-        # A write that a crash left unfinished has changed the catalog without telling: this one tells.
+        self.complete = True
+        # A write that a crash interrupted has changed the catalog without a new version: this write gives it one.
         self._begun = bool(chroma.facts.get("writing"))
         if self._begun and chroma.folder:
             checkpoint.recover(chroma, chroma.folder)
 
     def upsert(self, batch: Sequence[Item]) -> Upserted:
-        """Add or change what differs from what is there; the last item of an id counts."""
+        """Add or change the items that differ from the stored ones; of several items with one id the last is used."""
         items = list({item.id: item for item in batch}.values())
         check(items)
         before = {an_id: metadata for an_id, (_, metadata) in self._chroma.records([item.id for item in items]).items()}
@@ -88,16 +95,16 @@ class Writer:
         self._advance(len(batch) - len(changed))
         if not changed:
             return Upserted(unchanged=len(items))
-        anew = [item for item in changed if before.get(item.id, {}).get(EMBEDDED) != embedded_hash(item)]
-        anew_ids = {item.id for item in anew}
-        self._embed(anew, before)
-        self._annotate([item for item in changed if item.id not in anew_ids], before)
+        to_embed = [item for item in changed if before.get(item.id, {}).get(EMBEDDED) != embedded_hash(item)]
+        ids_to_embed = {item.id for item in to_embed}
+        self._embed(to_embed, before)
+        self._update_metadata([item for item in changed if item.id not in ids_to_embed], before)
         added = sum(item.id not in before for item in changed)
-        truncated = self._embedder.truncated([item.document for item in anew])
+        truncated = self._embedder.truncated([item.document for item in to_embed])
         return Upserted(added, len(changed) - added, len(items) - len(changed), truncated)
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Remove the records of these ids; returns how many there were."""
+        """Remove the records of these ids; return how many existed."""
         present = list(self._chroma.records(ids))
         for batch in in_batches(present, self.batch):
             with self._changing():
@@ -105,20 +112,20 @@ class Writer:
         return len(present)
 
     def commit(self) -> None:
-        """Save the index, and give the catalog a new version, where anything was changed."""
+        """Save the index and give the catalog a new version, if anything was changed."""
         if self._begun:
             if self._chroma.folder:
                 checkpoint.save(self._chroma, self._chroma.folder, checkpoint.WORTH_SAVING)
-            self._chroma.note(writing=False, version=new_version())
+            self._chroma.update_facts(writing=False, version=new_version())
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
         if not self._begun:
-            self._chroma.note(writing=True, version=new_version())
+            self._chroma.update_facts(writing=True, version=new_version())
             self._begun = True
-        self.sure = False
+        self.complete = False
         yield
-        self.sure = True
+        self.complete = True
 
     def _embed(self, items: Sequence[Item], before: Mapping[str, Mapping[str, Any]]) -> None:
         if not items:
@@ -139,8 +146,7 @@ class Writer:
             if self._chroma.folder:
                 checkpoint.save(self._chroma, self._chroma.folder, _LONG_LOG)
 
-    def _annotate(self, items: Sequence[Item], before: Mapping[str, Mapping[str, Any]]) -> None:
-        """Change metadata alone: the vectors stay."""
+    def _update_metadata(self, items: Sequence[Item], before: Mapping[str, Mapping[str, Any]]) -> None:
         if items:
             rows = [record_metadata(item, before[item.id]) for item in items]
             with self._changing():
@@ -149,12 +155,12 @@ class Writer:
 
 
 def check(items: Iterable[Item]) -> None:
-    """Raises StoreError for the first item that cannot be kept."""
+    """Raise StoreError for the first item that cannot be stored."""
     for item in items:
-        if problem := fault(item):
+        if problem := item_fault(item):
             raise StoreError(f'item "{item.id}": {problem}; correct it and index again')
 
 
 def new_version() -> str:
-    """A version that no catalog has had."""
+    """Return a version that no catalog has had."""
     return uuid.uuid4().hex[:16]

@@ -1,4 +1,4 @@
-"""LoRA adapters: exported from peft, run by the embedded engine beside plain answers, refused where they do not belong."""
+"""LoRA adapters: export from peft, use by the embedded engine and by a server, and refusal of those that do not fit."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from click.testing import CliRunner
 from agent import EvokeError
 from agent.errors import AdapterRefused, ModelDown
 from agent.item_text import described
-from agent.llm.adapters import PROMPTS, TASKS, Adapter, Trained
+from agent.llm.adapters import TASKS, Adapter, Trained
 from agent.llm.client import LLM, Deadline
-from agent.llm.embedded import file_hash, find_weights
+from agent.llm.weights import find_weights
 from agent.profile.interests import PENALTY
 from agent.retrieval.channels import OTHERS, Sources
 from eval import compare
@@ -30,7 +30,15 @@ from eval.training.base_model import load
 from eval.training.gguf_export import export
 from prompts import Prompts
 from store import Catalog, History
-from tests.helpers.adapters import LABELS, Messages, adapter, best, random_lora, torch_labels
+from tests.helpers.adapters import (
+    LABELS,
+    Messages,
+    best_label,
+    export_adapter,
+    random_lora,
+    record_adapter,
+    torch_labels,
+)
 from tests.helpers.model_contract import rank_prompt
 from tests.helpers.recommending import FILMS, modelled
 
@@ -39,7 +47,7 @@ GONE = "http://127.0.0.1:9/v1"
 
 @dataclass(frozen=True)
 class Made:
-    """An adapter for each task, and short ranking prompts with what torch says to them with the adapter for ranking."""
+    """An adapter for each task, and short ranking prompts with the label scores that torch computes with the ranking adapter."""
 
     adapters: dict[str, Adapter]
     asked: list[list[dict[str, str]]]
@@ -55,84 +63,61 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     base, tokenizer = load(find_weights())
     for seed, task in enumerate(TASKS):
         model = random_lora(base, seed)
-        adapters[task] = adapter(folder / task, task, model)
-        said = torch_labels(model, tokenizer, asked) if task == "rank" else []
+        adapters[task] = export_adapter(folder / task, task, model)
+        scores = torch_labels(model, tokenizer, asked) if task == "rank" else []
         base = model.unload()
-    return Made(adapters, asked, said)
+    return Made(adapters, asked, scores)
 
 
-async def labelled(llm: LLM, asked: Sequence[Messages], adapter: Adapter | None = None) -> list[dict[str, float]]:
+async def score_labels(llm: LLM, asked: Sequence[Messages], adapter: Adapter | None = None) -> list[dict[str, float]]:
     return [(await llm.labels(messages, LABELS, deadline=Deadline(60), adapter=adapter)).value for messages in asked]
 
 
-def apart(some: Sequence[dict[str, float]], others: Sequence[dict[str, float]]) -> float:
-    """The mean difference in nats over the labels that both name."""
+def distance(some: Sequence[dict[str, float]], others: Sequence[dict[str, float]]) -> float:
+    """Return the mean difference, in nats, of the labels that both have scores for."""
     both = [(a[label], b[label]) for a, b in zip(some, others, strict=True) for label in a.keys() & b.keys()]
     return sum(abs(ours - theirs) for ours, theirs in both) / len(both)
 
 
 @pytest.mark.slow
-async def test_the_engine_says_with_an_adapter_what_torch_says(made: Made) -> None:
+async def test_embedded_engine_with_an_adapter_agrees_with_torch(made: Made) -> None:
     llm = LLM.embedded()
-    plain = await labelled(llm, made.asked)
-    adapted = await labelled(llm, made.asked, made.adapters["rank"])
+    plain = await score_labels(llm, made.asked)
+    adapted = await score_labels(llm, made.asked, made.adapters["rank"])
     await llm.close()
-    assert sum(best(ours) == best(theirs) for ours, theirs in zip(adapted, made.torch, strict=True)) >= 16
-    # The plain model likes one letter above all, and so do these adapters: how far apart the others are tells more.
-    assert apart(adapted, made.torch) < apart(plain, made.torch) / 2
+    assert sum(best_label(ours) == best_label(theirs) for ours, theirs in zip(adapted, made.torch, strict=True)) >= 16
+    # The plain model and these adapters all prefer the same letter, so the scores of all labels are compared.
+    assert distance(adapted, made.torch) < distance(plain, made.torch) / 2
 
 
 @pytest.mark.slow
-async def test_plain_answers_stay_plain_beside_adapters(made: Made) -> None:
+async def test_adapters_do_not_change_answers_of_the_plain_model(made: Made) -> None:
     asked = made.asked[:2]
     llm = LLM.embedded()
-    await labelled(llm, asked)
-    alone = {task: await labelled(llm, asked, made.adapters.get(task)) for task in ("plain", *TASKS)}
-    # The prompts are in the cache now, each engine's own; what is read from there differs a little from what is read anew.
+    await score_labels(llm, asked)
+    alone = {task: await score_labels(llm, asked, made.adapters.get(task)) for task in ("plain", *TASKS)}
+    # The prompts are in each engine's cache now; results from the cache differ a little from the first ones.
     for task in ("plain", "rank", "plain", "queries", "rank"):
-        again = await labelled(llm, asked, made.adapters.get(task))
-        assert all(apart(again, alone[task]) < apart(again, alone[other]) / 2 for other in alone if other != task)
+        again = await score_labels(llm, asked, made.adapters.get(task))
+        assert all(distance(again, alone[task]) < distance(again, alone[other]) / 2 for other in alone if other != task)
     await llm.close()
 
 
 @pytest.fixture
 def record(tmp_path: Path) -> Callable[..., Adapter]:
-    """`recorded` in the store `tmp_path / "store"`, or in another."""
+    """`record_adapter` in the store `tmp_path / "store"`, or in another one."""
 
     def make(task: str, store: Path = tmp_path / "store", **other: Any) -> Adapter:
-        return recorded(task, store, **other)
+        return record_adapter(task, store, **other)
 
     return make
-
-
-def recorded(task: str, store: Path, **other: Any) -> Adapter:
-    """The record of an adapter that no engine could run, in the store."""
-    folder = store / "trained" / task
-    folder.mkdir(parents=True)
-    (folder / "adapter_model.safetensors").write_bytes(task.encode())
-    (folder / "adapter.gguf").write_bytes(b"nothing")
-    (folder / "adapter_config.json").write_text('{"r": 12}')
-    facts = {
-        "hash": file_hash(folder / "adapter_model.safetensors"),
-        "gguf_hash": file_hash(folder / "adapter.gguf"),
-        "weights": file_hash(find_weights()),
-        "model": "TheModel",
-        "prompt": Prompts().fingerprint(*PROMPTS[task]),
-        "on": True,
-        "evidence": {"ndcg@10": [0.1, 0.2]},
-    }
-    found = Adapter(task=task, folder=folder, **(facts | other))
-    Trained.save(found)
-    return found
 
 
 async def ask(llm: LLM, adapter: Adapter) -> Any:
     return await llm.labels([{"role": "user", "content": "A or B?"}], "AB", deadline=Deadline(60), adapter=adapter)
 
 
-def test_a_store_remembers_its_adapters_and_uses_those_that_are_on(
-    record: Callable[..., Adapter], tmp_path: Path
-) -> None:
+def test_store_keeps_its_adapters_and_uses_those_that_are_on(record: Callable[..., Adapter], tmp_path: Path) -> None:
     rank, queries = record("rank"), record("queries", on=False)
     found = Trained.load(tmp_path / "store")
     assert found.adapters == {"rank": rank, "queries": queries}
@@ -141,21 +126,25 @@ def test_a_store_remembers_its_adapters_and_uses_those_that_are_on(
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"on": 3}', "\x00"])
-def test_a_broken_record_is_one_line_with_the_remedy(text: str, record: Callable[..., Adapter], tmp_path: Path) -> None:
+def test_broken_adapter_record_gives_one_line_with_the_remedy(
+    text: str, record: Callable[..., Adapter], tmp_path: Path
+) -> None:
     (record("rank").folder / "adapter.json").write_text(text)
     with pytest.raises(EvokeError, match="run `evoke train rank` again") as caught:
         Trained.load(tmp_path / "store")
     assert "\n" not in str(caught.value)
 
 
-async def test_what_an_adapter_says_is_cached_by_itself(record: Callable[..., Adapter]) -> None:
+async def test_each_adapter_has_its_own_cache_key(record: Callable[..., Adapter]) -> None:
     llm = LLM(GONE, "some")
     keys = {llm.key_of(None), llm.key_of(record("rank")), llm.key_of(record("queries"))}
     assert len(keys) == 3 and llm.key in keys
     await llm.close()
 
 
-async def test_an_adapter_that_does_not_belong_is_refused(record: Callable[..., Adapter], tmp_path: Path) -> None:
+async def test_adapter_of_another_model_or_with_changed_files_is_refused(
+    record: Callable[..., Adapter], tmp_path: Path
+) -> None:
     llm = LLM.embedded()
     with pytest.raises(
         AdapterRefused, match=r"trained on TheModel, and .* runs: unset EVOKE_MODEL, or run `evoke train"
@@ -171,13 +160,13 @@ async def test_an_adapter_that_does_not_belong_is_refused(record: Callable[..., 
     await llm.close()
 
 
-def test_another_prompt_is_refused(record: Callable[..., Adapter], tmp_path: Path) -> None:
+def test_adapter_trained_with_another_prompt_is_refused(record: Callable[..., Adapter], tmp_path: Path) -> None:
     (tmp_path / "rank.j2").write_text("{% block system %}{% endblock %}{% block user %}Which?{% endblock %}")
     with pytest.raises(AdapterRefused, match=r"another prompt: take rank.j2 .* out of the prompts folder, or run"):
         record("rank").check_prompt(Prompts(tmp_path))
 
 
-async def test_a_server_is_asked_for_the_adapter_by_its_name(
+async def test_adapter_is_requested_from_a_server_by_its_name(
     record: Callable[..., Adapter], model_server: Callable[..., Any]
 ) -> None:
     adapter, server = record("rank"), model_server(modelled())
@@ -192,7 +181,7 @@ async def test_a_server_is_asked_for_the_adapter_by_its_name(
     await llm.close()
 
 
-def test_a_refused_adapter_costs_ranking_only(
+def test_refused_adapter_degrades_only_the_rank_stage(
     rec: Callable[..., Any], films: Path, record: Callable[..., Adapter]
 ) -> None:
     adapter = record("rank", films)
@@ -208,7 +197,7 @@ def test_a_refused_adapter_costs_ranking_only(
     assert recommender.trained == ["rank adapter"]
 
 
-def test_the_latest_things_are_searched_for_whether_the_model_answers_or_not(
+def test_latest_items_are_searched_for_with_and_without_a_model_answer(
     rec: Callable[..., Any], films: Path, record: Callable[..., Adapter]
 ) -> None:
     adapter = record("queries", films, evidence={"latest": 2})
@@ -223,7 +212,7 @@ def test_the_latest_things_are_searched_for_whether_the_model_answers_or_not(
     assert "a crew plans one last robbery" in used.queries
 
 
-def test_a_trained_model_is_shown_what_others_chose_next(
+def test_prompt_of_a_trained_model_shows_items_that_others_chose_next(
     rec: Callable[..., Any], films: Path, record: Callable[..., Adapter]
 ) -> None:
     adapter = record("queries", films)
@@ -238,12 +227,12 @@ def test_a_trained_model_is_shown_what_others_chose_next(
     assert len(first) == OTHERS and not set(first) & set(liked)
     recommender.recommend(user="mara")
     asked = [r["messages"][1]["content"] for r in recommender.server.requests if r["model"] == adapter.name]
-    told = [line for line in asked[0].partition("Others chose next:")[2].splitlines() if line.startswith('"')]
-    assert [json.loads(line) for line in told][: len(shown)] == shown
-    assert len(told) == OTHERS
+    shown_lines = [line for line in asked[0].partition("Others chose next:")[2].splitlines() if line.startswith('"')]
+    assert [json.loads(line) for line in shown_lines][: len(shown)] == shown
+    assert len(shown_lines) == OTHERS
 
 
-def test_a_comparison_asks_the_adapter_and_the_plain_model_beside_it(
+def test_comparison_asks_the_adapter_and_the_plain_model(
     films: Path, record: Callable[..., Adapter], model_server: Callable[..., Any]
 ) -> None:
     adapter = record("queries", films, evidence={"on": "valid", "seen": seen_hash(FILMS)})
@@ -257,13 +246,13 @@ def test_a_comparison_asks_the_adapter_and_the_plain_model_beside_it(
     held = {(request["model"], request.get("frequency_penalty")) for request in server.requests}
     assert held == {(adapter.name, PENALTY), (server.models[0], None)}
     assert set(run.settings["model"]) == {"queries", "queries (-adapter)"}
-    # Titles are a question of their own, and what was asked before is not asked again.
+    # Titles are requested by themselves, and earlier answers come from the cache.
     both = compare(FILMS, ["base+queries+named", "named", "queries"], **given)
     assert len(server.requests) == 3 * run.cases
     assert both.arms["base+queries+named"]["calls"] == 2 and both.arms["queries"]["calls"] == 1
 
 
-def test_the_command_says_whether_adapters_can_be_used(
+def test_model_command_reports_whether_adapters_can_be_used(
     record: Callable[..., Adapter], tmp_path: Path, model_server: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = model_server(modelled())

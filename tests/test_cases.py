@@ -1,4 +1,4 @@
-"""Cases read and made, and leaks planted in every place that could hold one."""
+"""Evaluation cases: reading and making them, with leaks planted wherever one could be."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from eval.data.read_cases import Case, Cases, EvalError, data_hash, load_cases, make_cases, read_cases
-from eval.data.splits import is_clock
+from store.cooccurrence import is_clock
 from store.errors import BadData
 from store.records import Event
 
 DAY = 86_400
-NOON = 1_600_000_000  # a moment in 2020
+NOON = 1_600_000_000  # in 2020
 
 Dataset = Callable[..., Path]
 Row = tuple[Any, ...]
@@ -24,7 +24,7 @@ Row = tuple[Any, ...]
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Dataset:
-    """Writes a dataset: items a to z, events as rows (user, item, rating, timestamp[, split]), cases by part."""
+    """Write a dataset: items a to z, events as rows (user, item, rating, timestamp[, split]), cases by part."""
 
     def write(events: Sequence[Row] = (), **cases: Sequence[Any]) -> Path:
         items = [
@@ -54,7 +54,7 @@ SPLIT = [("u", "a", None, 1, "train"), ("v", "b", None, 1, "train"), ("u", "b", 
 GIVEN = {"valid": [case("u", "a", "b")], "test": [case("u", "ab", "c"), case("u", "abc", "d"), case("w", "a", "be")]}
 
 
-def test_cases_are_read_with_the_events_before_their_cut(dataset: Dataset) -> None:
+def test_cases_are_read_with_events_before_the_cut(dataset: Dataset) -> None:
     folder = dataset([*SPLIT, ("u", "c", None, 3, "test")], **GIVEN)
     valid, test = read_cases(folder, "valid"), read_cases(folder, "test")
     assert valid.cases == (Case("u", ("a",), ("b",)),)
@@ -72,7 +72,7 @@ def test_parquet_cases_are_read(dataset: Dataset) -> None:
     assert read_cases(folder, "test").cases == (Case("u", ("a", "b"), ("c",)),)
 
 
-def test_a_dialogue_belongs_to_whom_it_goes_on_from(dataset: Dataset) -> None:
+def test_dialogue_that_continues_the_previous_one_has_the_same_user(dataset: Dataset) -> None:
     turns = [{"role": "assistant", "content": "Hello."}, {"role": "user", "content": "A thriller."}]
     first, second = turns, [*turns, {"role": "user", "content": "Old."}]
     other = [turns[0], {"role": "user", "content": "A comedy."}]
@@ -93,14 +93,14 @@ def test_a_dialogue_belongs_to_whom_it_goes_on_from(dataset: Dataset) -> None:
         ('{"user": "u", "history": ["a"], "targets": []}', 'no "targets"'),
         ('{"user": "u", "history": "a", "targets": ["b"]}', "not a list of ids"),
         ('{"user": "u", "history": [1], "targets": ["b"]}', "not a list of ids"),
-        ('{"user": 7, "history": [], "targets": ["b"]}', '"user" is not text'),
+        ('{"user": 7, "history": [], "targets": ["b"]}', '"user" is not a string'),
         ('{"user": "u", "history": [], "targets": ["nope"]}', "unknown item"),
-        ('{"dialogue": [{"role": "admin", "content": "x"}], "targets": ["b"]}', "not a role and content"),
-        ('{"dialogue": [{"role": "user", "content": 1}], "targets": ["b"]}', "not text"),
+        ('{"dialogue": [{"role": "admin", "content": "x"}], "targets": ["b"]}', "not a role and a content"),
+        ('{"dialogue": [{"role": "user", "content": 1}], "targets": ["b"]}', "not a string"),
         ('{"user": "u", "history": [], "targets": ["b"], "extra": 1}', "unknown field"),
     ],
 )
-def test_a_broken_case_is_refused_with_its_line(dataset: Dataset, line: str, words: str) -> None:
+def test_broken_case_is_refused_with_its_line_number(dataset: Dataset, line: str, words: str) -> None:
     folder = dataset(SPLIT, test=[case("u", "ab", "c"), line])
     with pytest.raises(BadData) as error:
         read_cases(folder, "test")
@@ -109,23 +109,23 @@ def test_a_broken_case_is_refused_with_its_line(dataset: Dataset, line: str, wor
     assert "; " in message and "\n" not in message
 
 
-def test_what_is_missing_is_said(dataset: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(EvalError, match="needs a dataset folder"):
+def test_missing_files_and_cases_are_reported(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(EvalError, match="not a dataset folder"):
         load_cases(tmp_path / "nowhere", "test")
     folder = dataset()
-    with pytest.raises(EvalError, match="no part to measure on"):
+    with pytest.raises(EvalError, match="cannot be measured on"):
         load_cases(folder, "train")
     with pytest.raises(EvalError, match="no events to make cases from"):
         load_cases(folder, "test")
     dataset(test=GIVEN["test"])
-    with pytest.raises(EvalError, match=r"no valid\.jsonl"):
+    with pytest.raises(EvalError, match=r"valid\.jsonl does not"):
         load_cases(folder, "valid")
     _lines(folder / "test.jsonl", [])
-    with pytest.raises(EvalError, match="no case"):
+    with pytest.raises(EvalError, match="no cases"):
         load_cases(folder, "test")
 
 
-def test_hidden_targets_and_broken_events_are_told(dataset: Dataset) -> None:
+def test_hidden_targets_and_broken_events_give_warnings(dataset: Dataset) -> None:
     folder = dataset([*SPLIT, ("u", "nope", None, 1, "train")], test=[case("u", "ab", "cz")])
     assert [each.partition(":")[0] for each in read_cases(folder, "test").warnings] == [
         "1 rows were left out",
@@ -136,7 +136,7 @@ def test_hidden_targets_and_broken_events_are_told(dataset: Dataset) -> None:
 # Leaks
 
 
-def test_events_of_the_measured_part_and_later_never_reach_the_fit(dataset: Dataset) -> None:
+def test_events_after_the_cut_are_never_fitted_on(dataset: Dataset) -> None:
     folder = dataset(
         [*SPLIT, ("x", "c", None, 9, "test"), ("x", "d", None, 9, "holdout"), ("x", "e", None, 9, None)], **GIVEN
     )
@@ -146,19 +146,19 @@ def test_events_of_the_measured_part_and_later_never_reach_the_fit(dataset: Data
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])
-def test_a_target_planted_under_an_earlier_split_has_no_effect(dataset: Dataset, split: str) -> None:
+def test_target_planted_in_an_earlier_split_is_removed(dataset: Dataset, split: str) -> None:
     clean = read_cases(dataset(SPLIT, **GIVEN), "test")
     planted = read_cases(dataset([*SPLIT, ("u", "c", None, 2.5, split), ("w", "e", None, 0, split)], **GIVEN), "test")
     assert planted.events == clean.events
-    assert "2 events that would tell" in planted.warnings[0]
+    assert "2 events that give away" in planted.warnings[0]
 
 
-def test_a_repeat_that_the_history_shows_is_no_leak(dataset: Dataset) -> None:
+def test_target_that_is_in_the_history_is_not_removed_from_events(dataset: Dataset) -> None:
     cases = read_cases(dataset(SPLIT, test=[case("u", "ab", "a")]), "test")
     assert len(cases.events) == 3 and cases.warnings == []
 
 
-def test_late_events_cannot_be_handed_in(dataset: Dataset) -> None:
+def test_events_after_the_cut_cannot_be_added_to_cases(dataset: Dataset) -> None:
     cases = read_cases(dataset(SPLIT, **GIVEN), "valid")
     for split in ("valid", "test", None):
         late = Event("x", "c", 9, split=split)
@@ -173,14 +173,14 @@ def test_late_events_cannot_be_handed_in(dataset: Dataset) -> None:
     assert replace(cases, events=(Event("u", "b", 9, split="train"),)).events == ()
 
 
-def test_events_without_a_split_must_not_hold_targets(dataset: Dataset) -> None:
+def test_events_without_split_are_refused_if_they_contain_targets(dataset: Dataset) -> None:
     plain = [("u", "a", None, 1), ("u", "b", None, 2), ("v", "b", None, 2)]
     cases = read_cases(dataset(plain, test=GIVEN["test"]), "test")
     assert len(cases.events) == 3 and "taken to lie before the cut" in cases.warnings[0]
     folder = dataset([*plain, ("u", "d", None, 3)], test=GIVEN["test"])
     with pytest.raises(EvalError, match='add the column "split"'):
         read_cases(folder, "test")
-    # While working on valid, a test target is as much of a leak.
+    # A test target is a leak for the validation cases, too.
     with pytest.raises(EvalError, match='add the column "split"'):
         read_cases(dataset([*plain, ("u", "d", None, 3)], **GIVEN), "valid")
 
@@ -190,7 +190,7 @@ def test_events_without_a_split_must_not_hold_targets(dataset: Dataset) -> None:
 CLOCK = [(f"u{i % 4}", "abcdefghijklmnopqrst"[i % 20], 5, NOON + i * DAY) for i in range(40)]
 
 
-def test_the_global_cut_lies_between_what_is_fitted_and_what_is_asked(dataset: Dataset) -> None:
+def test_cut_by_time_separates_fitted_events_from_targets(dataset: Dataset) -> None:
     folder = dataset(CLOCK)
     when = {(user, item): at for user, item, _, at in CLOCK}
     bounds = {}
@@ -212,11 +212,11 @@ def test_only_positive_events_are_history_or_target(dataset: Dataset) -> None:
     cases = make_cases(dataset(rows), "test")
     shown = {item for each in cases.cases for item in (*each.history, *each.targets)}
     assert not shown & set("ej")
-    assert {"e", "j"} & {event.item for event in cases.events}  # still there, as events, for what marks items seen
+    assert {"e", "j"} & {event.item for event in cases.events}  # still events, which mark items as seen
 
 
-def test_what_comes_later_changes_nothing_that_is_fitted(dataset: Dataset) -> None:
-    """The events of the test period replaced by others: neither the fit nor the valid cases move."""
+def test_later_events_do_not_change_earlier_cases_or_fitted_events(dataset: Dataset) -> None:
+    """Other events in the test period change neither the fitted events nor the validation cases."""
     before = {on: make_cases(dataset(CLOCK), on) for on in ("valid", "test")}
     cut = max(event.timestamp for event in before["test"].events)
     other = [(user, "z" if at > cut else item, 1 if at > cut else rating, at) for user, item, rating, at in CLOCK]
@@ -224,15 +224,15 @@ def test_what_comes_later_changes_nothing_that_is_fitted(dataset: Dataset) -> No
     assert make_cases(dataset(other), "valid").events == before["valid"].events
 
 
-def test_times_that_are_no_clock_are_not_cut_by_time(dataset: Dataset) -> None:
+def test_times_that_are_not_a_clock_are_split_per_user_with_a_warning(dataset: Dataset) -> None:
     steps = [(f"u{i % 4}", "abcdefghij"[i // 4], None, i // 4) for i in range(40)]
     folder = dataset(steps)
-    with pytest.raises(EvalError, match="no clock"):
+    with pytest.raises(EvalError, match="not a clock"):
         make_cases(folder, "test")
     cases = load_cases(folder, "test")
     assert [each.history for each in cases.cases] == [tuple("abcdefghi")] * 4
     assert [each.targets for each in cases.cases] == [("j",)] * 4
-    assert "no clock" in cases.warnings[0] and "sees the future" in cases.warnings[1]
+    assert "not a clock" in cases.warnings[0] and "sees the future" in cases.warnings[1]
 
 
 @pytest.mark.parametrize(
@@ -246,18 +246,18 @@ def test_times_that_are_no_clock_are_not_cut_by_time(dataset: Dataset) -> None:
         ([], False),
     ],
 )
-def test_what_counts_as_a_clock(times: list[float], clock: bool) -> None:
+def test_clock_times_are_recognised(times: list[float], clock: bool) -> None:
     assert is_clock(times) is clock
 
 
-def test_leave_last_out_warns(dataset: Dataset) -> None:
+def test_leave_last_out_split_gives_a_warning(dataset: Dataset) -> None:
     cases = load_cases(dataset(CLOCK, **GIVEN), "test", "last-out")
     assert [(len(each.history), len(each.targets)) for each in cases.cases] == [(9, 1)] * 4
     assert len(cases.events) == 36 and "leave-last-out sees the future" in cases.warnings[0]
     assert len(make_cases(dataset(CLOCK), "valid", "last-out").events) == 32
 
 
-def test_the_split_of_the_events_is_used(dataset: Dataset) -> None:
+def test_split_column_of_the_events_is_used(dataset: Dataset) -> None:
     rows = [
         (user, item, None, step, split)
         for step, (user, item, split) in enumerate(
@@ -274,20 +274,20 @@ def test_the_split_of_the_events_is_used(dataset: Dataset) -> None:
     valid, test = (load_cases(dataset(rows), on) for on in ("valid", "test"))
     assert valid.cases == (Case("u", ("a", "b"), ("c",)),) and len(valid.events) == 2
     assert test.cases == (Case("u", ("a", "b", "c"), ("d",)), Case("v", ("a",), ("b",))) and len(test.events) == 3
-    with pytest.raises(EvalError, match="leaves nothing to ask for"):
+    with pytest.raises(EvalError, match="leaves no targets"):
         load_cases(dataset(rows[:3]), "test")
 
 
-def test_a_long_period_gives_a_few_cases_spread_over_it(dataset: Dataset) -> None:
+def test_user_with_many_events_gets_five_cases_spread_over_the_period(dataset: Dataset) -> None:
     rows = [("u", "ab"[i % 2], None, NOON + i * DAY) for i in range(500)]
     cases = make_cases(dataset(rows), "test", cuts=(0.1, 0.2)).cases
     assert len(cases) == 5 and len(cases[0].history) == 100 and len(cases[-1].history) == 490
     assert all(each.targets == ("a", "b") for each in cases)
 
 
-def test_unusable_wishes_are_refused(dataset: Dataset) -> None:
+def test_unknown_split_and_wrong_cuts_are_refused(dataset: Dataset) -> None:
     folder = dataset(CLOCK)
-    with pytest.raises(EvalError, match="no way to split"):
+    with pytest.raises(EvalError, match="not a way to split"):
         make_cases(folder, "test", "random")
     with pytest.raises(EvalError, match="cuts"):
         make_cases(folder, "test", cuts=(0.9, 0.8))
@@ -296,7 +296,7 @@ def test_unusable_wishes_are_refused(dataset: Dataset) -> None:
 # Samples and hashes
 
 
-def test_a_sample_is_whole_users_the_same_for_every_arm() -> None:
+def test_sample_contains_all_cases_of_its_users_and_depends_on_seed() -> None:
     cases = Cases("d", "test", tuple(Case(f"u{i // 3}", (), ("a",)) for i in range(300)), ())
     small, large = cases.sample(30, seed=4), cases.sample(90, seed=4)
     assert (len(small), small.users) == (30, 10)
@@ -305,6 +305,6 @@ def test_a_sample_is_whole_users_the_same_for_every_arm() -> None:
     assert cases.sample(1000) is cases
 
 
-def test_the_hash_changes_with_any_file(dataset: Dataset) -> None:
+def test_data_hash_changes_with_any_file(dataset: Dataset) -> None:
     hashes = {data_hash(dataset(SPLIT)), data_hash(dataset(CLOCK)), data_hash(dataset(CLOCK, **GIVEN))}
     assert len(hashes) == 3 and data_hash(dataset(CLOCK, **GIVEN)) in hashes

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.item_text import described
+from agent.item_text import described, plain
 from agent.profile.user_history import UserHistory
 from agent.results import Named
 from agent.retrieval.channels import CHANNELS, GUESSED, TITLE_MATCH, Batch, Request, retrieve
-from agent.retrieval.grounding import ground, plain, rows_of_title
+from agent.retrieval.grounding import ground, rows_of_title
 from agent.retrieval.sources import Sources
 from store import Catalog, History, Hit, Item
 from store.snapshot import Snapshot

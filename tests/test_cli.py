@@ -1,4 +1,4 @@
-"""The command line as its users meet it: a subprocess, with the real embedded model."""
+"""The command line, run as a subprocess with the real embedded model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FILMS = ROOT / "eval" / "films"
 def evoke(
     *words: str | Path, cwd: Path | None = None, timeout: float = 500, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command with a clean set of EVOKE_ and OPENAI_ variables; the deadline is no test of this machine's speed."""
+    """Run the command without EVOKE_ and OPENAI_ variables, and with a long deadline for slow machines."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("EVOKE_", "OPENAI_"))}
     env = clean | {"EVOKE_DEADLINE": "400"} | variables
     command = [sys.executable, "-m", "agent.terminal.cli", *map(str, words)]
@@ -40,11 +40,11 @@ def printed(done: subprocess.CompletedProcess[str]) -> Any:
 
 @pytest.fixture(scope="module")
 def first(films_store: Path) -> dict[str, Any]:
-    """The demo user's recommendation, from the real embedded model."""
+    """Recommendation for the demo user by the real embedded model."""
     return printed(evoke("recommend", "--store", films_store, "--user", "mara", "--json"))
 
 
-def test_the_embedded_model_writes_profile_queries_and_explanations(first: dict[str, Any]) -> None:
+def test_embedded_model_writes_profile_queries_and_explanations(first: dict[str, Any]) -> None:
     stages = {stage["name"]: stage for stage in first["trace"]["stages"]}
     assert first["trace"]["degraded"] == []
     assert "SmolLM2" in stages["interests"]["model"]
@@ -55,13 +55,13 @@ def test_the_embedded_model_writes_profile_queries_and_explanations(first: dict[
     assert len(first["items"]) == 10
 
 
-def test_the_second_run_is_cached(films_store: Path, first: dict[str, Any]) -> None:
+def test_second_run_uses_the_cached_profile(films_store: Path, first: dict[str, Any]) -> None:
     again = printed(evoke("recommend", "--store", films_store, "--user", "mara", "--json"))
     assert again["trace"]["stages"][0]["cached"]
     assert again["queries"] == first["queries"]
 
 
-def test_tables_for_people(films_store: Path) -> None:
+def test_recommend_prints_a_table(films_store: Path) -> None:
     done = evoke("recommend", "--store", films_store, "--user", "mara", "-n", "3", COLUMNS="140")
     assert done.returncode == 0
     for word in ("Profile", "Queries", "Score", "Channels", "Why"):
@@ -69,7 +69,7 @@ def test_tables_for_people(films_store: Path) -> None:
     assert "interests" in done.stderr
 
 
-def test_profile_and_model(films_store: Path, first: dict[str, Any]) -> None:
+def test_profile_and_model_commands(films_store: Path, first: dict[str, Any]) -> None:
     row = printed(evoke("profile", "--store", films_store, "--user", "mara", "--json"))
     assert row["profile"] == first["profile"]
     assert printed(evoke("model", "--json"))["answers"] is True
@@ -78,7 +78,7 @@ def test_profile_and_model(films_store: Path, first: dict[str, Any]) -> None:
     assert "no connection" in down.stdout
 
 
-def test_a_model_that_is_not_there_costs_no_answer(films_store: Path) -> None:
+def test_missing_model_server_does_not_cost_the_answer(films_store: Path) -> None:
     row = printed(
         evoke("recommend", "--store", films_store, "--user", "tomasz", "--json", EVOKE_BASE_URL="http://127.0.0.1:9/v1")
     )
@@ -86,7 +86,7 @@ def test_a_model_that_is_not_there_costs_no_answer(films_store: Path) -> None:
     assert {d["stage"] for d in row["trace"]["degraded"]} == {"interests", "explain"}
 
 
-def test_without_a_store_the_last_one_is_used_and_named(tmp_path: Path) -> None:
+def test_last_store_is_used_and_named_by_default(tmp_path: Path) -> None:
     home = {"XDG_DATA_HOME": str(tmp_path), "EVOKE_BASE_URL": "http://127.0.0.1:9/v1"}
     none = evoke("recommend", "--user", "mara", **home)
     assert (none.returncode, none.stdout) == (1, "")
@@ -99,7 +99,7 @@ def test_without_a_store_the_last_one_is_used_and_named(tmp_path: Path) -> None:
     assert not list(FILMS.glob("*.db"))
 
 
-def test_forget(films_store: Path, tmp_path: Path) -> None:
+def test_forget_erases_every_byte_of_a_user(films_store: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     shutil.copytree(films_store, store)
     user = os.urandom(16).hex()
@@ -123,7 +123,7 @@ def test_forget(films_store: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["recommend", "-n", "0"], "-n"),
         (["recommend", "--where", "{year"], "--where"),
@@ -133,14 +133,14 @@ def test_forget(films_store: Path, tmp_path: Path) -> None:
         (["nonsense"], "nonsense"),
     ],
 )
-def test_wrong_usage_exits_2(words: list[str], said: str) -> None:
+def test_wrong_usage_exits_with_2(words: list[str], message: str) -> None:
     done = evoke(*words)
     assert (done.returncode, done.stdout) == (2, "")
-    assert said in done.stderr
+    assert message in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("variables", "said"),
+    ("variables", "message"),
     [
         ({"EVOKE_DEADLINE": "soon"}, "deadline"),
         ({"EVOKE_PROMPTS": "no/such/folder"}, "no/such/folder"),
@@ -151,21 +151,21 @@ def test_wrong_usage_exits_2(words: list[str], said: str) -> None:
         ({"EVOKE_WEIGHTS": '{"dense": -1}'}, "weights"),
     ],
 )
-def test_bad_settings_are_one_line(films_store: Path, variables: dict[str, str], said: str) -> None:
+def test_invalid_settings_are_reported_in_one_line(films_store: Path, variables: dict[str, str], message: str) -> None:
     done = evoke("recommend", "--store", films_store, "--user", "mara", **variables)
     assert (done.returncode, done.stdout) == (1, "")
-    assert said in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_filter_on_a_field_that_is_not_there(films_store: Path) -> None:
+def test_filter_on_an_unknown_field_is_refused(films_store: Path) -> None:
     done = evoke("recommend", "--store", films_store, "--where", '{"colour": "red"}')
     assert done.returncode == 1
     assert "colour" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_settings_come_from_evoke_toml_too(films_store: Path, tmp_path: Path) -> None:
+def test_settings_are_read_from_evoke_toml(films_store: Path, tmp_path: Path) -> None:
     (tmp_path / "evoke.toml").write_text(f'store = "{films_store}"\nbase_url = "http://127.0.0.1:9/v1"\n')
     done = evoke("recommend", "--history", "heat-1995", "--json", cwd=tmp_path)
     assert printed(done)["trace"]["degraded"]
@@ -175,7 +175,22 @@ def test_settings_come_from_evoke_toml_too(films_store: Path, tmp_path: Path) ->
     assert "nonsense" in done.stderr
 
 
-def test_an_embedding_model_in_a_folder_is_named_again_by_a_setting(tmp_path: Path) -> None:
+def test_removed_settings_are_warned_about_and_ignored(films: Path, tmp_path: Path) -> None:
+    (tmp_path / "evoke.toml").write_text("rank_shuffles = 3\nexplain = false\n")
+    Tuned(settings={"n_queries": 8, "diversity": 0.1}).save(films)
+    variables = {"EVOKE_BASE_URL": "http://127.0.0.1:9/v1", "EVOKE_BUDGET": "50"}
+    done = evoke("recommend", "--store", films, "--history", "heat-1995", "--json", cwd=tmp_path, **variables)
+    assert len(printed(done)["items"]) == 10
+    assert sorted(done.stderr.splitlines()) == [
+        "evoke: EVOKE_BUDGET is no longer a setting; remove it: channels always retrieve 200 items",
+        f"evoke: n_queries in {films}/tuned/tuned.json is no longer a setting; the next `evoke tune` removes it: "
+        "all queries of a profile are always searched with",
+        "evoke: rank_shuffles in evoke.toml is no longer a setting; remove it: "
+        "the model always ranks each window of candidates once",
+    ]
+
+
+def test_setting_embedding_model_names_the_folder_of_the_model(tmp_path: Path) -> None:
     (data := tmp_path / "shop").mkdir()
     rows = [{"id": str(n), "title": f"Lamp {n}", "text": "", "metadata": {}} for n in range(3)]
     (data / "items.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -190,7 +205,7 @@ def test_an_embedding_model_in_a_folder_is_named_again_by_a_setting(tmp_path: Pa
     assert len(printed(evoke(*ask, EVOKE_EMBEDDING_MODEL=str(folder), **elsewhere))["items"]) == 2
 
 
-def test_ctrl_c_says_that_nothing_is_lost(films: Path, model_server: Callable[..., Any]) -> None:
+def test_ctrl_c_prints_that_the_command_can_continue(films: Path, model_server: Callable[..., Any]) -> None:
     server = model_server(Hang())
     command = [sys.executable, "-m", "agent.terminal.cli", "profile", "--user", "mara", "--store", str(films)]
     asked = subprocess.Popen(
@@ -198,19 +213,19 @@ def test_ctrl_c_says_that_nothing_is_lost(films: Path, model_server: Callable[..
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"EVOKE_BASE_URL": server.base_url},
-        # What is started in the background of a script inherits an ignored Ctrl-C.
+        # A process in the background of a script inherits an ignored Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     end = time.monotonic() + 240
     while not server.requests and time.monotonic() < end:
         time.sleep(0.1)
     asked.send_signal(signal.SIGINT)
-    _, said = asked.communicate(timeout=240)
+    _, output = asked.communicate(timeout=240)
     assert asked.returncode == 130
-    assert said.strip().splitlines()[-1] == "evoke: interrupted; the same command continues where it stopped"
+    assert output.strip().splitlines()[-1] == "evoke: interrupted; the same command continues where it stopped"
 
 
-def test_forgetting_names_what_was_trained_on_the_user_and_drops_what_a_model_wrote(films: Path) -> None:
+def test_forget_names_trained_parts_and_deletes_cached_answers(films: Path) -> None:
     Tuned(learned=True).save(films)
     (films / "tuned" / "fusion.json").write_text('{"names": [], "models": []}')
     (films / "measured").mkdir()

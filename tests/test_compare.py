@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from agent.llm.adapters import drop_derived
+from agent.forgetting import drop_derived
 from agent.ranking.tuned import Tuned
 from eval import compare
 from eval.comparison.llm_cache import FAILURES
@@ -145,7 +145,7 @@ def test_tuning_that_could_have_seen_the_cases_is_not_used(films: Path) -> None:
     for asked in ({"on": "valid"}, {"how": "last-out"}):
         run = compare(FILMS, ["base"], store=films, **asked)
         assert run.settings["tuned"] == {}
-        assert any("is not used here" in warning for warning in run.warnings)
+        assert any("not used here" in warning for warning in run.warnings)
 
 
 def test_a_model_is_asked_once_a_case_as_the_recommender_asks_and_its_cost_is_told(

@@ -1,4 +1,4 @@
-"""Datasets fetched from a server on this machine: whole, in pieces, changed underneath, or not at all."""
+"""Fetching datasets from a local server: in one go, after an interruption, from changed files, and with errors."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from store.records import Event, Item
 
 
 class Home:
-    """A server of files. `cut` bytes are sent of the next answer, then the line goes dead; `asked` holds path and range."""
+    """A file server. It sends only `cut` bytes of the next response if set; `requests` holds the path and range of each request."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.cut: int | None = None
         self.ranges = True
-        self.asked: list[tuple[str, str | None]] = []
+        self.requests: list[tuple[str, str | None]] = []
         home = self
 
         class Answer(BaseHTTPRequestHandler):
@@ -41,16 +41,16 @@ class Home:
         self.url = f"http://127.0.0.1:{self.server.server_port}/data"
 
     def answer(self, to: BaseHTTPRequestHandler) -> None:
-        asked = to.headers.get("Range")
-        self.asked.append((to.path, asked))
+        range_asked = to.headers.get("Range")
+        self.requests.append((to.path, range_asked))
         content = self.files.get(to.path.removeprefix("/data/"))
         if content is None:
             to.send_error(404)
             return
         tag = f'"{hash(content)}"'
         start = 0
-        if asked and self.ranges and to.headers.get("If-Range") == tag:
-            start = int(asked.removeprefix("bytes=").removesuffix("-"))
+        if range_asked and self.ranges and to.headers.get("If-Range") == tag:
+            start = int(range_asked.removeprefix("bytes=").removesuffix("-"))
         to.send_response(206 if start else 200)
         to.send_header("Content-Length", str(len(content) - start))
         to.send_header("ETag", tag)
@@ -91,7 +91,7 @@ def _dataset(folder: Path) -> tuple[dict[str, Item], list[Event]]:
     return items, list(read_events(folder / "events.csv", items, Problems()))
 
 
-def test_movielens_becomes_a_dataset(home: Home, tmp_path: Path) -> None:
+def test_movielens_is_converted_to_a_dataset(home: Home, tmp_path: Path) -> None:
     steps: list[tuple[str, int, int | None]] = []
     folder = fetch("movielens-latest-small", tmp_path, lambda *step: steps.append(step), home.url)
     items, events = _dataset(folder)
@@ -102,7 +102,7 @@ def test_movielens_becomes_a_dataset(home: Home, tmp_path: Path) -> None:
     assert steps[-1] == ("ml-latest-small.zip", size, size)
 
 
-def test_the_older_movielens_form_is_read(home: Home, tmp_path: Path) -> None:
+def test_older_movielens_format_is_read(home: Home, tmp_path: Path) -> None:
     films, ratings = (
         "1::Léon (1994)::Crime|Drama\r\n2::Vie est belle, La (1997)::Comedy\r\n",
         "5::1::4::978300760\n5::2::3::1\n",
@@ -112,7 +112,7 @@ def test_the_older_movielens_form_is_read(home: Home, tmp_path: Path) -> None:
     assert [item.title for item in items.values()] == ["Léon", "La Vie est belle"] and len(events) == 2
 
 
-def test_amazon_reviews_become_a_dataset(home: Home, tmp_path: Path) -> None:
+def test_amazon_reviews_are_converted_to_a_dataset(home: Home, tmp_path: Path) -> None:
     reviews = [
         {"reviewerID": f"A{n}", "asin": f"B{n % 3}", "overall": 5.0, "unixReviewTime": 1_500_000_000} for n in range(6)
     ]
@@ -138,11 +138,11 @@ def test_amazon_reviews_become_a_dataset(home: Home, tmp_path: Path) -> None:
     assert items["B1"].title == "B1" and items["B2"].title == "B2"
 
 
-def test_what_is_there_is_checked_and_not_fetched_again(home: Home, tmp_path: Path) -> None:
+def test_existing_download_is_checked_and_not_repeated(home: Home, tmp_path: Path) -> None:
     folder = fetch("movielens-latest-small", tmp_path, base_url=home.url)
-    asked = len(home.asked)
+    count = len(home.requests)
     assert fetch("movielens-latest-small", tmp_path, base_url=home.url) == folder
-    assert len(home.asked) == asked
+    assert len(home.requests) == count
     record = json.loads((folder / "source" / "checksums.json").read_text())["ml-latest-small.zip"]
     assert record["bytes"] == len(home.files["ml-latest-small.zip"]) and len(record["sha256"]) == 64
     (folder / "source" / "ml-latest-small.zip").write_bytes(b"something else")
@@ -150,12 +150,12 @@ def test_what_is_there_is_checked_and_not_fetched_again(home: Home, tmp_path: Pa
         fetch("movielens-latest-small", tmp_path, base_url=home.url)
 
 
-def test_a_file_that_changed_at_its_home_is_refused(home: Home, tmp_path: Path) -> None:
+def test_file_that_changed_at_the_publisher_is_refused(home: Home, tmp_path: Path) -> None:
     archive = fetch("movielens-latest-small", tmp_path, base_url=home.url) / "source" / "ml-latest-small.zip"
     archive.unlink()
     good = home.files["ml-latest-small.zip"]
     home.files["ml-latest-small.zip"] = _zip({"movies.csv": "x"})
-    with pytest.raises(EvalError, match=r"is not the file that was fetched first .* remove its entry"):
+    with pytest.raises(EvalError, match=r"is not the file of the first download .* remove its entry"):
         fetch("movielens-latest-small", tmp_path, base_url=home.url)
     assert not archive.exists()
     home.files["ml-latest-small.zip"] = good
@@ -163,19 +163,19 @@ def test_a_file_that_changed_at_its_home_is_refused(home: Home, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_cut_download_goes_on_where_it_stopped(home: Home, tmp_path: Path, ranges: bool) -> None:
+def test_interrupted_download_continues_where_it_stopped(home: Home, tmp_path: Path, ranges: bool) -> None:
     home.cut, home.ranges = 100, ranges
-    with pytest.raises(EvalError, match="run it again to go on"):
+    with pytest.raises(EvalError, match="run it again to continue"):
         fetch("movielens-latest-small", tmp_path, base_url=home.url)
     steps: list[int] = []
     folder = fetch("movielens-latest-small", tmp_path, lambda _, done, __: steps.append(done), home.url)
-    assert home.asked[-1] == ("/data/ml-latest-small.zip", "bytes=100-")
+    assert home.requests[-1] == ("/data/ml-latest-small.zip", "bytes=100-")
     assert (folder / "source" / "ml-latest-small.zip").read_bytes() == home.files["ml-latest-small.zip"]
     assert len(_dataset(folder)[0]) == 3
     assert sorted(file.name for file in (folder / "source").iterdir()) == ["checksums.json", "ml-latest-small.zip"]
 
 
-def test_a_cut_download_of_a_file_that_changed_begins_anew(home: Home, tmp_path: Path) -> None:
+def test_interrupted_download_of_a_changed_file_starts_again(home: Home, tmp_path: Path) -> None:
     home.cut = 100
     with pytest.raises(EvalError):
         fetch("movielens-latest-small", tmp_path, base_url=home.url)
@@ -186,15 +186,15 @@ def test_a_cut_download_of_a_file_that_changed_begins_anew(home: Home, tmp_path:
     assert set(_dataset(fetch("movielens-latest-small", tmp_path, base_url=home.url))[0]) == {"9"}
 
 
-def test_what_cannot_be_fetched_is_said_in_one_line(home: Home, tmp_path: Path) -> None:
+def test_each_failed_fetch_gives_one_line_with_a_remedy(home: Home, tmp_path: Path) -> None:
     home.files["ml-32m.zip"] = b"no zip"
     reasons = {
-        ("movielens-2b", home.url): "no dataset to fetch",
-        ("amazon-2018/../secret", home.url): "no dataset to fetch",
+        ("movielens-2b", home.url): "not a known dataset",
+        ("amazon-2018/../secret", home.url): "not a known dataset",
         ("movielens-1m", home.url): "answers 404",
-        ("movielens-1m", "http://127.0.0.1:9/data"): "was not fetched to its end",
-        ("movielens-1m", "file:///etc"): "no web address",
-        ("movielens-32m", home.url): "not the archive expected",
+        ("movielens-1m", "http://127.0.0.1:9/data"): "failed .*; run it again",
+        ("movielens-1m", "file:///etc"): "not a web address",
+        ("movielens-32m", home.url): "not a MovieLens archive",
     }
     for (name, url), reason in reasons.items():
         with pytest.raises(EvalError, match=reason) as error:
@@ -203,7 +203,7 @@ def test_what_cannot_be_fetched_is_said_in_one_line(home: Home, tmp_path: Path) 
     assert not list(tmp_path.rglob("items.jsonl"))
 
 
-def test_a_folder_that_cannot_be_written_is_said(home: Home, tmp_path: Path) -> None:
+def test_unwritable_folder_is_reported(home: Home, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EvalError, match="cannot be written"):
         fetch("movielens-latest-small", tmp_path / "file", base_url=home.url)

@@ -1,4 +1,4 @@
-"""The model client against servers that misbehave on demand: short reasons, no secrets, deadlines, retries, salvage."""
+"""The model client with servers that fail on demand: short reasons, no secrets, deadlines, retries, repaired answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from agent.profile.schemas import Written
 from tests.helpers.faults import GARBAGE, Die, Hang, Labels, Raw, Server, Status, Text
 
 SECRET = "sk-very-secret"
-ASKED = [{"role": "user", "content": "the private prompt"}]
+MESSAGES = [{"role": "user", "content": "the private prompt"}]
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ async def client(model_server: Callable[..., Server]) -> AsyncIterator[Callable[
 
 
 async def structured(llm: LLM, seconds: float = 5.0) -> Any:
-    return await llm.structured(ASKED, Written, max_tokens=50, deadline=Deadline(seconds))
+    return await llm.structured(MESSAGES, Written, max_tokens=50, deadline=Deadline(seconds))
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ async def structured(llm: LLM, seconds: float = 5.0) -> Any:
     [(Status(500), ModelDown), (Status(401), ModelDown), (Status(404), ModelDown), (Status(400), BadAnswer), (Die(), ModelDown),
      (Text("no json here"), BadAnswer), (Text("[1, 2]"), BadAnswer), *((raw, ModelError) for raw in GARBAGE)],
 )  # fmt: skip
-async def test_every_fault_is_a_short_reason_without_secrets(
+async def test_every_error_has_a_short_reason_without_secrets(
     client: Callable[..., LLM], answer: Any, kind: type
 ) -> None:
     with pytest.raises(kind) as caught:
@@ -57,7 +57,7 @@ async def test_every_fault_is_a_short_reason_without_secrets(
     assert SECRET not in caught.value.reason
 
 
-async def test_a_server_that_hangs_costs_the_deadline_and_no_more(client: Callable[..., LLM]) -> None:
+async def test_hanging_server_costs_no_more_than_the_deadline(client: Callable[..., LLM]) -> None:
     llm = client(Hang())
     started = time.monotonic()
     with pytest.raises(ModelSlow):
@@ -66,7 +66,7 @@ async def test_a_server_that_hangs_costs_the_deadline_and_no_more(client: Callab
     assert llm.server.left.wait(5)  # type: ignore[attr-defined]
 
 
-async def test_what_was_written_before_the_deadline_is_kept(client: Callable[..., LLM]) -> None:
+async def test_text_written_before_the_deadline_is_used(client: Callable[..., LLM]) -> None:
     answer = {
         "summary": "Likes heists.",
         "interests": [],
@@ -83,7 +83,7 @@ async def test_what_was_written_before_the_deadline_is_kept(client: Callable[...
     assert llm.server.left.wait(5)  # type: ignore[attr-defined]
 
 
-async def test_only_what_a_server_did_not_work_on_is_asked_again(client: Callable[..., LLM]) -> None:
+async def test_only_requests_that_were_not_processed_are_repeated(client: Callable[..., LLM]) -> None:
     busy = client(Status(503), Status(429), Text('{"summary": "fine"}'))
     assert (await structured(busy)).value.summary == "fine"
     failing = client(Status(500), Text('{"summary": "fine"}'))
@@ -96,7 +96,7 @@ async def test_only_what_a_server_did_not_work_on_is_asked_again(client: Callabl
     assert len(always.server.requests) == 3  # type: ignore[attr-defined]
 
 
-async def test_a_hosted_model_without_temperature_is_asked_without(client: Callable[..., LLM]) -> None:
+async def test_refused_temperature_is_never_sent_again(client: Callable[..., LLM]) -> None:
     def picky(body: dict[str, Any]) -> Any:
         return Status(400, param="temperature") if "temperature" in body else Text('{"summary": "fine"}')
 
@@ -106,14 +106,14 @@ async def test_a_hosted_model_without_temperature_is_asked_without(client: Calla
     assert ["temperature" in body for body in llm.server.requests] == [True, False, False]  # type: ignore[attr-defined]
 
 
-async def test_nothing_listens() -> None:
+async def test_missing_server_gives_no_connection() -> None:
     llm = LLM("http://127.0.0.1:9/v1", "m")
     with pytest.raises(ModelDown, match="no connection"):
         await structured(llm)
     await llm.close()
 
 
-async def test_calls_at_once_are_bounded(client: Callable[..., LLM]) -> None:
+async def test_number_of_parallel_calls_is_limited(client: Callable[..., LLM]) -> None:
     running = most = 0
 
     def slow(_: dict[str, Any]) -> Text:
@@ -129,9 +129,9 @@ async def test_calls_at_once_are_bounded(client: Callable[..., LLM]) -> None:
     assert 2 <= most <= 3
 
 
-async def test_cancelling_and_closing_reach_the_server(client: Callable[..., LLM]) -> None:
+async def test_cancelling_and_closing_stop_the_server(client: Callable[..., LLM]) -> None:
     llm = client(Text("word " * 500, pause=0.02))
-    stream = llm.stream(ASKED, max_tokens=500, deadline=Deadline(30))
+    stream = llm.stream(MESSAGES, max_tokens=500, deadline=Deadline(30))
     async for _ in stream:
         break
     await stream.aclose()
@@ -145,7 +145,7 @@ async def test_cancelling_and_closing_reach_the_server(client: Callable[..., LLM
         await task
 
 
-async def test_a_truncated_answer_is_salvaged_and_a_chatty_one_read(client: Callable[..., LLM]) -> None:
+async def test_truncated_and_chatty_answers_are_parsed(client: Callable[..., LLM]) -> None:
     cut = Text(
         '{"summary": "likes it", "interests": [{"name": "a", "weight": 0.5, "evidence": [1]}, {"name": "b", "wei',
         finish="length",
@@ -168,22 +168,22 @@ async def test_a_truncated_answer_is_salvaged_and_a_chatty_one_read(client: Call
         ('{"note": 1} then {"interests": [{"name": "a", "weight": 0.5, "evidence": []}], "more": {"deep": []}}', ["a"]),
     ],
 )  # fmt: skip
-def test_only_what_is_wrong_is_removed(text: str, left: list[str]) -> None:
+def test_only_invalid_parts_are_removed(text: str, left: list[str]) -> None:
     written, partial = parsing.parse(text, Written)
     assert [interest.name for interest in written.interests] == left
     assert partial
 
 
-async def test_labels_merge_variants_and_leave_out_what_is_absent(client: Callable[..., LLM]) -> None:
+async def test_labels_add_up_variants_and_omit_missing_labels(client: Callable[..., LLM]) -> None:
     reply = await client(Labels({"A": -1.0, " A": -1.0, "B": -3.0, "Hello": -0.1})).labels(
-        ASKED, "ABC", deadline=Deadline(5)
+        MESSAGES, "ABC", deadline=Deadline(5)
     )
     assert set(reply.value) == {"A", "B"}
     assert reply.value["A"] == pytest.approx(-1.0 + 0.6931, abs=1e-3)
     with pytest.raises(BadAnswer):
-        await client(Text("A")).labels(ASKED, "AB", deadline=Deadline(5))
+        await client(Text("A")).labels(MESSAGES, "AB", deadline=Deadline(5))
     with pytest.raises(ModelError):
-        await client(Raw(b"{}")).labels(ASKED, "AB", deadline=Deadline(5))
+        await client(Raw(b"{}")).labels(MESSAGES, "AB", deadline=Deadline(5))
 
 
 VALUES = st.recursive(
@@ -195,7 +195,7 @@ FIELDS = st.dictionaries(st.sampled_from(["summary", "interests", "avoid", "quer
 
 
 @given(FIELDS, st.integers(0, 200))
-def test_whatever_a_model_writes_is_read_or_refused(value: dict[str, Any], cut: int) -> None:
+def test_any_answer_is_parsed_or_refused(value: dict[str, Any], cut: int) -> None:
     text = json.dumps(value)
     for answer in (text, text[: len(text) - cut], "```" + text):
         try:

@@ -1,4 +1,4 @@
-"""Datasets as people write them: every format, and everything that may be wrong with a row."""
+"""Reading datasets: every format, and every fault that a row may have."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def table(path: Path, header: list[str], rows: list[list[Any]]) -> Path:
 
 
 @given(items=ITEMS)
-def test_items_survive_jsonl(items: list[Item], folder: Path) -> None:
+def test_items_are_read_back_from_jsonl(items: list[Item], folder: Path) -> None:
     path = jsonl(folder / "items.jsonl", [as_json(item) for item in items])
     assert list(read_items(path, Problems())) == items
 
 
 @given(items=ITEMS)
-def test_items_survive_csv(items: list[Item], folder: Path) -> None:
+def test_items_are_read_back_from_csv(items: list[Item], folder: Path) -> None:
     items = [item for item in items if item.title]
     rows = [[i.id, i.title, i.text, json.dumps(dict(i.metadata)), str(i.hidden).lower()] for i in items]
     path = table(folder / "items.csv", ["id", "title", "text", "metadata", "hidden"], rows)
@@ -77,7 +77,7 @@ def test_items_survive_csv(items: list[Item], folder: Path) -> None:
 
 @given(items=ITEMS)
 @settings(suppress_health_check=[HealthCheck.too_slow])
-def test_items_survive_parquet(items: list[Item], folder: Path) -> None:
+def test_items_are_read_back_from_parquet(items: list[Item], folder: Path) -> None:
     from pyarrow import parquet
 
     rows = [as_json(item) | {"hidden": item.hidden, "metadata": json.dumps(dict(item.metadata))} for item in items]
@@ -86,7 +86,7 @@ def test_items_survive_parquet(items: list[Item], folder: Path) -> None:
 
 
 @given(events=EVENTS)
-def test_events_survive_csv_and_jsonl(events: list[Event], folder: Path) -> None:
+def test_events_are_read_back_from_csv_and_jsonl(events: list[Event], folder: Path) -> None:
     known = {event.item for event in events}
     rows = [[e.user, e.item, e.rating, repr(e.timestamp), e.split, e.kind] for e in events]
     columns = ["user", "item", "rating", "timestamp", "split", "kind"]
@@ -95,7 +95,7 @@ def test_events_survive_csv_and_jsonl(events: list[Event], folder: Path) -> None
     assert list(read_events(jsonl(folder / "events.jsonl", lines), known, Problems())) == events
 
 
-def test_parquet_metadata_may_be_a_struct_or_a_map(tmp_path: Path) -> None:
+def test_parquet_metadata_is_read_from_structs_and_maps(tmp_path: Path) -> None:
     from pyarrow import parquet
 
     rows = [
@@ -112,7 +112,7 @@ def test_parquet_metadata_may_be_a_struct_or_a_map(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [["ab", "cd"], ["Drama"], [{"x": 1}, {"y": 2}]])
-def test_parquet_metadata_that_is_a_list_is_a_broken_row(tmp_path: Path, value: list[Any]) -> None:
+def test_parquet_metadata_that_is_a_list_makes_a_broken_row(tmp_path: Path, value: list[Any]) -> None:
     from pyarrow import parquet
 
     path = tmp_path / "items.parquet"
@@ -124,7 +124,7 @@ def test_parquet_metadata_that_is_a_list_is_a_broken_row(tmp_path: Path, value: 
     assert problems.skipped == 1
 
 
-def test_parquet_without_its_extra_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_without_pyarrow_names_the_missing_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtra, match=re.escape('pip install "evoke-rec[parquet]"')):
         list(read_items(tmp_path / "items.parquet", Problems()))
@@ -134,7 +134,7 @@ GOOD = '{"id": "good", "title": "Good"}\n'
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ('{"id": "a", "title": ', "broken JSON"),
         ('["a", "b"]', "the row is not an object"),
@@ -160,10 +160,10 @@ GOOD = '{"id": "good", "title": "Good"}\n'
         ('{"id": "a", "title": "A", "metadata": {"x": ' + "9" * 5000 + "}}", "broken JSON"),
     ],
 )
-def test_a_broken_item_names_file_line_and_remedy_or_is_skipped(tmp_path: Path, line: str, said: str) -> None:
+def test_broken_item_is_skipped_or_refused_with_file_line_and_remedy(tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "items.jsonl"
     path.write_text(GOOD + line + "\n" + '{"id": "last", "title": "Last"}\n')
-    with pytest.raises(BadData, match=re.escape(f"{path}:2: ") + ".*" + re.escape(said) + ".*; ") as refused:
+    with pytest.raises(BadData, match=re.escape(f"{path}:2: ") + ".*" + re.escape(message) + ".*; ") as refused:
         list(read_items(path, Problems()))
     assert "\n" not in str(refused.value)
     problems = Problems("skip")
@@ -172,7 +172,7 @@ def test_a_broken_item_names_file_line_and_remedy_or_is_skipped(tmp_path: Path, 
     assert [len(cases) for cases in problems.cases.values()] == [1]
 
 
-def test_bytes_that_are_not_utf8_are_found_in_every_format(tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf_8_make_a_broken_row(tmp_path: Path) -> None:
     for name, content in (
         ("items.jsonl", b'{"id": "a", "title": "A"}\n{"id": "b", "title": "\xe9"}\n'),
         ("items.csv", b"id,title\na,A\nb,\xe9\n"),
@@ -186,7 +186,7 @@ def test_bytes_that_are_not_utf8_are_found_in_every_format(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ("ann,good,5", "a row of another length than the header (3 cells, not 4)"),
         ("ann,good,nan,1", '"rating" is not a finite number'),
@@ -204,10 +204,10 @@ def test_bytes_that_are_not_utf8_are_found_in_every_format(tmp_path: Path) -> No
         ('ann,"good,,1\nann,good",,1', "an event of an unknown item (good,,1"),
     ],
 )
-def test_a_broken_event_names_file_line_and_remedy_or_is_skipped(tmp_path: Path, row: str, said: str) -> None:
+def test_broken_event_is_skipped_or_refused_with_file_line_and_remedy(tmp_path: Path, row: str, message: str) -> None:
     path = tmp_path / "events.csv"
     path.write_text(f"user,item,rating,timestamp\nann,good,,1\n{row}\n")
-    with pytest.raises(BadData, match=re.escape(f"{path}:3: {said}") + ".*; "):
+    with pytest.raises(BadData, match=re.escape(f"{path}:3: {message}") + ".*; "):
         list(read_events(path, {"good"}, Problems()))
     problems = Problems("skip")
     assert [event.item for event in read_events(path, {"good"}, problems)] == ["good"]
@@ -215,7 +215,7 @@ def test_a_broken_event_names_file_line_and_remedy_or_is_skipped(tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ({"user": 7, "item": "good", "timestamp": 1}, '"user" is not text'),
         ({"user": "ann", "item": "good", "timestamp": "1"}, '"timestamp" is not a finite number'),
@@ -226,8 +226,8 @@ def test_a_broken_event_names_file_line_and_remedy_or_is_skipped(tmp_path: Path,
         ({"user": "ann", "item": "good", "timestamp": 1, "split": 3}, '"split" is not text'),
     ],
 )
-def test_a_type_is_never_coerced(tmp_path: Path, row: dict[str, Any], said: str) -> None:
-    with pytest.raises(BadData, match=re.escape(said)):
+def test_values_are_not_converted_to_another_type(tmp_path: Path, row: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadData, match=re.escape(message)):
         list(read_events(jsonl(tmp_path / "events.jsonl", [row]), {"good"}, Problems()))
     problems = Problems("skip")
     assert list(read_events(tmp_path / "events.jsonl", {"good"}, problems)) == []
@@ -235,28 +235,26 @@ def test_a_type_is_never_coerced(tmp_path: Path, row: dict[str, Any], said: str)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("items.csv", "id,text\na,b\n", "items.csv:1: missing column title"),
         ("items.csv", "id,title,brand\na,b,c\n", "unknown column 'brand'.*metadata"),
-        ("items.csv", "id,title,id\n", "a column stands twice"),
+        ("items.csv", "id,title,id\n", "the same column twice"),
         ("items.csv", "", "there is no header"),
         ("events.csv", "user,item\n", "events.csv:1: missing column rating, timestamp"),
         ("items.parquet", "PAR1 no", "items.parquet:1: not readable as Parquet"),
         ("items.txt", "", "the format .txt is not read"),
     ],
 )
-def test_what_is_wrong_with_a_whole_file_stops_even_when_skipping(
-    tmp_path: Path, name: str, content: str, said: str
-) -> None:
+def test_fault_of_a_whole_file_stops_even_with_skip(tmp_path: Path, name: str, content: str, message: str) -> None:
     path = tmp_path / name
     path.write_text(content)
     reading = read_events(path, (), Problems("skip")) if name == "events.csv" else read_items(path, Problems("skip"))
-    with pytest.raises(BadData, match=said):
+    with pytest.raises(BadData, match=message):
         list(reading)
 
 
-def test_rows_that_repeat_are_counted(tmp_path: Path) -> None:
+def test_repeated_rows_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "items.jsonl"
     path.write_text("\ufeff" + GOOD + "\n" + GOOD + GOOD, encoding="utf-8")
     problems = Problems()
@@ -264,20 +262,20 @@ def test_rows_that_repeat_are_counted(tmp_path: Path) -> None:
     assert (problems.duplicates, problems.skipped) == (2, 0)
 
 
-def test_nulls_and_empty_cells_mean_that_a_field_is_absent(tmp_path: Path) -> None:
+def test_nulls_and_empty_cells_count_as_absent_fields(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "items.jsonl", [{"id": "a", "title": "A", "text": None, "metadata": {"x": None, "y": 1}}])
     assert list(read_items(path, Problems())) == [Item("a", "A", metadata={"y": 1})]
     path = table(tmp_path / "events.csv", ["user", "item", "rating", "timestamp", "kind"], [["u", "a", "", "1", ""]])
     assert list(read_events(path, {"a"}, Problems())) == [Event("u", "a", 1.0)]
 
 
-def test_reading_streams(tmp_path: Path) -> None:
+def test_rows_are_read_one_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "items.jsonl"
     path.write_text(GOOD + "broken\n")
     assert next(read_items(path, Problems())).id == "good"
 
 
-def test_the_files_of_a_dataset_are_found(tmp_path: Path) -> None:
+def test_dataset_files_are_found(tmp_path: Path) -> None:
     with pytest.raises(BadData, match=r"no items file; add items\.jsonl"):
         find_dataset(tmp_path)
     with pytest.raises(BadData, match="no such file or folder"):
@@ -305,7 +303,7 @@ def test_any_bytes_are_read_or_refused_in_one_line(folder: Path, content: bytes)
                 assert "\n" not in str(refused)
 
 
-def test_a_row_may_span_lines_and_is_named_by_its_first(tmp_path: Path) -> None:
+def test_row_over_several_lines_is_named_by_its_first_line(tmp_path: Path) -> None:
     out = io.StringIO()
     csv.writer(out).writerows([["id", "title", "text"], ["a", "A", "one\ntwo"], ["b", "", "three\nfour"]])
     path = tmp_path / "items.csv"

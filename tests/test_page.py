@@ -1,4 +1,4 @@
-"""The chat page in real Chromium, over the running service: what a person sees, does by keyboard, and gets back after a reload."""
+"""The chat page in real Chromium, with a running service: mouse, keyboard and reload."""
 
 from __future__ import annotations
 
@@ -34,41 +34,41 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture
 def opened(chromium: Any) -> Iterator[Any]:
-    """Opens the page of a service; at the end nothing may have gone wrong in it, or left for another host."""
+    """Open the page of a service. After the test, there must be no script error and no request to another host."""
     pages = []
 
     def visit(url: str, query: str = "", **options: Any) -> Any:
         page = chromium.new_context(reduced_motion="reduce", **options).new_page()
         page.set_default_timeout(120_000)
-        page.asked, page.broken = [], []
-        page.on("request", lambda request: page.asked.append(request.url))
-        page.on("pageerror", lambda error: page.broken.append(str(error)))
-        page.on("console", lambda said: page.broken.append(said.text) if "Content Security" in said.text else None)
-        page.on("dialog", lambda dialog: (page.broken.append(dialog.message), dialog.dismiss()))
+        page.requested, page.errors = [], []
+        page.on("request", lambda request: page.requested.append(request.url))
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        page.on("console", lambda entry: page.errors.append(entry.text) if "Content Security" in entry.text else None)
+        page.on("dialog", lambda dialog: (page.errors.append(dialog.message), dialog.dismiss()))
         page.goto(f"{url}/{query}")
         pages.append((page, url))
         return page
 
     yield visit
     for page, url in pages:
-        assert page.broken == []
-        assert [one for one in page.asked if not one.startswith(f"{url}/")] == []
+        assert page.errors == []
+        assert [one for one in page.requested if not one.startswith(f"{url}/")] == []
         page.context.close()
 
 
 @pytest.fixture
 def url(films: Path) -> Iterator[str]:
-    """The service over the demo films, its model down."""
+    """The service with the demo films and without a model server."""
     with served(store=films, base_url=DEAD) as service:
         yield service.url
 
 
 def ask(page: Any, message: str) -> Any:
-    """Send a message by keyboard; the whole answer to it."""
+    """Send a message by keyboard. Return the complete answer."""
     page.get_by_role("textbox", name="Your message").fill(message)
     page.keyboard.press("Enter")
     answer = page.locator(".answer").last
-    page.locator(".said", has_text=message).last.wait_for()
+    page.locator(".user-message", has_text=message).last.wait_for()
     page.get_by_role("button", name="Send").wait_for()
     return answer
 
@@ -81,17 +81,17 @@ def button(page: Any, name: str) -> Any:
     return page.get_by_role("button", name=name, exact=True)
 
 
-def says(page: Any, pattern: str) -> None:
+def wait_for_status(page: Any, pattern: str) -> None:
     page.get_by_role("status").filter(has_text=re.compile(pattern)).wait_for()
 
 
-def test_ask_dislike_why_chips_reload_and_go_on(opened: Any, url: str) -> None:
+def test_chat_with_feedback_reasons_constraints_and_reload(opened: Any, url: str) -> None:
     page = opened(url, "?user=mara")
     answer = ask(page, "heist films after 1980, no horror")
     first = titles(answer)
     assert len(first) >= 5
     assert answer.locator(".facts").first.text_content().strip() and answer.locator(".words").text_content().strip()
-    assert "1. " not in answer.locator(".words").text_content(), "the cards say it"
+    assert "1. " not in answer.locator(".words").text_content(), "the cards show the list"
     assert "language model" in answer.locator(".degraded summary").text_content(), (
         "the model is down, and the page says so"
     )
@@ -100,24 +100,24 @@ def test_ask_dislike_why_chips_reload_and_go_on(opened: Any, url: str) -> None:
     assert why.get_attribute("aria-expanded") == "false"
     why.click()
     assert why.get_attribute("aria-expanded") == "true"
-    because = answer.locator(".because").first
-    assert because.get_by_text("How it was found").is_visible() and because.get_by_text("Score").is_visible()
-    assert because.get_by_text("place ").count() >= 1
+    reasons = answer.locator(".reasons").first
+    assert reasons.get_by_text("How it was found").is_visible() and reasons.get_by_text("Score").is_visible()
+    assert reasons.get_by_text("place ").count() >= 1
 
     button(answer, f"Dislike: {first[1]}").click()
-    says(page, f"Disliked {re.escape(first[1])}")
+    wait_for_status(page, f"Disliked {re.escape(first[1])}")
     assert button(answer, f"Dislike: {first[1]}").get_attribute("aria-pressed") == "true"
     button(answer, f"Seen: {first[2]}").click()
-    says(page, "will not come up again")
+    wait_for_status(page, "will not be shown again")
     button(answer, f"Like: {first[0]}").click()
-    says(page, f"Liked {re.escape(first[0])}")
+    wait_for_status(page, f"Liked {re.escape(first[0])}")
     second = titles(ask(page, "show me others"))
     assert second and not set(first) & set(second)
 
-    chips = page.get_by_role("list", name="What every answer keeps to")
+    chips = page.get_by_role("list", name="Constraints of every answer")
     assert [chip.strip("× ") for chip in chips.get_by_role("button").all_text_contents()] == ["after 1980", "no Horror"]
     button(page, "Remove: after 1980").click()
-    says(page, "after 1980.* no longer holds")
+    wait_for_status(page, "Constraint removed: after 1980")
     assert chips.get_by_role("button").count() == 1
 
     page.reload()
@@ -137,7 +137,7 @@ def test_ask_dislike_why_chips_reload_and_go_on(opened: Any, url: str) -> None:
     assert page.locator(".answer").count() == 0
 
 
-def test_everything_is_done_by_keyboard_alone(opened: Any, url: str) -> None:
+def test_page_works_with_the_keyboard_alone(opened: Any, url: str) -> None:
     page = opened(url)
 
     def tab_to(name: str) -> None:
@@ -148,30 +148,30 @@ def test_everything_is_done_by_keyboard_alone(opened: Any, url: str) -> None:
             )
             if focus.strip().startswith(name):
                 outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
-                assert outline == "solid", "focus is seen"
+                assert outline == "solid", "the focus is visible"
                 return
         raise AssertionError(f"{name} is not reached by Tab")
 
-    page.keyboard.type("westerns after 1950")  # the field has the focus from the start
+    page.keyboard.type("westerns after 1950")  # the field has the focus at the start
     page.keyboard.press("Enter")
     page.locator(".card").first.wait_for()
     page.get_by_role("button", name="Send").wait_for()
     tab_to("Skip to your message")
     tab_to("Like: ")
     page.keyboard.press("Enter")
-    says(page, "Liked ")
+    wait_for_status(page, "Liked ")
     tab_to("Why this?")
     page.keyboard.press("Space")
-    assert page.locator(".because").first.is_visible()
+    assert page.locator(".reasons").first.is_visible()
     tab_to("Remove: after 1950")
     page.keyboard.press("Enter")
-    says(page, "no longer holds")
+    wait_for_status(page, "Constraint removed")
     page.keyboard.type("more")  # the focus is back in the field
     page.keyboard.press("Enter")
-    page.locator(".said").nth(1).wait_for()
+    page.locator(".user-message").nth(1).wait_for()
 
 
-def test_items_come_before_the_words_and_stop_stops_the_model(opened: Any, service: Any) -> None:
+def test_items_appear_before_the_text_and_stop_stops_the_model(opened: Any, service: Any) -> None:
     slow = Text(
         "\n".join(f"{i}: A careful crime story in the night." for i in range(1, 6)) + " and on" * 500, pause=0.1
     )
@@ -188,22 +188,22 @@ def test_items_come_before_the_words_and_stop_stops_the_model(opened: Any, servi
     assert stop.is_visible() and not button(page, "Send").is_visible()
     until(lambda: running.model.pieces)
     stop.click()
-    says(page, "Stopped")
+    wait_for_status(page, "Stopped")
     assert running.model.left.wait(30)
-    assert page.locator(".card").count() == 5, "what has come stays"
+    assert page.locator(".card").count() == 5, "items that were shown stay"
     assert running.model.pieces < 400 and button(page, "Send").is_visible()
 
 
-def test_why_this_tells_what_is_known_of_a_users_taste(opened: Any, service: Any) -> None:
+def test_reasons_include_the_users_profile(opened: Any, service: Any) -> None:
     page = opened(service().url, "?user=mara")
     answer = ask(page, "heist films")
     answer.get_by_role("button", name="Why this?").first.click()
-    because = answer.locator(".because").first
-    assert because.get_by_text("What is known of your taste").is_visible()
-    assert because.get_by_text(re.compile("^(Enjoys|Likes) ")).is_visible()
+    reasons = answer.locator(".reasons").first
+    assert reasons.get_by_text("Your profile").is_visible()
+    assert reasons.get_by_text(re.compile("^(Enjoys|Likes) ")).is_visible()
 
 
-def test_a_hostile_title_is_text_and_no_script_runs(opened: Any, tmp_path: Path, embedder: Any) -> None:
+def test_markup_in_titles_is_shown_as_text(opened: Any, tmp_path: Path, embedder: Any) -> None:
     attack = "<img src=x onerror=\"alert('owned')\"><script>alert(1)</script>"
     catalog = Catalog.open(tmp_path / "store", embedder=embedder)
     catalog.upsert(
@@ -221,16 +221,16 @@ def test_a_hostile_title_is_text_and_no_script_runs(opened: Any, tmp_path: Path,
     with served(store=tmp_path / "store", base_url=DEAD) as service:
         page = opened(service.url, f"?user={attack}")
         answer = ask(page, f"a red door {attack}")
-        assert attack in titles(answer)[0] and attack in page.locator(".said").text_content()
+        assert attack in titles(answer)[0] and attack in page.locator(".user-message").text_content()
         button(answer, f"Why this? {titles(answer)[0]}").click()
         button(answer, f"Like: {titles(answer)[0]}").click()
-        says(page, "onerror")
+        wait_for_status(page, "onerror")
         page.reload()
         page.locator(".card").first.wait_for()
         assert page.locator("body img, body script").count() == 0
 
 
-def test_a_key_is_asked_for_only_where_one_is_needed(opened: Any, films: Path) -> None:
+def test_api_key_is_asked_for_only_if_needed(opened: Any, films: Path) -> None:
     with served(tenants={"shop": {"store": str(films), "keys": ["right-key-0123456789"]}}, base_url=DEAD) as service:
         page = opened(service.url)
         field = page.get_by_label("This service asks for an API key.")
@@ -245,14 +245,14 @@ def test_a_key_is_asked_for_only_where_one_is_needed(opened: Any, films: Path) -
         page.locator(".card").first.wait_for()
         assert not field.is_visible()
         page.get_by_role("button", name="Send").wait_for()
-        page.keyboard.press("Enter")  # what was sent is no longer in the field, to be sent once more
+        page.keyboard.press("Enter")  # the field is empty, so nothing is sent again
         assert page.get_by_role("textbox", name="Your message").input_value() == ""
-        assert page.locator(".said").count() == 1
+        assert page.locator(".user-message").count() == 1
         assert "right-key" not in page.evaluate("JSON.stringify(localStorage) + location.href + document.cookie")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_a_phone_and_text_is_readable(opened: Any, url: str, scheme: str) -> None:
+def test_page_fits_a_phone_and_text_has_enough_contrast(opened: Any, url: str, scheme: str) -> None:
     page = opened(url, viewport={"width": 360, "height": 740}, color_scheme=scheme)
     answer = ask(page, "heist films after 1980")
     answer.get_by_role("button", name="Why this?").first.click()
@@ -260,7 +260,7 @@ def test_it_fits_a_phone_and_text_is_readable(opened: Any, url: str, scheme: str
     assert page.evaluate(_LEAST_CONTRAST) >= 4.5
 
 
-# The least contrast (WCAG) of any visible text to what is painted behind it.
+# The smallest WCAG contrast of any visible text to its background.
 _LEAST_CONTRAST = """() => {
   const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
   const light = ([r, g, b]) => [r, g, b].map((c) => (c /= 255) <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -280,3 +282,32 @@ def test_public_signatures_are_spelled_out() -> None:
     assert list(inspect.signature(AsyncRecommender.stream).parameters) == [*wanted, "wishes"]
     with pytest.raises(TypeError, match=r"Recommender\.recommend\(\) got an unexpected keyword argument 'usr'"):
         Recommender.recommend(None, "x", usr="mara")  # type: ignore[arg-type, call-arg]
+
+
+def test_recommend_reaches_the_http_client_in_nine_frames(rec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import httpx2
+
+    stacks: list[list[str]] = []
+    send = httpx2.AsyncHTTPTransport.handle_async_request
+
+    async def noting(self: Any, request: Any) -> Any:
+        if request.url.path.endswith("/chat/completions"):
+            waiting = sys._current_frames()[threading.main_thread().ident or 0]
+            stacks.append([*ours(waiting), *ours(sys._getframe(1))])
+        return await send(self, request)
+
+    monkeypatch.setattr(httpx2.AsyncHTTPTransport, "handle_async_request", noting)
+    rec().recommend(user="mara", n=5)
+    assert stacks
+    assert len(stacks[0]) <= 9, stacks[0]
+
+
+def ours(frame: Any) -> list[str]:
+    """The functions of our packages on a stack, the outermost first."""
+    found, root = [], Path(__file__).parent.parent
+    while frame:
+        file = Path(frame.f_code.co_filename)
+        if any(file.is_relative_to(root / package) for package in ("agent", "prompts", "store", "eval")):
+            found.append(f"{file.relative_to(root)}:{frame.f_code.co_name}")
+        frame = frame.f_back
+    return found[::-1]

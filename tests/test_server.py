@@ -1,4 +1,4 @@
-"""The service, met by the real openai client and by plain HTTP."""
+"""The HTTP service, tested with the real openai client and with plain HTTP."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.helpers.serving import until
 SLOW = Text("word " * 400, pause=0.05)
 
 
-def asked(text: str, **more: Any) -> dict[str, Any]:
+def chat_request(text: str, **more: Any) -> dict[str, Any]:
     return {"model": "evoke", "messages": [{"role": "user", "content": text}], **more}
 
 
-def test_a_completion_as_json(service: Any) -> None:
+def test_chat_completion_as_json(service: Any) -> None:
     client = service().openai()
     assert [model.id for model in client.models.list()] == ["evoke"]
-    done = client.chat.completions.create(**asked("a slow heist film"))
+    done = client.chat.completions.create(**chat_request("a slow heist film"))
     assert done.choices[0].finish_reason == "stop"
     assert done.choices[0].message.content
     items = done.model_extra["recommendations"]
@@ -34,10 +34,12 @@ def test_a_completion_as_json(service: Any) -> None:
     assert done.usage.total_tokens == done.usage.prompt_tokens + done.usage.completion_tokens
 
 
-async def test_a_stream_shows_items_before_words(service: Any) -> None:
+async def test_stream_sends_items_before_text(service: Any) -> None:
     client = service().openai_async()
     options = {"include_usage": True}
-    stream = await client.chat.completions.create(**asked("a slow heist film", stream=True, stream_options=options))
+    stream = await client.chat.completions.create(
+        **chat_request("a slow heist film", stream=True, stream_options=options)
+    )
     chunks = [chunk async for chunk in stream]
     await client.close()
     first, last = chunks[0], chunks[-2]
@@ -45,7 +47,7 @@ async def test_a_stream_shows_items_before_words(service: Any) -> None:
     assert first.choices[0].delta.content == ""
     assert len(first.model_extra["recommendations"]) == 5
     spoken = next(at for at, chunk in enumerate(chunks) if chunk.choices[0].delta.content)
-    # What the model read in the message may have changed the items before the first word.
+    # The LLM parser may have changed the items before the first word.
     shown = [row["id"] for chunk in chunks[:spoken] for row in chunk.model_extra["recommendations"]][-5:]
     assert last.choices[0].finish_reason == "stop"
     assert [row["id"] for row in last.model_extra["recommendations"]] == shown
@@ -54,31 +56,31 @@ async def test_a_stream_shows_items_before_words(service: Any) -> None:
     assert chunks[-1].usage.total_tokens >= 0
 
 
-def test_a_conversation_rebuilt_from_its_messages_keeps_its_conditions(service: Any) -> None:
+def test_conversation_from_messages_keeps_constraints_and_repeats_no_item(service: Any) -> None:
     client = service().openai()
-    said = [{"role": "user", "content": "a crime film from 1990 on"}]
-    first = client.chat.completions.create(model="evoke", messages=said)
+    messages = [{"role": "user", "content": "a crime film from 1990 on"}]
+    first = client.chat.completions.create(model="evoke", messages=messages)
     shown = {row["id"] for row in first.model_extra["recommendations"]}
-    said += [{"role": "assistant", "content": first.choices[0].message.content}]
-    said += [{"role": "user", "content": [{"type": "text", "text": "something else"}]}]
-    second = client.chat.completions.create(model="evoke", messages=said)
+    messages += [{"role": "assistant", "content": first.choices[0].message.content}]
+    messages += [{"role": "user", "content": [{"type": "text", "text": "something else"}]}]
+    second = client.chat.completions.create(model="evoke", messages=messages)
     again = {row["id"] for row in second.model_extra["recommendations"]}
     assert again
     assert not again & shown
     assert second.model_extra["constraints"] == first.model_extra["constraints"] != []
 
 
-def test_a_kept_conversation(service: Any) -> None:
+def test_stored_conversation(service: Any) -> None:
     made = service()
     client, http = made.openai(), made.http()
     extra = {"session": "conversation-1", "user": "mara"}
-    first = client.chat.completions.create(**asked("a crime film from 1990 on"), extra_body=extra)
+    first = client.chat.completions.create(**chat_request("a crime film from 1990 on"), extra_body=extra)
     assert first.model_extra["session"] == "conversation-1"
     shown = [row["id"] for row in first.model_extra["recommendations"]]
     assert first.model_extra["details"].keys() >= set(shown)
     liked = http.post("/v1/sessions/conversation-1/feedback", json={"item": shown[0], "kind": "dislike"})
     assert liked.json()["disliked"] == [shown[0]]
-    second = client.chat.completions.create(**asked("another one"), extra_body={"session": "conversation-1"})
+    second = client.chat.completions.create(**chat_request("another one"), extra_body={"session": "conversation-1"})
     assert not {row["id"] for row in second.model_extra["recommendations"]} & set(shown)
     kept = http.get("/v1/sessions/conversation-1").json()
     assert (kept["session"], kept["user"]) == ("conversation-1", "mara")
@@ -92,34 +94,34 @@ def test_a_kept_conversation(service: Any) -> None:
     unknown = http.post("/v1/sessions/conversation-1/feedback", json={"item": "nope", "kind": "like"})
     assert (unknown.status_code, unknown.json()["error"]["param"]) == (404, "item")
     with pytest.raises(openai.BadRequestError, match="another user"):
-        client.chat.completions.create(**asked("more"), extra_body=extra | {"user": "theo"})
+        client.chat.completions.create(**chat_request("more"), extra_body=extra | {"user": "theo"})
 
 
-def test_leaving_a_stream_stops_the_model(service: Any) -> None:
+def test_closing_a_stream_stops_the_model(service: Any) -> None:
     made = service(SLOW)
-    with made.openai().chat.completions.create(**asked("a slow heist film", stream=True)) as stream:
+    with made.openai().chat.completions.create(**chat_request("a slow heist film", stream=True)) as stream:
         next(iter(stream))
-        until(lambda: made.model.pieces)  # items come before the model is asked, and a model never asked cannot be left
+        until(lambda: made.model.pieces)  # items are sent before the model is called
     assert made.model.left.wait(20)
     assert made.model.pieces < 400
 
 
-async def test_leaving_before_the_answer_stops_the_model(service: Any) -> None:
+async def test_cancelling_a_request_stops_the_model(service: Any) -> None:
     made = service(SLOW)
     client = made.openai_async()
-    answer = asyncio.create_task(client.chat.completions.create(**asked("a slow heist film")))
+    answer = asyncio.create_task(client.chat.completions.create(**chat_request("a slow heist film")))
     await asyncio.to_thread(until, lambda: made.model.pieces)
     answer.cancel()
     await client.close()
     assert await asyncio.to_thread(made.model.left.wait, 20)
 
 
-def test_an_answer_past_the_deadline(service: Any) -> None:
+def test_deadline_ends_completions_with_504_and_streams_with_length(service: Any) -> None:
     made = service(SLOW, serve={"deadline": 2.0})
     with pytest.raises(openai.APIStatusError) as caught:
-        made.openai().chat.completions.create(**asked("a slow heist film"))
+        made.openai().chat.completions.create(**chat_request("a slow heist film"))
     assert caught.value.status_code == 504
-    last = list(made.openai().chat.completions.create(**asked("a slow heist film", stream=True)))[-1]
+    last = list(made.openai().chat.completions.create(**chat_request("a slow heist film", stream=True)))[-1]
     assert last.choices[0].finish_reason == "length"
     assert "longer" in last.model_extra["degraded"][0]["reason"]
 
@@ -127,10 +129,10 @@ def test_an_answer_past_the_deadline(service: Any) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "code"),
     [
-        ("POST", "/v1/chat/completions", asked("x", model="gpt-4"), 404, "model_not_found"),
-        ("POST", "/v1/chat/completions", asked("x", n=2), 400, "invalid_value"),
-        ("POST", "/v1/chat/completions", asked(" "), 400, None),
-        ("POST", "/v1/chat/completions", asked("x", session="../etc"), 400, "invalid_value"),
+        ("POST", "/v1/chat/completions", chat_request("x", model="gpt-4"), 404, "model_not_found"),
+        ("POST", "/v1/chat/completions", chat_request("x", n=2), 400, "invalid_value"),
+        ("POST", "/v1/chat/completions", chat_request(" "), 400, None),
+        ("POST", "/v1/chat/completions", chat_request("x", session="../etc"), 400, "invalid_value"),
         ("POST", "/v1/chat/completions", {"model": "evoke", "messages": []}, 400, "invalid_value"),
         ("POST", "/v1/recommendations", {"n": 0}, 400, "invalid_value"),
         ("POST", "/v1/recommendations", {"txet": "typo"}, 400, "invalid_value"),
@@ -143,25 +145,33 @@ def test_an_answer_past_the_deadline(service: Any) -> None:
         ("PUT", "/v1/models", None, 405, "method_not_allowed"),
     ],
 )
-def test_refusals_have_one_shape(errors: Any, method: str, path: str, body: Any, status: int, code: str | None) -> None:
+def test_errors_have_the_form_of_openai(
+    errors: Any, method: str, path: str, body: Any, status: int, code: str | None
+) -> None:
     answer = errors.request(method, path, json=body)
     assert answer.status_code == status
     assert answer.json()["error"].keys() == {"message", "type", "param", "code"}
     assert answer.json()["error"]["code"] == code
 
 
-def test_a_field_of_an_event_that_is_no_character(service: Any) -> None:
+def test_unknown_fields_are_named_in_one_line(errors: Any) -> None:
+    for path, body in (("recommendations", {"usr": "mara"}), ("sessions/s1/relax", {"index": 0, "usr": "mara"})):
+        error = errors.post(f"/v1/{path}", json=body).json()["error"]
+        assert (error["message"], error["param"]) == ("unknown field usr; remove it or correct its name", "usr")
+
+
+def test_event_with_an_invalid_field_name_is_rejected_alone(service: Any) -> None:
     http = service().http()
     good = {"user": "zoe", "item": "heat-1995"}
     sent = {"content": json.dumps({"events": [good, {"\ud800": 1}]}), "headers": {"Content-Type": "application/json"}}
     answer = http.post("/v1/events", **sent)
     assert (answer.status_code, answer.json()["accepted"]) == (200, 1)
     assert answer.json()["rejected"] == [
-        {"index": 1, "reason": "an event has no fields but user, item, timestamp, rating, kind"}
+        {"index": 1, "reason": "unknown field; an event has the fields user, item, timestamp, rating, kind"}
     ]
 
 
-def test_forgetting_leaves_no_byte_of_a_key_or_of_what_was_refused(service: Any, films: Path) -> None:
+def test_forgetting_erases_idempotency_keys_and_rejected_events(service: Any, films: Path) -> None:
     http = service().http()
     sent = {"events": [{"user": "zoe-7f3a", "item": "heat-1995"}, {"zoe-7f3a": 1}]}
     key = {"Idempotency-Key": "zoe-7f3a:order-17"}
@@ -173,7 +183,7 @@ def test_forgetting_leaves_no_byte_of_a_key_or_of_what_was_refused(service: Any,
     assert http.delete("/v1/users/zoe-7f3a").status_code == 404
 
 
-def test_forgetting_while_another_process_reads_is_finished_by_asking_again(
+def test_forgetting_blocked_by_another_reader_is_completed_by_repeating_it(
     service: Any, films: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("store.tables.BUSY_SECONDS", 0.2)
@@ -192,18 +202,18 @@ def test_forgetting_while_another_process_reads_is_finished_by_asking_again(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_whoever_is_forgotten_in_mid_answer_has_no_session_any_more(
+def test_user_forgotten_during_an_answer_has_no_session(
     service: Any, caplog: pytest.LogCaptureFixture, stream: bool
 ) -> None:
     made = service(Text("word " * 100, pause=0.05))
     http = made.http()
-    said = asked("a slow heist film", session="s1", user="mara", stream=stream)
+    body = chat_request("a slow heist film", session="s1", user="mara", stream=stream)
     with ThreadPoolExecutor(1) as apart:
-        answer = apart.submit(http.post, "/v1/chat/completions", json=said)
+        answer = apart.submit(http.post, "/v1/chat/completions", json=body)
         until(lambda: made.model.pieces)
         assert made.http().delete("/v1/users/mara").status_code == 200
         got = answer.result(60)
-    # A stream has begun with the items, with a status of its own: its last event tells.
+    # A stream has already begun with status 200, so its last event holds the error.
     error = json.loads(got.text.strip().split("data: ")[-1])["error"] if stream else got.json()["error"]
     assert got.status_code == (200 if stream else 404)
     assert error["code"] == "session_not_found"
@@ -214,13 +224,13 @@ def test_whoever_is_forgotten_in_mid_answer_has_no_session_any_more(
 @pytest.mark.parametrize(
     ("path", "body"), [("feedback", {"item": "heat-1995", "kind": "like"}), ("relax", {"index": 0})]
 )
-def test_a_session_forgotten_while_something_is_said_of_it(
+def test_session_deleted_during_feedback_or_relax_gives_404(
     service: Any, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any]
 ) -> None:
     from agent.dialogue.session import AsyncSession
 
     http = service().http()
-    http.post("/v1/chat/completions", json=asked("a crime film from 1990 on", session="s1", user="mara"))
+    http.post("/v1/chat/completions", json=chat_request("a crime film from 1990 on", session="s1", user="mara"))
     load = AsyncSession.load
 
     async def loaded(recommender: Any, id: str) -> AsyncSession:
@@ -241,7 +251,7 @@ def errors(films_store: Any) -> Any:
         yield http
 
 
-def test_what_is_no_json_and_what_comes_from_another_page(errors: Any) -> None:
+def test_invalid_json_large_bodies_and_foreign_hosts_are_refused(errors: Any) -> None:
     for headers, content in ({"content-type": "application/json"}, b"{"), ({"content-type": "text/plain"}, b"{}"):
         answer = errors.post("/v1/events", headers=headers, content=content)
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
@@ -254,7 +264,7 @@ def test_what_is_no_json_and_what_comes_from_another_page(errors: Any) -> None:
     assert "access-control-allow-origin" not in preflight.headers
 
 
-def test_a_fault_of_ours_tells_nothing(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_internal_errors_reveal_nothing(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from agent.recommender import AsyncRecommender
 
     async def broken(*_: Any, **__: Any) -> None:
@@ -268,7 +278,7 @@ def test_a_fault_of_ours_tells_nothing(service: Any, monkeypatch: pytest.MonkeyP
     assert answer.json()["error"]["type"] == "server_error"
 
 
-def test_the_page_loads_nothing_from_elsewhere(errors: Any) -> None:
+def test_chat_page_loads_nothing_from_other_sites(errors: Any) -> None:
     for path in ("/", "/static/chat.js", "/static/chat.css"):
         answer = errors.get(path)
         assert answer.status_code == 200
@@ -278,7 +288,7 @@ def test_the_page_loads_nothing_from_elsewhere(errors: Any) -> None:
     assert errors.get("/docs").status_code == 404
 
 
-def test_recommendations_are_the_recommendation_json(service: Any) -> None:
+def test_recommendations_endpoint_returns_the_recommendation_json(service: Any) -> None:
     body = {"history": ["heat-1995"], "n": 3, "where": {"year": {"$gte": 1990}}, "exclude": ["ronin-1998"]}
     answer = service().http().post("/v1/recommendations", json=body).json()
     assert {"user", "text", "profile", "queries", "named", "items", "personalised", "trace"} == answer.keys()
@@ -286,7 +296,7 @@ def test_recommendations_are_the_recommendation_json(service: Any) -> None:
     assert "ronin-1998" not in json.dumps([row["id"] for row in answer["items"]])
 
 
-def test_health_says_what_is_degraded(service: Any) -> None:
+def test_readyz_names_degraded_parts(service: Any) -> None:
     assert service().http().get("/healthz").json() == {"status": "ok"}
     dead = service(base_url="http://127.0.0.1:9/v1").http().get("/readyz")
     assert dead.status_code == 200
@@ -294,7 +304,7 @@ def test_health_says_what_is_degraded(service: Any) -> None:
     assert dead.json()["degraded"] == [{"part": "model", "reason": "no connection to the model server"}]
 
 
-def test_metrics_count_requests_stages_and_what_degraded(service: Any) -> None:
+def test_metrics_count_requests_stages_and_degraded_stages(service: Any) -> None:
     made = service(base_url="http://127.0.0.1:9/v1")
     http = made.http()
     http.post("/v1/recommendations", json={"user": "mara", "n": 2})
@@ -306,7 +316,7 @@ def test_metrics_count_requests_stages_and_what_degraded(service: Any) -> None:
     assert "mara" not in text
 
 
-def test_spans_where_a_collector_is_configured(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spans_are_sent_if_a_collector_is_configured(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter").InMemorySpanExporter()
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("agent.serve.tracing._exporter", lambda: memory)

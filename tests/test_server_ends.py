@@ -1,4 +1,4 @@
-"""How the service ends: stopped with streams open, killed in the middle of writing, left in the middle of an answer."""
+"""How the service and its answers end: stopped with open streams, killed while writing, client disconnected."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from tests.helpers.serving import process, served, until
 SLOW = Text("word " * 400, pause=0.05)
 
 
-def asked(text: str, **more: Any) -> dict[str, Any]:
+def chat_request(text: str, **more: Any) -> dict[str, Any]:
     return {"model": "evoke", "messages": [{"role": "user", "content": text}], **more}
 
 
-def test_stopping_ends_streams_whole(films_store: Path, tmp_path: Path, model_server: Any) -> None:
+def test_stopping_the_service_ends_streams_properly(films_store: Path, tmp_path: Path, model_server: Any) -> None:
     store, model = shutil.copytree(films_store, tmp_path / "store"), model_server(SLOW)
     with process(store, tmp_path, EVOKE_BASE_URL=model.base_url) as service:
-        said = asked("a slow heist film", stream=True, session="s1")
-        with service.http().stream("POST", "/v1/chat/completions", json=said) as answer:
+        body = chat_request("a slow heist film", stream=True, session="s1")
+        with service.http().stream("POST", "/v1/chat/completions", json=body) as answer:
             lines = answer.iter_lines()
             next(lines)
             until(lambda: model.pieces)
@@ -46,7 +46,7 @@ def test_stopping_ends_streams_whole(films_store: Path, tmp_path: Path, model_se
     assert turns[0]["content"] == "a slow heist film"
 
 
-def test_a_kill_loses_nothing_that_was_acknowledged(films_store: Path, tmp_path: Path) -> None:
+def test_kill_loses_nothing_that_was_acknowledged(films_store: Path, tmp_path: Path) -> None:
     store = shutil.copytree(films_store, tmp_path / "store")
     events: list[int] = []
     turns: list[str] = []
@@ -63,7 +63,7 @@ def test_a_kill_loses_nothing_that_was_acknowledged(films_store: Path, tmp_path:
         with httpx.Client(base_url=url, trust_env=False, timeout=30) as http:
             for number in range(10_000):
                 text = f"hello {number}"
-                if http.post("/v1/chat/completions", json=asked(text, session="s1")).status_code == 200:
+                if http.post("/v1/chat/completions", json=chat_request(text, session="s1")).status_code == 200:
                     turns.append(text)
 
     def until_cut(work: Any, url: str) -> None:
@@ -80,9 +80,9 @@ def test_a_kill_loses_nothing_that_was_acknowledged(films_store: Path, tmp_path:
             worker.join(30)
     with served(store=store) as again:
         kept = {event.timestamp for event in again.app.tenants.all[0].recommender.history.of("ida")}
-        said = {turn["content"] for turn in again.http().get("/v1/sessions/s1").json()["turns"]}
+        stored = {turn["content"] for turn in again.http().get("/v1/sessions/s1").json()["turns"]}
         before = len(kept)
-        # What was acknowledged may be sent again, and is not added again.
+        # An acknowledged event that is sent again is not added again.
         again.http().post(
             "/v1/events",
             json={"events": [{"user": "ida", "item": "heat-1995", "timestamp": 0, "kind": "view"}]},
@@ -90,10 +90,10 @@ def test_a_kill_loses_nothing_that_was_acknowledged(films_store: Path, tmp_path:
         )
         assert len(again.app.tenants.all[0].recommender.history.of("ida")) == before
     assert set(events) <= kept
-    assert set(turns) <= said
+    assert set(turns) <= stored
 
 
-def test_an_id_that_is_no_utf_8_is_one_line(films_store: Path, tmp_path: Path) -> None:
+def test_user_id_that_is_not_utf_8_is_refused_in_one_line(films_store: Path, tmp_path: Path) -> None:
     store = shutil.copytree(films_store, tmp_path / "store")
     command = [sys.executable, "-m", "agent.terminal.cli", "forget", "--store", str(store), "--user", b"\xff"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
@@ -102,7 +102,7 @@ def test_an_id_that_is_no_utf_8_is_one_line(films_store: Path, tmp_path: Path) -
     assert len(done.stderr.splitlines()) == 1
 
 
-async def test_the_embedded_model_stops_when_the_reader_leaves(films: Path) -> None:
+async def test_embedded_model_stops_when_the_client_disconnects(films: Path) -> None:
     from agent.llm.embedded import start
 
     engine = start()
@@ -117,18 +117,20 @@ async def test_the_embedded_model_stops_when_the_reader_leaves(films: Path) -> N
 
     with served(store=films, base_url=None) as service:
         client = service.openai_async()
-        stream = await client.chat.completions.create(**asked("a slow heist film with a long story", stream=True))
+        stream = await client.chat.completions.create(
+            **chat_request("a slow heist film with a long story", stream=True)
+        )
         await anext(aiter(stream))
-        # The items came from retrieval; now the model writes why.
+        # The items came from retrieval. Now the model writes the explanations.
         for _ in range(500):
             if await asyncio.to_thread(busy):
                 break
             await asyncio.sleep(0.01)
         else:
-            raise AssertionError("the model was never asked")
+            raise AssertionError("the model was never called")
         await stream.close()
         left = time.monotonic()
         while await asyncio.to_thread(busy):
-            assert time.monotonic() - left < 20, "the model went on writing"
+            assert time.monotonic() - left < 20, "the model continued to write"
             await asyncio.sleep(0.02)
         await client.close()

@@ -1,4 +1,4 @@
-"""Tenants, keys and limits: two tenants that try to reach each other, and keys that are wrong, too quick, or not there."""
+"""Tenants, API keys and limits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ONLY_LEFT = "heat-1995"
 
 @pytest.fixture
 def two(films_store: Path, tmp_path: Path, model_server: Any) -> Iterator[Any]:
-    """Two tenants on one model server; the right one's catalog lacks a film."""
+    """Two tenants on one model server. The catalog of the right one lacks a film."""
     left, right = (shutil.copytree(films_store, tmp_path / name) for name in ("left", "right"))
     with Catalog.open(right) as catalog:
         catalog.delete([ONLY_LEFT])
@@ -41,7 +41,7 @@ def two(films_store: Path, tmp_path: Path, model_server: Any) -> Iterator[Any]:
         yield made
 
 
-def test_two_tenants_cannot_reach_each_other(two: Any) -> None:
+def test_tenants_cannot_access_each_others_data(two: Any) -> None:
     left, right = two.http(LEFT), two.http(RIGHT)
     # Items.
     request = {"text": "Heat, Los Angeles crew and a detective", "n": 20}
@@ -53,21 +53,21 @@ def test_two_tenants_cannot_reach_each_other(two: Any) -> None:
     event = {"events": [{"user": "u1", "item": ONLY_LEFT, "kind": "like", "timestamp": 1}]}
     assert left.post("/v1/events", json=event).json()["accepted"] == 1
     assert right.post("/v1/events", json=event).json()["rejected"][0]["index"] == 0
-    # Histories: what the left one knows of a user is nothing to the right one, and not for it to delete.
+    # Histories: the right tenant neither sees nor deletes a user of the left one.
     assert left.post("/v1/recommendations", json={"user": "u1"}).json()["profile"] is not None
     assert right.post("/v1/recommendations", json={"user": "u1"}).json()["profile"] is None
     assert right.delete("/v1/users/u1").status_code == 404
-    # Idempotency keys: the same one means another thing there.
+    # Idempotency keys: the same key is a different one for the other tenant.
     key = {"Idempotency-Key": "one"}
     assert left.post("/v1/events", json=event, headers=key).status_code == 200
     assert right.post("/v1/events", json={"events": []}, headers=key).json() == {"accepted": 0, "rejected": []}
     # Sessions.
-    said = {"model": "evoke", "messages": [{"role": "user", "content": "a heist"}]}
-    two.openai(LEFT).chat.completions.create(**said, extra_body={"session": "s1"})
+    message = {"model": "evoke", "messages": [{"role": "user", "content": "a heist"}]}
+    two.openai(LEFT).chat.completions.create(**message, extra_body={"session": "s1"})
     assert left.get("/v1/sessions/s1").status_code == 200
     assert right.get("/v1/sessions/s1").status_code == 404
     assert right.post("/v1/sessions/s1/feedback", json={"item": "ronin-1998", "kind": "like"}).status_code == 404
-    two.openai(RIGHT).chat.completions.create(**said, extra_body={"session": "s1"})
+    two.openai(RIGHT).chat.completions.create(**message, extra_body={"session": "s1"})
     assert len(left.get("/v1/sessions/s1").json()["turns"]) == 2
     assert left.delete("/v1/users/u1").json()["deleted"]
     # Metrics.
@@ -88,7 +88,7 @@ def test_tenants_share_no_cached_prompt(two: Any) -> None:
     assert not any(key in json.dumps(two.model.requests) for key in (LEFT, RIGHT))
 
 
-def test_keys(two: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_wrong_keys_are_refused_and_never_logged(two: Any, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
         for key in ("sk-wrong-0123456789abcdef", LEFT[:-1], hashlib.sha256(RIGHT.encode()).hexdigest(), "\u00e9"):
             answer = two.http().get("/v1/models", headers={b"Authorization": f"Bearer {key}".encode()})
@@ -107,7 +107,7 @@ def test_keys(two: Any, caplog: pytest.LogCaptureFixture) -> None:
         assert "left" not in answer.text
 
 
-def test_a_key_that_is_too_quick(service: Any) -> None:
+def test_rate_limit_of_a_key(service: Any) -> None:
     http = service(serve={"rate": 20}).http()
     answers = [http.get("/v1/models") for _ in range(4)]
     assert [answer.status_code for answer in answers] == [200, 200, 429, 429]
@@ -116,24 +116,24 @@ def test_a_key_that_is_too_quick(service: Any) -> None:
     assert http.get("/healthz").status_code == 200
 
 
-def test_too_many_at_once(service: Any) -> None:
+def test_concurrency_limit_of_a_tenant(service: Any) -> None:
     made = service(Text("word " * 400, pause=0.05), serve={"concurrency": 1})
-    said = {"model": "evoke", "messages": [{"role": "user", "content": "a heist"}]}
-    with made.openai().chat.completions.create(**said, stream=True) as stream:
+    request = {"model": "evoke", "messages": [{"role": "user", "content": "a heist"}]}
+    with made.openai().chat.completions.create(**request, stream=True) as stream:
         next(iter(stream))
-        with pytest.raises(openai.RateLimitError, match="answered already"):
+        with pytest.raises(openai.RateLimitError, match="already in progress"):
             made.openai().models.list()
     until(lambda: made.http().get("/v1/models").status_code == 200)
 
 
-def test_origins_that_may_call(service: Any) -> None:
+def test_only_configured_origins_are_allowed(service: Any) -> None:
     http = service(serve={"origins": ["https://shop.example"]}).http()
     for origin, allowed in (("https://shop.example", "https://shop.example"), ("https://other.example", None)):
         answer = http.get("/v1/models", headers={"Origin": origin})
         assert answer.headers.get("access-control-allow-origin") == allowed
 
 
-def test_a_server_that_takes_no_salt(films_store: Path, model_server: Any) -> None:
+def test_model_server_that_refuses_cache_salt_is_used_without(films_store: Path, model_server: Any) -> None:
     from tests.helpers.faults import Status
 
     def picky(body: dict[str, Any]) -> Any:
@@ -150,14 +150,14 @@ def test_a_server_that_takes_no_salt(films_store: Path, model_server: Any) -> No
 @pytest.mark.parametrize(
     ("right", "complaint"),
     [
-        ({"store": "left"}, "have a store in common"),
-        ({"keys": [LEFT]}, "have a key in common"),
-        ({"keys": ["short"]}, "shorter than 16"),
-        ({"keys": ["sha256:nothex"]}, "no sha256 hash"),
+        ({"store": "left"}, "share a store"),
+        ({"keys": [LEFT]}, "share a key"),
+        ({"keys": ["short"]}, "fewer than 16"),
+        ({"keys": ["sha256:nothex"]}, "not a valid sha256 hash"),
         ({"keys": []}, "setting tenants.right.keys"),
     ],
 )
-def test_tenants_that_share_are_refused(tmp_path: Path, right: dict[str, Any], complaint: str) -> None:
+def test_tenants_that_share_a_store_or_key_are_refused(tmp_path: Path, right: dict[str, Any], complaint: str) -> None:
     tenants = {
         "left": {"store": tmp_path / "left", "keys": [LEFT]},
         "right": {"store": tmp_path / "right", "keys": [RIGHT]} | right,
@@ -184,9 +184,9 @@ def test_tenants_that_share_are_refused(tmp_path: Path, right: dict[str, Any], c
         ("chroma", "http://h", "http://H:8000/"),
     ],
 )
-def test_tenants_on_one_database_are_refused(tmp_path: Path, what: str, left: str, right: str | None) -> None:
-    said = {"database": "database", "chroma": "vectors"}[what]
-    with pytest.raises(EvokeError, match=f"have a {said} in common"):
+def test_tenants_that_share_a_database_are_refused(tmp_path: Path, what: str, left: str, right: str | None) -> None:
+    shared = {"database": "database", "chroma": "vector collection"}[what]
+    with pytest.raises(EvokeError, match=f"share a {shared}"):
         Tenants.open(_tenants_at(tmp_path, what, left, right), None)
 
 
@@ -203,8 +203,10 @@ def test_tenants_on_one_database_are_refused(tmp_path: Path, what: str, left: st
         ("chroma", "http://h:8000/left", "http://h:8000"),
     ],
 )
-def test_tenants_beside_each_other_on_one_server_are_not(tmp_path: Path, what: str, left: str, right: str) -> None:
-    with pytest.raises(StoreError):  # they get as far as being opened: there are no such stores
+def test_tenants_with_separate_databases_on_one_server_are_accepted(
+    tmp_path: Path, what: str, left: str, right: str
+) -> None:
+    with pytest.raises(StoreError):  # the check passes, and opening fails because the stores do not exist
         Tenants.open(_tenants_at(tmp_path, what, left, right), None)
 
 
@@ -217,7 +219,7 @@ def _tenants_at(folder: Path, what: str, left: str, right: str | None) -> Settin
     return Settings.load(tenants=tenants)
 
 
-def test_what_cannot_be_served_is_one_line(films_store: Path, tmp_path: Path) -> None:
+def test_invalid_configuration_is_reported_in_one_line(films_store: Path, tmp_path: Path) -> None:
     def serve(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "agent.terminal.cli", "serve", "--port", "0", *words]
         root = Path(__file__).parent.parent
@@ -225,7 +227,7 @@ def test_what_cannot_be_served_is_one_line(films_store: Path, tmp_path: Path) ->
 
     open_to_all = serve("--store", str(films_store), "--host", "0.0.0.0")
     assert open_to_all.returncode == 1
-    assert "name tenants with keys in evoke.toml" in open_to_all.stderr
+    assert "define tenants with keys in evoke.toml" in open_to_all.stderr
     (tmp_path / "evoke.toml").write_text(f'[tenants.only]\nstore = "{films_store}"\nkeys = ["{LEFT}"]\nstoer = 1\n')
     misspelt = serve()
     assert misspelt.returncode == 1

@@ -1,4 +1,4 @@
-"""The service on real vLLM (make test-vllm): the openai client, a stream that is left, and tenants' prompts kept apart."""
+"""The service with real vLLM (make test-vllm): the openai client, closed streams, and separate prompts of tenants."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEFT, RIGHT = "sk-left-0123456789abcdef", "sk-right-0123456789abcdef"
 ASKED: dict[str, Any] = {"model": "evoke", "messages": [{"role": "user", "content": "a slow heist film"}]}
 
 
-def test_the_openai_client(vllm: VLLM, films: Path) -> None:
+def test_openai_client_works_with_vllm(vllm: VLLM, films: Path) -> None:
     with served(store=films, base_url=vllm.base_url, deadline=240, reading=60, serve={"body": 10_000}) as service:
         client = service.openai()
         done = client.chat.completions.create(**ASKED)
@@ -34,7 +34,7 @@ def test_the_openai_client(vllm: VLLM, films: Path) -> None:
             client.chat.completions.create(**ASKED, user="x" * 20_000)
 
 
-def test_leaving_a_stream_stops_vllm(vllm: VLLM, films: Path) -> None:
+def test_closing_a_stream_stops_vllm(vllm: VLLM, films: Path) -> None:
     running = "vllm:num_requests_running"
     with served(store=films, base_url=vllm.base_url) as service:
         with service.openai().chat.completions.create(**ASKED, stream=True) as stream:
@@ -54,5 +54,5 @@ def test_tenants_share_no_cached_prompt(vllm: VLLM, films_store: Path, tmp_path:
             before = vllm.prefix_hits()[1]
             assert service.http(key).post("/v1/recommendations", json=request).json()["trace"]["degraded"] == []
             found.append(vllm.prefix_hits()[1] - before)
-    assert found[1] == 0  # nothing of the left one's prompt, which is the same to the letter
+    assert found[1] == 0  # although the prompt of the left tenant is exactly the same
     assert found[2] > 0

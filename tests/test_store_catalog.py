@@ -1,4 +1,4 @@
-"""One contract over both places of a catalog: a Chroma folder, and a real Chroma server."""
+"""The catalog, with the same tests on a Chroma folder and on a real Chroma server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FILMS = [HEAT, RONIN, ALIEN, CASINO]
 
 
 def nested(levels: int, name: str = "$or", **beside: Any) -> dict[str, Any]:
-    """A filter of so many levels."""
+    """Return a filter with this number of levels."""
     where: dict[str, Any] = {"year": 1995}
     for _ in range(levels):
         where = {name: [where, {"genres": "Crime"}]} | beside
@@ -52,7 +52,7 @@ def catalog(place: str, embedder: Embedder) -> Iterator[Catalog]:
 def read_only(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, embedder: Embedder
 ) -> Iterator[Callable[[Sequence[Item]], Catalog]]:
-    """Makes catalogs that tests only read, in a folder or on a server."""
+    """Make catalogs that tests only read, in a folder or on a server."""
     with ExitStack() as opened:
 
         def made(items: Sequence[Item]) -> Catalog:
@@ -74,7 +74,7 @@ def films(read_only: Callable[[Sequence[Item]], Catalog]) -> Catalog:
 
 @pytest.fixture(scope="module")
 def mixed(read_only: Callable[[Sequence[Item]], Catalog]) -> Catalog:
-    """Its items disagree about the shape of a field."""
+    """A catalog in which the type of a field differs between items."""
     shapes = {"other": ["Drama"], "one": "Horror", "list": ["Horror"], "number": 7}
     return read_only(
         [Item(name, name, metadata={"genres": value}) for name, value in shapes.items()] + [Item("none", "none")]
@@ -82,7 +82,7 @@ def mixed(read_only: Callable[[Sequence[Item]], Catalog]) -> Catalog:
 
 
 class Counting(Embedder):
-    """The real embedder, counting what it embeds."""
+    """The real embedder, which counts the texts it embeds."""
 
     embedded = 0
 
@@ -91,7 +91,7 @@ class Counting(Embedder):
         return super().encode_documents(texts)
 
 
-def test_items_come_back_exactly(catalog: Catalog) -> None:
+def test_items_are_read_back_exactly(catalog: Catalog) -> None:
     odd = Item(
         "ø/1 é", "Ü", "line\nbreak \u202e", {"empty": [], "mixed": [1, 2.5], "n": 2**53 + 1, "f": 1.0, "no": False}
     )
@@ -108,7 +108,7 @@ def test_items_come_back_exactly(catalog: Catalog) -> None:
     assert "nothing" not in catalog
 
 
-def test_unchanged_items_cost_nothing(place: str, embedder: Embedder) -> None:
+def test_unchanged_items_are_not_embedded_again(place: str, embedder: Embedder) -> None:
     counting = Counting()
     with Catalog.open(place, embedder=counting) as catalog:
         assert catalog.upsert(FILMS).added == 4
@@ -122,7 +122,7 @@ def test_unchanged_items_cost_nothing(place: str, embedder: Embedder) -> None:
         assert catalog.matching({"year": 1996}) == {"heat"}
 
 
-def test_the_last_item_of_an_id_counts(catalog: Catalog) -> None:
+def test_last_item_of_an_id_is_stored(catalog: Catalog) -> None:
     catalog.upsert([replace(HEAT, title="First"), replace(HEAT, title="Last")])
     assert catalog.get(["heat"])["heat"].title == "Last"
 
@@ -138,7 +138,7 @@ def test_deleted_items_are_gone(catalog: Catalog) -> None:
     assert catalog.upsert([HEAT]).added == 1
 
 
-def test_the_nearest_come_first_and_hidden_ones_never(films: Catalog) -> None:
+def test_query_returns_the_nearest_items_first_and_no_hidden_ones(films: Catalog) -> None:
     found = films.query(films.embedder.encode_queries(["bank robbers and police", "monsters in space"]), 10)
     assert [hits[0].id for hits in found] == ["heat", "alien"]
     assert all(len(hits) == 3 and "casino" not in {hit.id for hit in hits} for hits in found)
@@ -147,7 +147,7 @@ def test_the_nearest_come_first_and_hidden_ones_never(films: Catalog) -> None:
     assert films.query(np.ones((1, 384)), 0) == [[]]
 
 
-def test_all_queries_are_one_chroma_call(films: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_vectors_are_one_chroma_call(films: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     from chromadb import Collection
 
     films.snapshot()
@@ -175,14 +175,14 @@ def test_all_queries_are_one_chroma_call(films: Catalog, monkeypatch: pytest.Mon
         ({"$and": [{}, {}]}, None),
     ],
 )
-def test_filters_say_what_they_mean(films: Catalog, where: Any, expected: set[str] | None) -> None:
+def test_filters_select_the_right_items(films: Catalog, where: Any, expected: set[str] | None) -> None:
     assert films.matching(where) == expected
     shown = {"heat", "ronin", "alien"} if expected is None else expected
     assert {hit.id for hit in films.query(np.ones((1, 384)), 10, where)[0]} == shown
 
 
 @pytest.mark.parametrize(
-    ("where", "said"),
+    ("where", "message"),
     [
         ({"yeer": 1995}, "no item has that field: there are year"),
         ({"year": "1995"}, "the field holds numbers"),
@@ -210,8 +210,8 @@ def test_filters_say_what_they_mean(films: Catalog, where: Any, expected: set[st
         ({"year": 1, "$or": [nested(40, "$and", year=1995), {"year": 2}]}, "nested too deep"),
     ],
 )
-def test_a_filter_that_makes_no_sense_is_one_line(films: Catalog, where: Any, said: str) -> None:
-    with pytest.raises(StoreError, match=said) as refused:
+def test_wrong_filter_is_refused_in_one_line(films: Catalog, where: Any, message: str) -> None:
+    with pytest.raises(StoreError, match=message) as refused:
         films.query(np.ones((1, 384)), 3, where)
     assert "\n" not in str(refused.value)
 
@@ -230,7 +230,7 @@ def test_the_largest_filters_are_answered(films: Catalog, where: dict[str, Any])
     assert "heat" in (films.matching(where) or set())
 
 
-def test_a_query_that_no_connection_answers_is_asked_once(films: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_query_that_fails_on_any_connection_is_not_repeated(films: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
     def call(collection: Any) -> Any:
@@ -255,7 +255,9 @@ def test_a_query_that_no_connection_answers_is_asked_once(films: Catalog, monkey
         ({"genres": {"$not_contains": "Horror"}}, {"other", "none", "number"}),
     ],
 )
-def test_one_value_in_a_field_of_lists_is_a_list_of_one(mixed: Catalog, where: Any, expected: set[str]) -> None:
+def test_single_value_in_a_field_of_lists_counts_as_a_list_of_one(
+    mixed: Catalog, where: Any, expected: set[str]
+) -> None:
     assert mixed.matching(where) == expected
     assert {hit.id for hit in mixed.query(np.ones((1, 384)), 10, where)[0]} == expected
 
@@ -279,17 +281,17 @@ FILTERS = st.recursive(
 
 
 @given(where=FILTERS)
-def test_any_filter_passes_what_it_means(films: Catalog, where: dict[str, Any]) -> None:
-    passing = {item.id for item in FILMS if not item.hidden and _passes(item, where)}
+def test_any_filter_selects_the_items_that_match_it(films: Catalog, where: dict[str, Any]) -> None:
+    passing = {item.id for item in FILMS if not item.hidden and _matches(item, where)}
     found = films.matching(where)
     assert ({"heat", "ronin", "alien"} if found is None else found) == passing
 
 
-def _passes(item: Item, where: dict[str, Any]) -> bool:
-    """What the filter language means, said directly."""
+def _matches(item: Item, where: dict[str, Any]) -> bool:
+    """Return whether the item matches the filter, by the definition of the filter language."""
     for name, asked in where.items():
         if name in ("$and", "$or"):
-            if not (all if name == "$and" else any)(_passes(item, part) for part in asked):
+            if not (all if name == "$and" else any)(_matches(item, part) for part in asked):
                 return False
             continue
         value: Any = item.metadata.get(name)
@@ -315,14 +317,14 @@ def _passes(item: Item, where: dict[str, Any]) -> bool:
         st.text(max_size=3), st.none() | st.booleans() | st.floats() | st.text(max_size=3) | st.lists(st.none())
     )
 )
-def test_whatever_comes_as_a_filter_is_understood_or_refused(where: dict[str, Any]) -> None:
+def test_any_input_as_a_filter_is_accepted_or_refused_in_one_line(where: dict[str, Any]) -> None:
     try:
         normalised(where, SCHEMA)
     except StoreError as refused:
         assert "\n" not in str(refused)
 
 
-def test_the_schema_describes_the_metadata(films: Catalog) -> None:
+def test_schema_describes_the_metadata(films: Catalog) -> None:
     schema = films.schema()
     assert next(iter(schema)) in ("genres", "year")
     assert schema["year"] == Field("int", 4, low=1979, high=1998)
@@ -332,7 +334,7 @@ def test_the_schema_describes_the_metadata(films: Catalog) -> None:
 
 
 @pytest.mark.parametrize(
-    ("item", "said"),
+    ("item", "message"),
     [
         (Item("", "t"), '"id" is empty'),
         (Item(7, "t"), '"id" is not text'),  # type: ignore[arg-type]
@@ -345,15 +347,15 @@ def test_the_schema_describes_the_metadata(films: Catalog) -> None:
         (Item("a", "t\x00"), "NUL"),
     ],
 )
-def test_an_item_that_cannot_be_kept_is_refused_in_one_line(films: Catalog, item: Item, said: str) -> None:
+def test_item_that_cannot_be_stored_is_refused_in_one_line(films: Catalog, item: Item, message: str) -> None:
     version = films.version
-    with pytest.raises(StoreError, match=said) as refused:
+    with pytest.raises(StoreError, match=message) as refused:
         films.upsert([item])
     assert "\n" not in str(refused.value)
     assert films.version == version
 
 
-def test_a_bad_item_leaves_the_catalog_settled(place: str, embedder: Embedder) -> None:
+def test_bad_item_leaves_no_write_open(place: str, embedder: Embedder) -> None:
     good = [Item(f"n{n}", f"Film {n}") for n in range(400)]
     bad = [*good, Item("bad", "Bad", metadata={"x": float("nan")})]
     with Catalog.open(place, embedder=embedder) as catalog:
@@ -368,10 +370,9 @@ def test_a_bad_item_leaves_the_catalog_settled(place: str, embedder: Embedder) -
         assert len(catalog.snapshot()) == 256
 
 
-def test_a_change_that_fails_leaves_the_write_open(
+def test_failed_change_leaves_the_write_open_for_the_next_one(
     tmp_path: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody knows what of it was done: the next write gives the catalog its version."""
     from chromadb import Collection
 
     with Catalog.open(tmp_path, embedder=embedder) as catalog:
@@ -390,12 +391,12 @@ def test_a_change_that_fails_leaves_the_write_open(
         assert catalog.settled
 
 
-def test_very_long_texts_are_cut_and_counted(catalog: Catalog) -> None:
+def test_texts_beyond_the_models_limit_are_counted(catalog: Catalog) -> None:
     done = catalog.upsert([Item("long", "Long", "word " * 5000), Item("short", "Short", "word " * 20)])
     assert (done.added, done.truncated) == (2, 1)
 
 
-def test_another_embedding_model_is_refused(catalog: Catalog, place: str, tmp_path: Path, embedder: Embedder) -> None:
+def test_other_embedding_model_is_refused(catalog: Catalog, place: str, tmp_path: Path, embedder: Embedder) -> None:
     copy = shutil.copytree(embedder.folder, tmp_path / "tuned")
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"\x01\x02\x03\x04")
@@ -403,7 +404,7 @@ def test_another_embedding_model_is_refused(catalog: Catalog, place: str, tmp_pa
         Catalog.open(place, embedder=Embedder(str(copy)))
 
 
-def test_the_same_weights_elsewhere_are_the_same_model(
+def test_same_weights_in_another_folder_are_the_same_model(
     catalog: Catalog, place: str, tmp_path: Path, embedder: Embedder
 ) -> None:
     (tmp_path / "moved").symlink_to(embedder.folder)
@@ -411,7 +412,7 @@ def test_the_same_weights_elsewhere_are_the_same_model(
         assert len(again) == 4
 
 
-def test_opening_what_is_not_there_makes_nothing(tmp_path: Path, chroma_server: str) -> None:
+def test_opening_a_missing_catalog_creates_nothing(tmp_path: Path, chroma_server: str) -> None:
     for place in (tmp_path / "none", tmp_path):
         with pytest.raises(StoreError, match="evoke index"):
             Catalog.open(place, create=False)
@@ -420,13 +421,13 @@ def test_opening_what_is_not_there_makes_nothing(tmp_path: Path, chroma_server: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_server_that_is_not_there_is_one_line() -> None:
+def test_server_that_does_not_answer_is_reported_in_one_line() -> None:
     with pytest.raises(StoreError, match=r"127\.0\.0\.1:9") as refused:
         Catalog.open("http://127.0.0.1:9")
     assert "\n" not in str(refused.value)
 
 
-def test_many_threads_read_at_once(films: Catalog) -> None:
+def test_threads_read_at_the_same_time(films: Catalog) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     def read(n: int) -> list[Any]:
@@ -437,7 +438,7 @@ def test_many_threads_read_at_once(films: Catalog) -> None:
         assert list(pool.map(read, range(24))) == [["heat", HEAT, {"alien"}]] * 24
 
 
-# The other process needs no model: which vectors it writes does not matter.
+# The vectors of the other process do not matter, so it loads no model.
 WRITE = """
 import sys
 import numpy as np
@@ -455,7 +456,7 @@ with Catalog.open(sys.argv[1], embedder=Blank()) as catalog:
 """
 
 
-def test_a_reader_sees_what_another_process_wrote(catalog: Catalog, place: str) -> None:
+def test_reader_sees_what_another_process_wrote(catalog: Catalog, place: str) -> None:
     assert len(catalog.query(np.ones((1, 384)), 100)[0]) == 3
     subprocess.run([sys.executable, "-c", WRITE, place], check=True, capture_output=True)
     assert len(catalog.query(np.ones((1, 384)), 100)[0]) == 43
@@ -467,14 +468,14 @@ def test_a_reader_sees_what_another_process_wrote(catalog: Catalog, place: str) 
 HOLD = """
 import sys
 from pathlib import Path
-from store.paths import writing
+from store.locks import writing
 with writing(Path(sys.argv[1])):
     print("held", flush=True)
     input()
 """
 
 
-def test_a_second_writer_is_told_who_writes(tmp_path: Path, embedder: Embedder) -> None:
+def test_second_writer_is_refused_with_the_pid_of_the_first(tmp_path: Path, embedder: Embedder) -> None:
     with Catalog.open(tmp_path, embedder=embedder) as catalog:
         other = subprocess.Popen(
             [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -487,10 +488,9 @@ def test_a_second_writer_is_told_who_writes(tmp_path: Path, embedder: Embedder) 
         assert catalog.upsert([HEAT]).added == 1
 
 
-def test_a_save_that_a_crash_tore_is_undone(
+def test_index_save_interrupted_by_a_crash_is_recovered_without_embedding(
     tmp_path: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a crash in the middle of Chroma's own save leaves: the next write puts it right without embedding anything."""
     monkeypatch.setattr("store.checkpoint.WORTH_SAVING", 1)
     with Catalog.open(tmp_path, embedder=embedder) as catalog:
         catalog.upsert([HEAT])
@@ -503,7 +503,7 @@ def test_a_save_that_a_crash_tore_is_undone(
         shutil.copytree(folder / index.name, torn / "chroma.before" / index.name)
         with (folder / index.name / name).open("r+b") as file:
             file.truncate(30)
-        _note(folder, writing=True, saving=_saved(folder))
+        _write_facts(folder, writing=True, saving=_saved_position(folder))
         counting = Counting()
         with Catalog.open(torn, embedder=counting) as catalog:
             assert catalog.upsert([HEAT, RONIN, ALIEN]).unchanged == 3
@@ -513,14 +513,14 @@ def test_a_save_that_a_crash_tore_is_undone(
             assert not (torn / "chroma.before").exists()
 
 
-def _saved(folder: Path) -> int:
+def _saved_position(folder: Path) -> int:
     from store import checkpoint
 
-    return checkpoint._log(folder)[0]
+    return checkpoint._log_state(folder)[0]
 
 
-def _note(folder: Path, **facts: Any) -> None:
-    """Write the collection's own metadata as a crashed writer left it, without touching the index."""
+def _write_facts(folder: Path, **facts: Any) -> None:
+    """Write the collection's own metadata as a crashed writer leaves it; the index is not touched."""
     import sqlite3
 
     with sqlite3.connect(folder / "chroma.sqlite3") as db:
@@ -534,7 +534,7 @@ def _note(folder: Path, **facts: Any) -> None:
             )
 
 
-def test_two_catalogs_of_one_folder_share_what_they_know(tmp_path: Path, embedder: Embedder) -> None:
+def test_two_catalogs_of_one_folder_share_a_connection(tmp_path: Path, embedder: Embedder) -> None:
     with Catalog.open(tmp_path, embedder=embedder) as one:
         with Catalog.open(tmp_path, embedder=embedder) as two:
             one.upsert([HEAT])
@@ -542,7 +542,7 @@ def test_two_catalogs_of_one_folder_share_what_they_know(tmp_path: Path, embedde
         assert one.ids() == ["heat"]
 
 
-def test_nothing_in_the_store_names_a_path_of_this_machine(tmp_path: Path, embedder: Embedder) -> None:
+def test_store_holds_no_path_of_this_machine(tmp_path: Path, embedder: Embedder) -> None:
     with Catalog.open(tmp_path, embedder=embedder) as catalog:
         catalog.upsert([HEAT])
         facts = catalog._chroma.facts

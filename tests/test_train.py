@@ -1,4 +1,4 @@
-"""Training the language model: resumable, the same by seed, rewarded for what it finds, refused where there is too little."""
+"""Training adapters of the language model: determinism, resuming, samples, rewards, verdicts, and the commands."""
 
 from __future__ import annotations
 
@@ -18,34 +18,35 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from agent.forgetting import drop_derived
 from agent.item_text import TITLE
-from agent.llm.adapters import WEIGHTS, Trained, drop_derived
-from agent.llm.embedded import file_hash, find_weights
+from agent.llm.adapters import WEIGHTS, Trained
+from agent.llm.weights import file_hash, find_weights
 from agent.profile.fallback import Mix
 from agent.profile.interests import SEEN
-from eval.comparison.llm_cache import quiet
 from eval.data.cases import Case
 from eval.data.leakage import seen_hash
 from eval.data.read_cases import load_cases
 from eval.errors import EvalError
 from eval.fitting.sequences import Pair, pairs
-from eval.training import adapters, checkpoint, queries, reranker, reward
+from eval.progress import quiet
+from eval.training import adapters, checkpoint, queries, rejection, reranker, reward
 from eval.training import lora as lora_module
-from eval.training.chunked_loss import compared
-from eval.training.examples import SPELLED, Examples, chosen_next, near
+from eval.training.chunked_loss import chunked_cross_entropy
+from eval.training.examples import QUERY_CHARACTERS, Examples, retrieve_candidates, retrieve_chosen_next
 from eval.training.lora import Lora, Sample
-from eval.training.verdict import Verdict, spread
+from eval.training.policy_gradient import group_relative
+from eval.training.verdict import Verdict, spread_over_users
 from eval.tuning.tune import validation_cases
 from prompts import Prompts
 from store import Catalog
-from store.paths import alone
+from store.locks import alone
+from tests.helpers.adapters import record_adapter
 from tests.helpers.recommending import FILMS
-from tests.test_adapters import recorded
-from tests.test_cli import printed
 
 
 def evoke(*words: Any, **variables: str) -> subprocess.CompletedProcess[str]:
-    """The whole command, on the embedded model."""
+    """Run the command with the embedded model."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("EVOKE_", "OPENAI_"))}
     return subprocess.run(
         [sys.executable, "-m", "eval.cli", *map(str, words)],
@@ -56,12 +57,18 @@ def evoke(*words: Any, **variables: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def read_json(done: subprocess.CompletedProcess[str]) -> Any:
+    """Return the command's output; fail with its messages if it failed."""
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 class Killed(Exception):
     pass
 
 
-def dying(after: int) -> Callable[[str], Any]:
-    """Progress that ends the process's work after so many steps."""
+def killed_after(after: int) -> Callable[[str], Any]:
+    """Return a progress display that raises Killed after so many steps."""
 
     @contextmanager
     def progress(_: str) -> Iterator[Callable[[int, int], None]]:
@@ -81,29 +88,29 @@ def examples(films: Path) -> Iterator[Examples]:
 
 
 def samples(examples: Examples, n: int) -> list[Sample]:
-    return [examples.example(pair, brought, "queries") for pair, brought in brought_to(examples, n, seed=0)]
+    return [examples.sample(pair, others, "queries") for pair, others in draw_pairs(examples, n, seed=0)]
 
 
-def brought_to(examples: Examples, n: int, seed: int) -> list[tuple[Pair, list[int]]]:
-    """Pairs, each with what others chose next."""
+def draw_pairs(examples: Examples, n: int, seed: int) -> list[tuple[Pair, list[int]]]:
+    """Return pairs, each with the rows that other users chose next."""
     cases = load_cases(FILMS, "valid")
     drawn = pairs(cases, examples.snapshot, n, seed)
-    return list(zip(drawn, chosen_next(cases, examples.catalog, drawn), strict=True))
+    return list(zip(drawn, retrieve_chosen_next(cases, examples.catalog, drawn), strict=True))
 
 
-def test_the_loss_a_few_rows_at_a_time_is_the_loss_of_all() -> None:
+def test_chunked_loss_and_gradient_equal_those_of_torch() -> None:
     torch.manual_seed(0)
-    hidden, words = torch.randn(300, 8, requires_grad=True), torch.randn(50, 8)
-    right, counts = torch.randint(0, 50, (300,)), torch.rand(300)
-    loss, gradient = compared(hidden.detach(), words, right, counts)
-    whole = (cross_entropy(hidden @ words.T, right, reduction="none") * counts).sum()
+    hidden, vocabulary = torch.randn(300, 8, requires_grad=True), torch.randn(50, 8)
+    targets, weights = torch.randint(0, 50, (300,)), torch.rand(300)
+    loss, gradient = chunked_cross_entropy(hidden.detach(), vocabulary, targets, weights)
+    whole = (cross_entropy(hidden @ vocabulary.T, targets, reduction="none") * weights).sum()
     whole.backward()
     assert loss == pytest.approx(float(whole.detach()), rel=1e-5)
     assert torch.allclose(gradient, hidden.grad, atol=1e-5)
 
 
 @pytest.mark.slow
-def test_what_is_learned_is_the_same_by_seed_and_after_a_kill(
+def test_training_depends_on_the_seed_alone_also_after_a_kill(
     examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lora_module, "BATCH", 2)
@@ -113,24 +120,26 @@ def test_what_is_learned_is_the_same_by_seed_and_after_a_kill(
     for name, killed in (("whole", False), ("killed", True)):
         if killed:
             with pytest.raises(Killed):
-                Lora(find_weights(), 0).learn(some, 1, tmp_path / name / "kept.pt", "steps", dying(2))
+                Lora(find_weights(), 0).learn(some, 1, tmp_path / name / "kept.pt", "steps", killed_after(2))
         own = Lora(find_weights(), 0)
-        fresh = own.learned
+        fresh = own.state_hash
         losses.append(own.learn(some, 1, tmp_path / name / "kept.pt", "steps", quiet))
         own.save(tmp_path / name)
         hashes.append(file_hash(tmp_path / name / WEIGHTS))
-        learned.append(own.learned)
+        learned.append(own.state_hash)
     assert hashes[0] == hashes[1]
     assert losses[0] == losses[1]
     assert fresh != learned[0] == learned[1]
-    kept = own.learn(some, 1, tmp_path / "killed" / "kept.pt", "steps", dying(0))  # all is done: not a step more
+    kept = own.learn(
+        some, 1, tmp_path / "killed" / "kept.pt", "steps", killed_after(0)
+    )  # it is complete: no further step
     assert kept == losses[1]
-    monkeypatch.setattr(lora_module, "HELD", 1)  # a row at a time
+    monkeypatch.setattr(lora_module, "TOKENS_AT_ONCE", 1)  # one row at a time
     apart = Lora(find_weights(), 0).learn(some, 1, tmp_path / "apart" / "kept.pt", "steps", quiet)
     assert apart == pytest.approx(losses[0], rel=0.02)
 
 
-def test_pairs_come_from_before_the_cut_and_from_all_users_alike(examples: Examples) -> None:
+def test_pairs_come_from_before_the_cut_and_evenly_from_all_users(examples: Examples) -> None:
     cases = load_cases(FILMS, "valid")
     drawn = pairs(cases, examples.snapshot, 80, seed=0)
     ids = examples.snapshot.ids
@@ -144,78 +153,82 @@ def test_pairs_come_from_before_the_cut_and_from_all_users_alike(examples: Examp
     assert counts.max() - counts.min() <= 1
 
 
-def test_a_training_is_judged_by_as_many_users_as_can_be() -> None:
+def test_validation_cases_are_drawn_from_as_many_users_as_possible() -> None:
     cases = validation_cases(FILMS)
     users = cases.users
-    few = spread(cases, users - 3, 0)
+    few = spread_over_users(cases, users - 3, 0)
     assert len({cases.cases[row].user for row in few}) == len(few) == users - 3
-    assert sorted(spread(cases, 10_000, 0)) == list(range(len(cases)))
-    assert spread(cases, 5, 0) == few[:5] != spread(cases, 5, 1)
+    assert sorted(spread_over_users(cases, 10_000, 0)) == list(range(len(cases)))
+    assert spread_over_users(cases, 5, 0) == few[:5] != spread_over_users(cases, 5, 1)
 
 
-def test_examples_are_told_in_the_catalogs_words_and_never_repeat_the_history(examples: Examples) -> None:
-    for pair, brought in brought_to(examples, 30, seed=1):
-        told = json.loads(examples.example(pair, brought, "queries").answer)["queries"]
-        named = json.loads(examples.example(pair, brought, "named").answer)["named"]
-        old = {examples.described(row) for row in pair.history}
-        assert not old & set(told)
-        assert all(len(query) <= TITLE for query in told)
-        assert sum(map(len, told)) <= SPELLED
+def test_answers_use_the_catalogs_words_and_do_not_repeat_the_history(examples: Examples) -> None:
+    for pair, others in draw_pairs(examples, 30, seed=1):
+        written = json.loads(examples.sample(pair, others, "queries").answer)["queries"]
+        named = json.loads(examples.sample(pair, others, "named").answer)["named"]
+        old = {examples.describe(row) for row in pair.history}
+        assert not old & set(written)
+        assert all(len(query) <= TITLE for query in written)
+        assert sum(map(len, written)) <= QUERY_CHARACTERS
         assert {title["title"] for title in named} <= set(examples.snapshot.titles)
-        lines = examples.asked(pair, brought, "queries")[1]["content"].splitlines()
+        lines = examples.prompt(pair, others, "queries")[1]["content"].splitlines()
         shown = [json.loads(line) for line in lines if line.startswith('"')]
-        known = [examples.described(row) for row in dict.fromkeys(reversed(pair.history))][:SEEN]
-        assert shown == known + [examples.described(row) for row in brought]
-        assert not brought or set(told) <= set(shown[len(known) :])
+        known = [examples.describe(row) for row in dict.fromkeys(reversed(pair.history))][:SEEN]
+        assert shown == known + [examples.describe(row) for row in others]
+        assert not others or set(written) <= set(shown[len(known) :])
 
 
-def test_what_this_person_chose_comes_first_of_what_others_chose(examples: Examples) -> None:
+def test_items_that_this_user_chose_come_first_among_those_of_others(examples: Examples) -> None:
     pair = Pair("u", (0, 1), (1, 50, 7))
-    assert examples.first_chosen(pair, [3, 7, 50, 9]) == [50, 7, 3, 9]
-    assert examples.first_chosen(pair, []) == [50, 7]
+    assert examples.order_by_choice(pair, [3, 7, 50, 9]) == [50, 7, 3, 9]
+    assert examples.order_by_choice(pair, []) == [50, 7]
 
 
-@pytest.mark.parametrize("brings", [near, chosen_next])
-def test_what_is_brought_for_a_pair_was_fitted_on_other_people(examples: Examples, brings: Any) -> None:
+@pytest.mark.parametrize("retrieve", [retrieve_candidates, retrieve_chosen_next])
+def test_rows_for_a_pair_come_from_other_users_events(examples: Examples, retrieve: Any) -> None:
     cases = load_cases(FILMS, "valid")
     drawn = pairs(cases, examples.snapshot, 40, seed=0)
-    brought = brings(cases, examples.catalog, drawn)
+    found = retrieve(cases, examples.catalog, drawn)
     own = drawn[0].user
     others = [event for event in cases.events if event.user != own]
     changed = [
         replace(event, item=others[at % len(others)].item) for at, event in enumerate(cases.events) if event.user == own
     ]
-    again = brings(replace(cases, events=(*others, *changed)), examples.catalog, drawn)
-    assert [own for own, pair in zip(brought, drawn, strict=True) if pair.user == own] == [
+    again = retrieve(replace(cases, events=(*others, *changed)), examples.catalog, drawn)
+    assert [own for own, pair in zip(found, drawn, strict=True) if pair.user == own] == [
         own for own, pair in zip(again, drawn, strict=True) if pair.user == own
     ]
-    assert brought != again
+    assert found != again
 
 
-def test_searches_copy_the_history_where_that_finds_more(examples: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mix_with_most_latest_items_among_the_best_is_chosen(
+    examples: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(0)
     most = rng.random(300)
-    said = {mix: most - 0.1 * rng.random(300) for mix in queries.MIXES}
-    said |= {
+    recall = {mix: most - 0.1 * rng.random(300) for mix in queries.MIXES}
+    recall |= {
         Mix(0, 0): most,
         Mix(4, 0): most - 0.002 + np.tile([0.1, -0.1], 150),
-        Mix(4, 3): said[Mix(4, 3)] - 0.1,
+        Mix(4, 3): recall[Mix(4, 3)] - 0.1,
     }
-    monkeypatch.setattr(queries, "_recall", lambda *_: said)
-    assert queries.best_mix(examples, [], [], True)[0] == Mix(4, 0)
+    monkeypatch.setattr(queries, "_recall_by_mix", lambda *_: recall)
+    assert queries.choose_mix(examples, [], [], True)[0] == Mix(4, 0)
 
 
-def test_what_joins_the_models_searches_is_found_by_the_retriever(examples: Examples) -> None:
-    drawn = brought_to(examples, 12, seed=0)
-    mix, recall = queries.best_mix(examples, *map(list, zip(*drawn, strict=True)), repeats=False)
+def test_recall_of_mixes_is_measured_with_the_encoder(examples: Examples) -> None:
+    drawn = draw_pairs(examples, 12, seed=0)
+    mix, recall = queries.choose_mix(examples, *map(list, zip(*drawn, strict=True)), repeats=False)
     assert mix in queries.MIXES and len(recall) == len(queries.MIXES)
     assert max(recall.values()) > min(recall.values()) >= 0
 
 
-def test_what_may_be_chosen_again_is_ranked_with_the_rest(examples: Examples) -> None:
+def test_history_items_are_candidates_only_where_repeats_are_allowed(examples: Examples) -> None:
     pair = Pair("u", (0, 1, 2), (1, 50))
-    brought = list(range(40))
-    new, again = (reranker.samples(examples, [pair], [brought], repeats, seed=0)[0] for repeats in (False, True))
+    candidates = list(range(40))
+    new, again = (
+        reranker.make_samples(examples, [pair], [candidates], repeats, seed=0)[0] for repeats in (False, True)
+    )
     titles = [examples.item(row).title for row in range(51)]
     for sample, right in ((new, 50), (again, 1)):
         window = sample.messages[-1]["content"].partition("Task:")[2]
@@ -225,53 +238,53 @@ def test_what_may_be_chosen_again_is_ranked_with_the_rest(examples: Examples) ->
 
 
 class Scripted:
-    """Stands in for a model that writes the same two searches for everyone."""
+    """A model that writes the same two queries for every history."""
 
-    seed, learned = 0, ""
+    seed, state_hash = 0, ""
 
     def __init__(self, found: str) -> None:
         self.found = found
 
-    def write(self, asked: Sequence[Any], *_: Any) -> list[str]:
-        return [json.dumps({"queries": ["a film about nothing at all", self.found]}) for _ in asked]
+    def generate(self, prompts: Sequence[Any], *_: Any) -> list[str]:
+        return [json.dumps({"queries": ["a film about nothing at all", self.found]}) for _ in prompts]
 
 
-def test_a_search_that_finds_what_was_chosen_is_what_is_learned(examples: Examples, tmp_path: Path) -> None:
+def test_query_that_retrieves_the_chosen_item_is_learned(examples: Examples, tmp_path: Path) -> None:
     rows = examples.snapshot.rows
     history, chosen = rows["heat-1995"], rows["spirited-away-2001"]
     pair = Pair("u", (history,), (chosen,))
     query = f"{examples.item(chosen).title}, animation by Hayao Miyazaki"
-    won, told = reward.winners(examples, [(pair, [5])], Scripted(query), tmp_path, quiet)  # type: ignore[arg-type]
-    assert json.loads(won[0].answer)["queries"][0] == query
-    assert won[0].weight == 2.0  # the history's own vector does not find it
-    assert told["reward"]["mean"] == 2.0
-    assert won[0].messages == examples.asked(pair, [5], "queries")
+    best, figures = rejection.select_best(examples, [(pair, [5])], Scripted(query), tmp_path, quiet)  # type: ignore[arg-type]
+    assert json.loads(best[0].answer)["queries"][0] == query
+    assert best[0].weight == 2.0  # the history's vector does not retrieve it
+    assert figures["reward"]["mean"] == 2.0
+    assert best[0].messages == examples.prompt(pair, [5], "queries")
 
 
 class Drawing:
-    """Stands in for a model on a GPU that draws, of every four lists, one that finds, one that does not, one that broke off and one
-    that is none; it keeps what it is to learn from."""
+    """A model on a GPU that keeps the samples it gets, and whose lists repeat: one that finds nothing, one that finds the item, one
+    that is cut off, and an empty one."""
 
-    seed, learned, on_gpu = 0, "", True
+    seed, state_hash, on_gpu = 0, "", True
 
     def __init__(self, found: str) -> None:
         self.lists = ["a film about nothing at all", found]
-        self.taught: list[Sample] = []
+        self.samples: list[Sample] = []
 
     def learn(self, *_: Any) -> float:
         return 0.0
 
-    def write(self, asked: Sequence[Any], *_: Any) -> list[str]:
+    def generate(self, prompts: Sequence[Any], *_: Any) -> list[str]:
         whole = [json.dumps({"queries": [query]}) for query in self.lists]
-        return [[*whole, whole[1][:-2], reward.BEGUN][at % 4] for at in range(len(asked))]
+        return [[*whole, whole[1][:-2], reward.PREFIX][at % 4] for at in range(len(prompts))]
 
-    def reinforce(self, rounds: int, drawn: Callable[[int], tuple[list[Sample], float]], *_: Any) -> list[float]:
-        samples, mean = drawn(0)
-        self.taught += samples
+    def reinforce(self, rounds: int, draw: Callable[[int], tuple[list[Sample], float]], *_: Any) -> list[float]:
+        samples, mean = draw(0)
+        self.samples += samples
         return [mean] * rounds
 
 
-def test_a_list_becomes_likelier_by_what_it_finds_more_than_others(examples: Examples, tmp_path: Path) -> None:
+def test_advantage_is_the_reward_above_the_mean_of_the_group(examples: Examples, tmp_path: Path) -> None:
     rows = examples.snapshot.rows
     heat, chosen, other = rows["heat-1995"], rows["spirited-away-2001"], rows["ronin-1998"]
     model: Any = Drawing(f"{examples.item(chosen).title}, animation by Hayao Miyazaki")
@@ -281,82 +294,84 @@ def test_a_list_becomes_likelier_by_what_it_finds_more_than_others(examples: Exa
         (Pair("w", (3,), (3,)), []),
     ]
     example = Sample([], "an example")
-    told = reward.by_policy(examples, shown, [example], model, tmp_path, quiet)
-    assert told["scored"] == 2  # the last chose nothing new
-    assert model.taught.pop() == replace(example, weight=reward.EXAMPLE)
-    finds, nothing = (json.dumps({"queries": [query]})[len(reward.BEGUN) :] for query in model.lists[::-1])
+    figures = group_relative.train_by_policy_gradient(examples, shown, [example], model, tmp_path, quiet)
+    assert figures["scored"] == 2  # the last chose nothing new
+    assert model.samples.pop() == replace(example, weight=group_relative.EXAMPLE_WEIGHT)
+    finds, nothing = (json.dumps({"queries": [query]})[len(reward.PREFIX) :] for query in model.lists[::-1])
     for pair, others in shown[:2]:
-        asked = examples.asked(pair, others, "queries")
-        group = [sample for sample in model.taught if sample.messages == asked]
-        assert len(group) == reward.GROUP
+        prompt = examples.prompt(pair, others, "queries")
+        group = [sample for sample in model.samples if sample.messages == prompt]
+        assert len(group) == group_relative.GROUP
         assert sum(sample.weight for sample in group) == pytest.approx(0)
-        assert {(s.answer, s.begun, s.ended) for s in group} == {
-            (answer, reward.BEGUN, answer.endswith("}")) for answer in (finds, nothing, finds[:-2], "")
+        assert {(s.answer, s.prefix, s.complete) for s in group} == {
+            (answer, reward.PREFIX, answer.endswith("}")) for answer in (finds, nothing, finds[:-2], "")
         }
         weight = {sample.answer: sample.weight for sample in group}
         assert weight[finds] == weight[finds[:-2]] >= weight[nothing] >= weight[""] <= 0
         if pair.user == "u":
-            assert weight[finds] - weight[""] == 2.0  # found first, and by the history's own vectors not at all
-    assert reward.by_policy(examples, shown[2:], [example], model, tmp_path, quiet) == {"scored": 0}
+            assert weight[finds] - weight[""] == 2.0  # it ranks first, and the history's vectors do not retrieve it
+    assert group_relative.train_by_policy_gradient(examples, shown[2:], [example], model, tmp_path, quiet) == {
+        "scored": 0
+    }
 
 
-def test_only_a_gpu_draws_enough_for_a_policy(examples: Examples, tmp_path: Path) -> None:
-    drawn = brought_to(examples, 40, seed=0)
+def test_policy_gradient_runs_on_a_gpu_and_rejection_on_a_cpu(examples: Examples, tmp_path: Path) -> None:
+    drawn = draw_pairs(examples, 40, seed=0)
     model: Any = Drawing("a heist film")
-    told = queries.teach(examples, *map(list, zip(*drawn, strict=True)), False, model, tmp_path, quiet)
-    assert told["rounds"] == reward.ROUNDS and "winners" not in told
+    figures = queries.train_queries(examples, *map(list, zip(*drawn, strict=True)), False, model, tmp_path, quiet)
+    assert figures["rounds"] == group_relative.ROUNDS and "winners" not in figures
     model.on_gpu = False
-    told = queries.teach(examples, *map(list, zip(*drawn, strict=True)), False, model, tmp_path, quiet)
-    assert "rounds" not in told and told["winners"] <= told["scored"]
+    figures = queries.train_queries(examples, *map(list, zip(*drawn, strict=True)), False, model, tmp_path, quiet)
+    assert "rounds" not in figures and figures["winners"] <= figures["scored"]
 
 
 @pytest.mark.slow
-def test_what_is_rewarded_is_written_more_often_the_same_by_seed_and_after_a_kill(
+def test_policy_gradient_raises_the_reward_and_depends_on_the_seed_alone_also_after_a_kill(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lora_module, "POLICY_RATE", 1e-3)
     monkeypatch.setattr(checkpoint, "SAVED_EVERY", 0.0)
-    asked = [[{"role": "user", "content": "Name kinds of films."}]] * 8
+    prompts = [[{"role": "user", "content": "Name kinds of films."}]] * 8
 
     def reinforced(name: str, progress: Any) -> tuple[list[float], str, list[int]]:
         own, turns = Lora(find_weights(), 0), []
 
-        def drawn(turn: int) -> tuple[list[Sample], float]:
+        def draw(turn: int) -> tuple[list[Sample], float]:
             turns.append(turn)
-            texts = own.write(asked, reward.BEGUN, 20, 1.0, "", quiet, 1 + turn, 1.0)
+            texts = own.generate(prompts, reward.PREFIX, 20, 1.0, "", quiet, 1 + turn, 1.0)
             commas = np.array([text.count(",") for text in texts], dtype=np.float64)
             ahead = commas - commas.mean()
             learned = [
-                Sample(m, text.removeprefix(reward.BEGUN), float(a), reward.BEGUN, False)
-                for m, text, a in zip(asked, texts, ahead, strict=True)
+                Sample(m, text.removeprefix(reward.PREFIX), float(a), reward.PREFIX, False)
+                for m, text, a in zip(prompts, texts, ahead, strict=True)
             ]
             return learned, commas.mean()
 
-        return own.reinforce(8, drawn, "commas", tmp_path / name / "kept.pt", progress), own.learned, turns
+        return own.reinforce(8, draw, "commas", tmp_path / name / "kept.pt", progress), own.state_hash, turns
 
     earned, learned, turns = reinforced("whole", quiet)
     assert turns == list(range(8))
     assert np.mean(earned[-3:]) > np.mean(earned[:3]) + 0.5
     with pytest.raises(Killed):
-        reinforced("killed", dying(5))
+        reinforced("killed", killed_after(5))
     assert reinforced("killed", quiet) == (earned, learned, [5, 6, 7])
 
 
-def test_searches_pay_only_where_counting_alone_finds_less(examples: Examples) -> None:
+def test_queries_adapter_pays_only_if_it_beats_the_search_without_a_model(examples: Examples) -> None:
     cases = [Case(f"u{n}", (), (examples.snapshot.ids[n],)) for n in range(20)]
     found, nothing = [[n] for n in range(20)], [[30] for _ in range(20)]
-    lists = {"queries": found, "untrained": nothing, "unsaid": nothing}
+    lists = {"queries": found, "untrained": nothing, "without model": nothing}
 
     def paid(lists: dict[str, Any]) -> bool:
-        pairs = [("queries", "untrained"), ("queries", "unsaid")]
+        pairs = [("queries", "untrained"), ("queries", "without model")]
         decisive = [(*pair, "recall@50") for pair in pairs]
         return Verdict.of(cases, lists, examples.snapshot.ids, pairs, decisive).paid
 
     assert paid(lists)
-    assert not paid(lists | {"unsaid": found})
+    assert not paid(lists | {"without model": found})
 
 
-def test_too_little_to_learn_from_is_refused(examples: Examples, tmp_path: Path) -> None:
+def test_training_on_too_few_events_is_refused(examples: Examples, tmp_path: Path) -> None:
     cases = load_cases(FILMS, "valid")
     few = type(cases)(cases.dataset, "valid", cases.cases, cases.events[:100])
     with pytest.raises(EvalError, match=r"training needs 200; add events"):
@@ -364,15 +379,15 @@ def test_too_little_to_learn_from_is_refused(examples: Examples, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_the_commands_teach_judge_and_keep_an_adapter(films: Path) -> None:
+def test_commands_train_judge_and_save_an_adapter(films: Path) -> None:
     few = ("--store", films, "--samples", "16", "--cases", "1")
-    row = printed(evoke("train", "queries", FILMS, *few, "--anyway", "--json"))
+    row = read_json(evoke("train", "queries", FILMS, *few, "--anyway", "--json"))
     adapter = Trained.load(films).adapters["queries"]
     assert row["adapter"] == adapter.name
-    assert row["on"] and adapter.on  # as was asked for: one case shows no gain
+    assert row["on"] and adapter.on  # by --anyway: one case shows no gain
     assert not row["evidence"]["verdict"]["paid"]
     arms = row["evidence"]["verdict"]["arms"]
-    assert {"queries", "queries, untrained", "queries, unsaid", "dense", "base"} <= arms.keys()
+    assert {"queries", "queries, untrained", "queries, without model", "dense", "base"} <= arms.keys()
     rewritten = row["rewritten"][0]
     with Catalog.open(films) as catalog:
         assert set(rewritten["history"]) <= set(catalog.snapshot().titles)
@@ -382,37 +397,37 @@ def test_the_commands_teach_judge_and_keep_an_adapter(films: Path) -> None:
     assert "as fused" in table.stdout
     assert re.search(r"evoke-rank-\w+: it stays off", table.stdout)
     assert not Trained.load(films).adapters["rank"].on
-    assert printed(evoke("train", "rank", FILMS, *few, "--anyway", "--json"))["stays"] is None
+    assert read_json(evoke("train", "rank", FILMS, *few, "--anyway", "--json"))["stays"] is None
     on = Trained.load(films).adapters["rank"]
     table = evoke("train", "rank", FILMS, *few)
-    assert re.search(rf"evoke-rank-\w+: it stays off: no gain is shown; {on.name} stays on", table.stdout)
+    assert re.search(rf"evoke-rank-\w+: it stays off: no significant gain; {on.name} stays on", table.stdout)
     assert Trained.load(films).adapters["rank"] == on
-    told = printed(evoke("forget", "--store", films, "--user", "mara", "--json"))["trained"]
-    assert {"queries adapter", "rank adapter"} <= set(told)
-    # One that is on is used: what its searches found says so in the trace.
-    found = printed(evoke("recommend", "--store", films, "--user", "tomasz", "--json"))
+    parts = read_json(evoke("forget", "--store", films, "--user", "mara", "--json"))["trained"]
+    assert {"queries adapter", "rank adapter"} <= set(parts)
+    # An adapter that is on is used, and the trace says so.
+    found = read_json(evoke("recommend", "--store", films, "--user", "tomasz", "--json"))
     stage = next(stage for stage in found["trace"]["stages"] if stage["name"] == "interests")
     assert stage["degraded"] is None
     assert "trained adapter" in stage["notes"]
 
 
-def test_two_trainings_of_one_task_are_kept_apart(films: Path) -> None:
+def test_two_trainings_of_one_task_do_not_run_at_once(films: Path) -> None:
     with alone(films, "queries", "training queries for"):
-        told = evoke("train", "queries", FILMS, "--store", films)
-    assert told.returncode == 1
-    assert re.search(r"another process \(pid \d+\) is training queries for .*; wait until it is done", told.stderr)
+        done = evoke("train", "queries", FILMS, "--store", films)
+    assert done.returncode == 1
+    assert re.search(r"another process \(pid \d+\) is training queries for .*; wait until it is done", done.stderr)
 
 
-def test_nothing_is_tuned_while_the_retriever_is_trained(films: Path) -> None:
+def test_tuning_is_refused_while_the_retriever_is_trained(films: Path) -> None:
     with alone(films, "tuning", "training the retriever of"):
         for words in (["tune", FILMS, "--no-model"], ["tune", FILMS, "--prompts"], ["train", "retriever", FILMS]):
-            told = evoke(*words, "--store", films, EVOKE_BASE_URL="http://127.0.0.1:9/v1")
-            assert told.returncode == 1
-            assert told.stderr.splitlines()[-1].endswith("wait until it is done")
-            assert re.search(r"another process \(pid \d+\) is training the retriever of ", told.stderr)
+            done = evoke(*words, "--store", films, EVOKE_BASE_URL="http://127.0.0.1:9/v1")
+            assert done.returncode == 1
+            assert done.stderr.splitlines()[-1].endswith("wait until it is done")
+            assert re.search(r"another process \(pid \d+\) is training the retriever of ", done.stderr)
 
 
-def test_what_is_learned_from_somebody_who_is_forgotten_meanwhile_is_gone(tmp_path: Path) -> None:
+def test_unfinished_training_is_discarded_when_a_user_is_deleted(tmp_path: Path) -> None:
     kept = tmp_path / "trained" / "queries.unfinished"
     with checkpoint.unfinished(kept) as check:
         check()
@@ -422,13 +437,13 @@ def test_what_is_learned_from_somebody_who_is_forgotten_meanwhile_is_gone(tmp_pa
         (kept / "batches.pt").touch()
         raise Killed
     with pytest.raises(Killed), checkpoint.unfinished(kept):
-        assert (kept / "batches.pt").is_file()  # gone on from
+        assert (kept / "batches.pt").is_file()  # the next run continues from it
         raise Killed
     for ends_by_itself in (True, False):
-        with pytest.raises(EvalError, match="somebody was forgotten meanwhile"), checkpoint.unfinished(kept) as check:
+        with pytest.raises(EvalError, match="a user was deleted during this run"), checkpoint.unfinished(kept) as check:
             drop_derived(tmp_path)
             if ends_by_itself:
-                (kept / "adapter.json").write_text("the folder is not there")
+                (kept / "adapter.json").write_text("the folder does not exist")
             kept.mkdir()
             (kept / "batches.pt").touch()
             check()
@@ -442,27 +457,27 @@ def test_what_is_learned_from_somebody_who_is_forgotten_meanwhile_is_gone(tmp_pa
         assert not (kept / "batches.pt").exists()
 
 
-def test_an_adapter_stays_on_while_what_judged_it_holds(films: Path) -> None:
+def test_former_adapter_stays_on_if_judged_on_the_same_data_and_no_user_was_deleted(films: Path) -> None:
     seen = seen_hash(FILMS)
-    assert adapters._good_still(films, "queries", seen) is None
-    former = recorded("queries", films, evidence={"on": "valid", "seen": seen})
-    stays = adapters._good_still(films, "queries", seen)
+    assert adapters._former_adapter(films, "queries", seen) is None
+    former = record_adapter("queries", films, evidence={"on": "valid", "seen": seen})
+    stays = adapters._former_adapter(films, "queries", seen)
     assert stays and stays.name == former.name
-    assert adapters._good_still(films, "queries", "other data") is None
+    assert adapters._former_adapter(films, "queries", "other data") is None
     drop_derived(films)
-    assert adapters._good_still(films, "queries", seen) is None
-    assert Trained.load(films).adapter("queries")  # used until another takes its place
+    assert adapters._former_adapter(films, "queries", seen) is None
+    assert Trained.load(films).adapter("queries")  # used until another one replaces it
 
 
-def test_what_is_no_gguf_file_is_refused_before_anything_is_learned(films: Path, tmp_path: Path) -> None:
+def test_model_that_is_not_a_gguf_file_is_refused_before_training(films: Path, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(bytes(64))
-    told = evoke("train", "queries", FILMS, "--store", films, EVOKE_MODEL=str(tmp_path / "model.safetensors"))
-    assert told.returncode == 1
-    assert "model.safetensors is no GGUF file; set EVOKE_MODEL to one" in told.stderr
-    assert "Traceback" not in told.stderr
+    done = evoke("train", "queries", FILMS, "--store", films, EVOKE_MODEL=str(tmp_path / "model.safetensors"))
+    assert done.returncode == 1
+    assert "model.safetensors is not a GGUF file; set EVOKE_MODEL to one" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
-def test_wrong_usage_is_refused_in_one_line(films: Path) -> None:
+def test_file_instead_of_a_dataset_folder_is_refused_in_one_line(films: Path) -> None:
     done = evoke("train", "queries", FILMS / "items.jsonl", "--store", films)
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1

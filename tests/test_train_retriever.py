@@ -1,8 +1,7 @@
-"""Training the retriever: the same by seed and after a kill, refused on too little, and a store that is whole at any moment."""
+"""Training the retriever: determinism, resuming, the verdict, and a store that is complete at any moment."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -23,12 +22,12 @@ from agent.ranking.features import candidates
 from agent.ranking.tuned import Tuned
 from agent.retrieval.signals import CHANNEL_OF
 from eval import compare
-from eval.comparison.llm_cache import quiet
 from eval.data.leakage import measured_catalog, seen_hash
 from eval.errors import EvalError
 from eval.fitting.sequences import FOLDS, fold_of, pairs, sequences
 from eval.fitting.signals import fit, turns_of
-from eval.training import checkpoint, compare_encoders, contrastive, retriever
+from eval.progress import quiet
+from eval.training import checkpoint, compare_encoders, retriever
 from eval.training.contrastive import Encoder, Material
 from eval.training.verdict import Verdict
 from eval.tuning.tune import validation_cases
@@ -38,10 +37,9 @@ from store.embedder import Embedder
 from store.errors import StoreError
 from store.index import index
 from store.reembed import embed_anew, put_in_force
+from tests.helpers.adapters import record_adapter
+from tests.helpers.encoders import NOBODY, few_steps, found, hashed, noised
 from tests.helpers.recommending import FILMS, modelled
-from tests.test_adapters import recorded
-
-NOBODY = "http://127.0.0.1:9/v1"
 
 
 @pytest.fixture(autouse=True)
@@ -49,18 +47,8 @@ def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few_steps(tmp_path, monkeypatch)
 
 
-def few_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A handful of steps, and no settings from outside."""
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
-    for name in ("EVOKE_BASE_URL", "OPENAI_BASE_URL", "EVOKE_STORE", "EVOKE_EMBEDDING_MODEL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(contrastive, "BATCH", 32)
-    monkeypatch.setattr(contrastive, "STEPS", 6)
-    monkeypatch.setattr(compare_encoders, "FUSIONS", (0,))
-
-
-def material(store: Path, n: int = 60) -> Material:
-    """A few pairs of the films' material."""
+def make_material(store: Path, n: int = 60) -> Material:
+    """Return training data with a few pairs of the films."""
     cases = validation_cases(FILMS)
     with Catalog.open(store, create=False) as catalog:
         snapshot = catalog.snapshot()
@@ -68,30 +56,22 @@ def material(store: Path, n: int = 60) -> Material:
         return Material(drawn, sequences(cases, snapshot), np.asarray(snapshot.vectors))
 
 
-def learned(given: Material, kept: Path, progress: Any = quiet) -> dict[str, np.ndarray]:
-    """The weights after learning from this."""
+def train_encoder(given: Material, kept: Path, progress: Any = quiet) -> dict[str, np.ndarray]:
+    """Train an encoder on this; return its weights."""
     made = Encoder(Embedder(), seed=3)
     made.learn(given, kept, progress)
     return {name: value.numpy() for name, value in made.model.state_dict().items()}
 
 
-def hashed(self: Embedder, method: str, texts: Any) -> np.ndarray:
-    """Vectors that depend on the model and the text, made in no time."""
-    digests = [hashlib.blake2b(f"{self.fingerprint}{text}".encode(), digest_size=8).digest() for text in texts]
-    seeds = [int.from_bytes(digest, "little") for digest in digests]
-    rows = np.stack([np.random.default_rng(seed).standard_normal(384) for seed in seeds])
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-
-
 @pytest.fixture
 def hashing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No model is run."""
+    """Replace encoding by `hashed`."""
     monkeypatch.setattr(Embedder, "_encode", hashed)
     monkeypatch.setattr(Embedder, "truncated", lambda *_: 0)
 
 
-def another(folder: Path) -> Path:
-    """A model of other weights, as training leaves it."""
+def make_other_model(folder: Path) -> Path:
+    """Return the folder of a model with other weights, as training writes it."""
     copy = shutil.copytree(Embedder().folder, folder / "retriever-0a1b2c3d")
     weights = next(copy.glob("*.safetensors"))
     content = bytearray(weights.read_bytes())
@@ -101,21 +81,12 @@ def another(folder: Path) -> Path:
     return copy
 
 
-def found(store: Path) -> tuple[str, list[str]]:
-    """The model that a store is opened with, and what is near its first item."""
-    with Catalog.open(store, create=False) as catalog:
-        vectors = catalog.vectors(catalog.ids()[:1])
-        (hits,) = catalog.query(vectors, 5)
-        assert np.allclose(vectors, catalog.snapshot().vectors[:1])
-        return catalog.embedder.name, [hit.id for hit in hits]
-
-
-def test_the_same_seed_gives_the_same_weights_and_a_killed_training_goes_on(
+def test_training_depends_on_the_seed_alone_also_after_a_kill(
     films_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "SAVED_EVERY", 0.0)
-    given = material(films_store)
-    whole = learned(given, tmp_path / "whole.pt")
+    given = make_material(films_store)
+    whole = train_encoder(given, tmp_path / "whole.pt")
     start = Encoder(Embedder(), seed=3).model.state_dict()
     assert any(not np.array_equal(whole[name], value.numpy()) for name, value in start.items())
 
@@ -140,14 +111,14 @@ def test_the_same_seed_gives_the_same_weights_and_a_killed_training_goes_on(
                 raise Killed
 
     with pytest.raises(Killed):
-        learned(given, tmp_path / "cut.pt", Three)
-    again = learned(given, tmp_path / "cut.pt", Three)
+        train_encoder(given, tmp_path / "cut.pt", Three)
+    again = train_encoder(given, tmp_path / "cut.pt", Three)
     assert steps == [1, 2, 3, 4, 5, 6]
     assert whole.keys() == again.keys()
     assert all(np.array_equal(whole[name], again[name]) for name in whole)
 
 
-def test_a_person_s_steps_are_read_by_vectors_that_learned_without_them(
+def test_each_fold_uses_vectors_trained_without_its_users(
     films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paid = Verdict(10, 5, {"dense": {"recall@50": 0.1}}, [], paid=True)
@@ -158,34 +129,34 @@ def test_a_person_s_steps_are_read_by_vectors_that_learned_without_them(
         snapshot = catalog.snapshot()
         drawn = [pair for pair in pairs(cases, snapshot, 300, 0) if pair.chosen[0] not in pair.history]
         given = Material(drawn, sequences(cases, snapshot), np.asarray(snapshot.vectors))
-    apart = Encoder(Embedder(), seed=0)
+    fold_encoder = Encoder(Embedder(), seed=0)
     others = replace(given, pairs=[pair for pair in drawn if fold_of(pair.user) != 1])
-    apart.learn(others, tmp_path / "apart.pt", quiet, share=retriever.APART)
+    fold_encoder.learn(others, tmp_path / "fold.pt", quiet, share=retriever.FOLD_STEPS)
     retriever.train(FILMS, store=films, samples=300)
     with Catalog.open(films, create=False) as catalog:
-        remembered(catalog, given.vectors)
+        check_untrained_vectors(catalog, given.vectors)
     with measured_catalog(films, "valid") as judged:
-        remembered(judged, given.vectors)
+        check_untrained_vectors(judged, given.vectors)
         turns = turns_of(judged)
         assert turns is not None and len(turns) == FOLDS
         turned_back = fit(cases, judged, turns[1]).snapshot.vectors
         own = judged.snapshot().vectors
         again = Encoder(judged.embedder, seed=0)
-    np.testing.assert_allclose(turned_back, apart.through(given.vectors), atol=1e-4)
+    np.testing.assert_allclose(turned_back, fold_encoder.transform(given.vectors), atol=1e-4)
     assert not np.allclose(turned_back, own, atol=1e-3)
-    # Trained once more, that one goes on from what had learned without them.
-    again.learn(replace(others, vectors=turned_back), tmp_path / "again.pt", quiet, share=retriever.APART)
+    # In a second training the encoder of a fold continues from the former encoder of that fold.
+    again.learn(replace(others, vectors=turned_back), tmp_path / "again.pt", quiet, share=retriever.FOLD_STEPS)
     retriever.train(FILMS, store=films, samples=300)
     with measured_catalog(films, "valid") as judged:
         turns = turns_of(judged)
         assert turns is not None
         turned_twice = fit(cases, judged, turns[1]).snapshot.vectors
-        remembered(judged, given.vectors)
-    np.testing.assert_allclose(turned_twice, again.through(turned_back), atol=1e-4)
+        check_untrained_vectors(judged, given.vectors)
+    np.testing.assert_allclose(turned_twice, again.transform(turned_back), atol=1e-4)
 
 
-def remembered(catalog: Catalog, before: np.ndarray) -> None:
-    """The vectors of before any training are at hand, and likeness in content goes by them; histories are read by the others."""
+def check_untrained_vectors(catalog: Catalog, before: np.ndarray) -> None:
+    """Check that the vectors before any training are kept and used for item similarity, and that histories use the trained ones."""
     snapshot = catalog.snapshot()
     assert snapshot.untrained is not None
     np.testing.assert_allclose(snapshot.untrained, before, atol=1e-4)
@@ -204,36 +175,34 @@ def remembered(catalog: Catalog, before: np.ndarray) -> None:
     assert {"last", "last_untrained", "cosine last", "cosine untrained last"} <= set(names)
 
 
-def test_too_little_is_refused_before_anything_is_learned(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_on_too_few_events_is_refused(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eval.fitting.sequences.LEAST", 1_000_000)
     with pytest.raises(EvalError, match=r"training needs 1000000; add events"):
         retriever.train(FILMS, store=films)
     assert not (films / "trained").exists()
 
 
-def test_whoever_has_the_store_open_goes_on_with_the_vectors_before(films: Path, tmp_path: Path, hashing: None) -> None:
+def test_open_catalog_keeps_the_former_vectors(films: Path, tmp_path: Path, hashing: None) -> None:
     with Catalog.open(films) as catalog:
         vectors, ids = catalog.vectors(catalog.ids()[:1]), catalog.ids()
         before = catalog.query(vectors, 5)
-        made = another(tmp_path)
+        made = make_other_model(tmp_path)
         put_in_force(films, made, embed_anew(films, made))
         assert catalog.query(vectors, 5) == before
         assert catalog.ids() == ids
         assert len(catalog.get(ids[:3])) == 3
 
 
-def test_vectors_on_a_server_are_not_replaced(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_store_with_vectors_on_a_server_is_refused(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Catalog.open(films) as catalog:
         paths.describe(films, {"chroma": "http://127.0.0.1:9"})
         with pytest.raises(EvalError, match="Chroma server"):
-            retriever._check(films, catalog)
+            retriever._check_replaceable(films, catalog)
 
 
-def test_a_store_takes_the_new_model_in_one_step_and_wherever_it_is_moved(
-    films: Path, tmp_path: Path, hashing: None
-) -> None:
+def test_store_switches_to_the_new_model_at_once_and_can_be_moved(films: Path, tmp_path: Path, hashing: None) -> None:
     before = found(films)
-    made = another(tmp_path)
+    made = make_other_model(tmp_path)
     facts = embed_anew(films, made)
     assert found(films) == before
     put_in_force(films, made, facts)
@@ -245,7 +214,7 @@ def test_a_store_takes_the_new_model_in_one_step_and_wherever_it_is_moved(
     assert (done.items.added, done.items.updated, done.items.unchanged) == (0, 0, 343)
     assert found(moved) == (name, near)
     with pytest.raises(
-        StoreError, match=r"made with the embedding model retriever-0a1b2c3d.*take the setting embedding_model away"
+        StoreError, match=r"made with the embedding model retriever-0a1b2c3d.*remove the setting embedding_model"
     ):
         Catalog.open(moved, embedder=Embedder())
     with Catalog.open(moved) as catalog, History.open(moved) as history:
@@ -258,29 +227,29 @@ def test_a_store_takes_the_new_model_in_one_step_and_wherever_it_is_moved(
 KILLED = """
 import os, sys
 from pathlib import Path
-from store import place, retrained
+from store import paths, reembed
 from store.content import Content
 from store.embedder import Embedder
-from tests.test_train_retriever import hashed
+from tests.helpers.encoders import hashed
 Embedder._encode, Embedder.truncated = hashed, lambda *_: 0
 store, made, moment = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 die = lambda *_: os._exit(9)
-facts = retrained.embed_anew(store, made, (lambda done, _: done > 256 and die()) if moment == "embedding" else None)
+facts = reembed.embed_anew(store, made, (lambda done, _: done > 256 and die()) if moment == "embedding" else None)
 if moment == "before the switch":
-    place.describe = die
+    paths.describe = die
 if moment == "after the switch":
-    sweep = retrained.sweep
-    retrained.sweep = lambda store: die() if place.retriever(store) else sweep(store)
-retrained.put_in_force(store, made, facts)
+    sweep = reembed.sweep
+    reembed.sweep = lambda store: die() if paths.retriever(store) else sweep(store)
+reembed.put_in_force(store, made, facts)
 """
 
 
 @pytest.mark.parametrize("moment", ["embedding", "before the switch", "after the switch"])
-def test_killed_at_any_moment_the_store_is_as_before_or_done(
+def test_store_killed_at_any_moment_is_unchanged_or_complete(
     films: Path, tmp_path: Path, hashing: None, moment: str
 ) -> None:
     before = found(films)
-    made = another(tmp_path)
+    made = make_other_model(tmp_path)
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, films, made, moment], capture_output=True, text=True, check=False
     )
@@ -295,15 +264,15 @@ def test_killed_at_any_moment_the_store_is_as_before_or_done(
     if moment == "before the switch":
         assert index(FILMS, films).items.unchanged == 343
         assert found(films) == before
-        made = another(tmp_path)
-    told: list[int] = []
-    put_in_force(films, made, embed_anew(films, made, lambda done, _: told.append(done)))
+        made = make_other_model(tmp_path)
+    counts: list[int] = []
+    put_in_force(films, made, embed_anew(films, made, lambda done, _: counts.append(done)))
     assert found(films)[0] == made.name
-    assert told[0] == (256 if moment == "embedding" else 128)  # what was embedded before the kill costs nothing
+    assert counts[0] == (256 if moment == "embedding" else 128)  # items embedded before the kill are not embedded again
 
 
 @pytest.mark.parametrize("base_gains", [True, False])
-def test_an_encoder_pays_only_where_everything_fused_finds_more(
+def test_encoder_pays_only_if_everything_fused_finds_more(
     films_store: Path, monkeypatch: pytest.MonkeyPatch, base_gains: bool
 ) -> None:
     known = validation_cases(FILMS)
@@ -315,7 +284,7 @@ def test_an_encoder_pays_only_where_everything_fused_finds_more(
         monkeypatch.setattr(
             compare_encoders, "ranked", lambda *_: dict(zip(("dense", "base"), next(found), strict=True))
         )
-        verdict = compare_encoders.compared(known, catalog, catalog, films_store, 0, lambda _: None, quiet)
+        verdict = compare_encoders.compare_encoders(known, catalog, catalog, films_store, 0, lambda _: None, quiet)
     assert verdict.paid == base_gains
     assert verdict.arms["dense, trained"]["recall@50"] == 1
     assert {(test["a"], test["b"]) for test in verdict.comparisons} == {
@@ -324,7 +293,7 @@ def test_an_encoder_pays_only_where_everything_fused_finds_more(
     }
 
 
-def test_what_pays_stays_off_where_titles_are_found_less_often(
+def test_encoder_that_pays_stays_off_if_title_search_is_worse(
     films: Path, hashing: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Encoder, "learn", noised)
@@ -335,17 +304,8 @@ def test_what_pays_stays_off_where_titles_are_found_less_often(
     assert (done.pays, done.on, done.evidence["title search is worse"], found(films)) == (False, False, True, before)
 
 
-def noised(self: Encoder, *_: Any) -> float:
-    """In place of learning: other weights."""
-    import torch
-
-    with torch.no_grad():
-        next(self.layer.parameters()).add_(0.01)
-    return 1.0
-
-
 @pytest.mark.parametrize(("paid", "anyway"), [(True, False), (False, False), (False, True)])
-def test_only_what_pays_is_put_in_force_or_what_is_asked_for(
+def test_encoder_is_put_into_use_only_if_it_pays_or_by_anyway(
     films: Path,
     hashing: None,
     monkeypatch: pytest.MonkeyPatch,
@@ -375,17 +335,19 @@ def test_only_what_pays_is_put_in_force_or_what_is_asked_for(
     assert (evidence["pairs"], evidence["from"]) == (done.evidence["pairs"], "all-MiniLM-L6-v2")
     assert (tuned.learned, tuned.settings) == (False, {"decay": 0.6})
     run = compare(FILMS, ["dense"], store=films, on="valid", cases=5)
-    assert any("by the trained retriever: it was chosen on these very cases" in line for line in run.warnings)
+    assert any(
+        "the trained retriever may be optimistic: it was chosen on these very cases" in line for line in run.warnings
+    )
     assert any("before the retriever was trained" in line for line in run.warnings)
     run = compare(FILMS, ["dense", "dense-retriever"], store=films, on="test")
-    assert not any("by the trained retriever" in line for line in run.warnings)
+    assert not any("the trained retriever" in line for line in run.warnings)
     assert run.arms["dense"]["mrr"] != run.arms["dense-retriever"]["mrr"]
     with Catalog.open(films / "measured" / "before", create=False) as former:
         assert former.embedder.fingerprint == Embedder().fingerprint
     server = model_server(modelled())
     with pytest.raises(EvalError, match="no trained adapter in use to do without; run `evoke train queries`"):
         compare(FILMS, ["queries-training"], store=films, base_url=server.base_url, cases=5)
-    adapter = recorded("queries", films, evidence={"on": "valid", "seen": seen_hash(FILMS)})
+    adapter = record_adapter("queries", films, evidence={"on": "valid", "seen": seen_hash(FILMS)})
     server.models.append(adapter.name)
     arms = ["queries", "queries-adapter", "queries-training"]
     run = compare(FILMS, arms, store=films, base_url=server.base_url, model=server.models[0], cases=5)
@@ -402,7 +364,7 @@ main()
 
 
 @pytest.mark.slow
-def test_the_command_goes_on_after_a_kill_and_says_what_came_of_it(films: Path) -> None:
+def test_command_continues_after_a_kill_and_prints_the_result(films: Path) -> None:
     arguments = [sys.executable, "-c", SMALL, "train", "retriever", str(FILMS), "--store", str(films), "--json"]
     killed = subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=os.environ)
     assert killed.stderr is not None
@@ -414,9 +376,9 @@ def test_the_command_goes_on_after_a_kill_and_says_what_came_of_it(films: Path) 
     assert kept.exists()
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["on"] == (paths.retriever(films) is not None)
-    assert set(told["evidence"]["verdict"]["arms"]) == {"dense, trained", "dense", "base, trained", "base"}
-    assert set(told["evidence"]["title search"]) == {"present", "trained"}
-    assert found(films)[0] == (told["retriever"] if told["on"] else "all-MiniLM-L6-v2")
+    row = json.loads(done.stdout)
+    assert row["on"] == (paths.retriever(films) is not None)
+    assert set(row["evidence"]["verdict"]["arms"]) == {"dense, trained", "dense", "base, trained", "base"}
+    assert set(row["evidence"]["title search"]) == {"present", "trained"}
+    assert found(films)[0] == (row["retriever"] if row["on"] else "all-MiniLM-L6-v2")
     assert not kept.parent.exists()

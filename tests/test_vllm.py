@@ -1,4 +1,4 @@
-"""Real vLLM in the loop (make test-vllm): the model contract, whole recommendations, its prefix cache, hostile text."""
+"""Tests with real vLLM (make test-vllm): the model contract, complete recommendations, prefix cache, hostile text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from agent import Recommender
 from agent.llm.client import LLM
 from store import Catalog, History
-from tests.helpers.hostile_model import gains, judged
+from tests.helpers.hostile_model import estimate_gain, measure_gains
 from tests.helpers.model_contract import ModelContract
 from tests.helpers.vllm_server import VLLM
 
@@ -25,7 +25,7 @@ class TestVLLM(ModelContract):
         await llm.close()
 
 
-def test_ten_users_recommendations_share_cached_prefixes(
+def test_recommendations_of_ten_users_share_cached_prefixes(
     vllm: VLLM, films: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked, found = vllm.prefix_hits()
@@ -45,13 +45,13 @@ def test_ten_users_recommendations_share_cached_prefixes(
     assert found / asked > 0.1
 
 
-async def test_hostile_titles_gain_nothing_with_a_real_model(vllm: VLLM, capsys: pytest.CaptureFixture[str]) -> None:
-    # One at a time: what is batched together changes the last digits, and with them some ranks.
+async def test_hostile_titles_do_not_rise_with_a_real_model(vllm: VLLM, capsys: pytest.CaptureFixture[str]) -> None:
+    # One call at a time: batching changes the last digits of the log-probabilities, and with them some ranks.
     llm = LLM(vllm.base_url, concurrency=1)
-    title = await gains(llm, 50, "title")
-    text = await gains(llm, 5, "text")
+    title = await measure_gains(llm, 50, "title")
+    text = await measure_gains(llm, 5, "text")
     await llm.close()
-    gain = judged(title)
+    gain = estimate_gain(title)
     with capsys.disabled():
         print(
             f"\nhostile titles, {title.size} pairs: mean gain {gain.mean:+.4f} of a window "

@@ -1,1 +1,1 @@
-"""What a conversation is made of: reading a message (parser, and the model beside it), its state, acting on it, and the answer."""
+"""Conversations: parse a message, track the state, choose the action, write the answer."""

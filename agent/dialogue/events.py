@@ -1,7 +1,7 @@
-"""What a conversation is made of: constraints, what was understood of a message, the events of a stream, the finished turn.
+"""Types of a conversation: constraints, the interpretation of a message, the events of a stream, the finished turn.
 
-A stream gives `Understanding`, `Items`, `Words` ..., `Done`, in this order. `Understanding` and `Items` may come a second
-time before the first `Words`, where the model read more in the message than the parser did: they then replace the first.
+A stream yields `Understanding`, `Items`, `Words` ..., `Done`, in this order. `Understanding` and `Items` may come a second
+time before the first `Words`, if the LLM parser found more in the message than the rules did: they then replace the first.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ Intent = Literal["recommend", "refine", "critique", "ask", "compare", "why", "fe
 class Constraint:
     """A hard condition on one metadata field.
 
-    `op` is a filter operator of `store.filters`, `$between` or `$outside` (two bounds), or `$ranges` (any of several pairs).
-
-    `words` says it for people: "from 1990 on", "no Horror".
+    field: the field's name.
+    op: a filter operator of `store.filters`, `$between` or `$outside` (two bounds), or `$ranges` (any of several pairs).
+    value: the operand.
+    words: the condition as people read it: "from 1990 on", "no Horror".
     """
 
     field: str
@@ -31,7 +32,7 @@ class Constraint:
 
     @property
     def where(self) -> dict[str, Any]:
-        """The filter that enforces it, in the language of `store.filters`."""
+        """The filter that enforces the constraint, in the language of `store.filters`."""
         if self.op == "$between":
             return {self.field: {"$gte": self.value[0], "$lte": self.value[1]}}
         if self.op == "$outside":
@@ -41,20 +42,22 @@ class Constraint:
         return {self.field: {self.op: self.value}}
 
     def as_json(self) -> dict[str, Any]:
-        """The constraint as a plain dict; `from_json` reads it back."""
+        """Return the constraint as a plain dict; `from_json` reads it."""
         return {"field": self.field, "op": self.op, "value": self.value, "words": self.words}
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Constraint:
-        """The constraint that `as_json` wrote."""
+        """Return the constraint that `as_json` wrote."""
         return cls(row["field"], row["op"], row["value"], row["words"])
 
 
 @dataclass(frozen=True, slots=True)
-class Understood:
-    """What was made of a message. `constraints` are all that are in force after it; ids are the catalog's.
+class Interpretation:
+    """How a message was understood, and the constraints and queries that are active after it.
 
-    `dropped` says in words what was asked for and cannot be filtered by, as the catalog has no such field or value.
+    likes, dislikes, mentioned: ids of items in the message.
+    queries: phrases that are searched for.
+    dropped: in words, requests that cannot be filtered by because the catalog has no such field or value.
     """
 
     intent: Intent
@@ -68,7 +71,7 @@ class Understood:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One finished answer: its words, the items shown with explanations, and what is open after it."""
+    """One finished answer: its text, its items with explanations, and the question it ends with."""
 
     text: str
     items: list[Recommendation]
@@ -83,7 +86,7 @@ class Turn:
     profile: Profile | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The turn as plain dicts and lists."""
+        """Return the turn as plain dicts and lists, without its trace."""
         return {
             "text": self.text,
             "items": [item.as_json() for item in self.items],
@@ -97,28 +100,28 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Understanding:
-    """What was made of the message."""
+    """The interpretation of the message."""
 
-    understood: Understood
+    understood: Interpretation
 
 
 @dataclass(frozen=True, slots=True)
 class Items:
-    """The items as retrieval gives them, explanations still empty; maybe none."""
+    """The retrieved items, explanations still empty; may be none."""
 
     items: list[Recommendation]
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """A piece of the answer."""
+    """A piece of the answer's text."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The end of a stream: the whole turn."""
+    """The end of a stream, with the whole turn."""
 
     turn: Turn
 

@@ -1,4 +1,4 @@
-"""What a conversation has come to: all of it but the last words is state, so nothing is lost when the words grow long."""
+"""The state of a conversation: everything that later messages can refer to. Only old messages are cut, so nothing is lost."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ from typing import Any
 
 from agent.dialogue.events import Constraint
 
-KEPT = 200
-"""Messages that are kept word by word, and items whose reasons are; what they came to is kept whole."""
+MAX_STORED = 200
+"""Messages that are stored word by word, and items whose provenance is. The rest of the state is stored whole."""
 
 
 @dataclass(slots=True)
 class State:
-    """What was said, asked for, liked and shown. Ids are the catalog's; lists are oldest first.
+    """The messages, constraints, likes and shown items of a conversation. Lists of ids and phrases are oldest first.
 
-    `topic`, `avoid` and `seeds` are what is looked for now: phrases, phrases to steer away from, items to be like.
-    `last` is the list shown last, which "the second" speaks of; `focus` is the item spoken of last; `asked` is the open question:
-    the name of the field asked about, or "relax" where an answer offered to drop the constraint `offered`. `questioned` are
-    the fields that were asked about. `reasons` tells how each
-    item that was shown lately came to be.
+    messages: the chat messages; an answer's has the ids of its items.
+    constraints: the active hard constraints.
+    liked, disliked, seen: items that the user spoke of so, or gave such feedback on.
+    shown: items that were shown, which are not shown again.
+    topic, avoid, seeds: the current search: phrases, phrases to avoid, and items to find similar ones to.
+    last: the list shown last, which "the second" refers to.
+    focus: the item mentioned last, which "it" refers to.
+    asked: the open question: the field it asks about, or "relax" if an answer offered to drop the constraint `offered`.
+    questioned: fields that were asked about.
+    reasons: for each item shown lately, its rank, score, channels, contributions, explanation and evidence.
     """
 
     messages: list[dict[str, Any]] = field(default_factory=list)
@@ -41,38 +46,45 @@ class State:
     reasons: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """The state as it is stored, long dialogues condensed; `from_json` reads it back."""
+        """Return the state as it is stored, with the oldest messages cut; `from_json` reads it."""
         row = {f.name: getattr(self, f.name) for f in fields(self)}
-        row["messages"] = self.messages[-KEPT:]
-        row["reasons"] = dict(list(self.reasons.items())[-KEPT:])
+        row["messages"] = self.messages[-MAX_STORED:]
+        row["reasons"] = dict(list(self.reasons.items())[-MAX_STORED:])
         row["constraints"] = [c.as_json() for c in self.constraints]
         row["offered"] = self.offered.as_json() if self.offered else None
         return row
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> State:
-        """The state that `as_json` wrote."""
-        constraints = [Constraint.from_json(c) for c in row["constraints"]]
-        offered = Constraint.from_json(row["offered"]) if row["offered"] else None
-        return cls(**{**row, "constraints": constraints, "offered": offered})
+        """Return the state that `as_json` wrote, also in another version: keys unknown here are ignored, missing ones empty."""
+        known = {f.name: row[f.name] for f in fields(cls) if f.name in row}
+        known["constraints"] = [Constraint.from_json(c) for c in row.get("constraints", [])]
+        known["offered"] = Constraint.from_json(row["offered"]) if row.get("offered") else None
+        return cls(**known)
 
     def copy(self) -> State:
-        """A state that can be changed without changing this one."""
+        """Return a copy that shares nothing with this state."""
         return copy.deepcopy(self)
 
 
-def merged(before: State, mine: State, theirs: State) -> State:
-    """What was changed from `before` to `mine`, done to `theirs`: so two that go on from one state lose nothing of either."""
-    joined = mine.copy()
+def merge(before: State, mine: State, theirs: State) -> State:
+    """Return `theirs` with the changes from `before` to `mine` applied, so that two processes lose nothing of either.
+
+    Args:
+        before: the state that both started from.
+        mine: the state that this process made of it.
+        theirs: the state that another process stored meanwhile.
+    """
+    merged = mine.copy()
     for part in fields(State):
         was, now, other = (getattr(state, part.name) for state in (before, mine, theirs))
         if isinstance(now, list) and part.name != "last":
             kept = [one for one in other if one in now or one not in was]
-            setattr(joined, part.name, kept + [one for one in now if one not in was and one not in kept])
+            setattr(merged, part.name, kept + [one for one in now if one not in was and one not in kept])
         elif isinstance(now, dict):
-            setattr(joined, part.name, {**other, **now})
+            setattr(merged, part.name, {**other, **now})
         elif now == was:
-            setattr(joined, part.name, other)
-    # The same words said twice are two messages.
-    joined.messages = theirs.messages + mine.messages[len(before.messages) :]
-    return joined
+            setattr(merged, part.name, other)
+    # Messages are appended whole: the same words sent twice are two messages.
+    merged.messages = theirs.messages + mine.messages[len(before.messages) :]
+    return merged

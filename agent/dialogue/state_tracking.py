@@ -1,79 +1,76 @@
-"""What a message does to the conversation: conditions join or replace others, signals act, what is looked for moves on."""
+"""Dialogue state tracking: apply a parsed message to the state (constraints, likes and dislikes, the current search)."""
 
 from __future__ import annotations
 
-from agent.dialogue.constraint_text import worded
-from agent.dialogue.events import Constraint, Understood
-from agent.dialogue.nlu.comparison_words import storable
+from agent.dialogue.constraint_text import describe_constraint
+from agent.dialogue.events import Constraint, Interpretation
+from agent.dialogue.nlu.comparison_words import is_storable
 from agent.dialogue.nlu.lexicon import Lexicon
-from agent.dialogue.nlu.rule_parser import Reading
+from agent.dialogue.nlu.rule_parser import ParsedMessage
 from agent.dialogue.state import State
 from store.errors import StoreError
 from store.filters import normalised
 
-PHRASES = 4
-"""Phrases that are looked for together, the latest."""
+MAX_PHRASES = 4
+"""Most phrases of the topic, the latest; twice as many to avoid."""
 _LOW = {"$gt", "$gte"}
 _HIGH = {"$lt", "$lte"}
-_NEVER = {"$nin", "$ne", "$not_contains", "$outside"}
+_NEGATIVE = {"$nin", "$ne", "$not_contains", "$outside"}
 
 
-def follow(state: State, said: Reading, lexicon: Lexicon) -> Understood:
-    """Change the state as the message says; returns what was understood."""
-    if said.reset:
+def update_state(state: State, parsed: ParsedMessage, lexicon: Lexicon) -> Interpretation:
+    """Change the state as the message asks, and return how the message was understood."""
+    if parsed.reset:
         state.constraints, state.topic, state.avoid, state.seeds, state.questioned = [], [], [], [], []
-    # A catalog that was indexed anew may have lost a field that an old conversation asks about, or hold other things in it.
-    gone = [c for c in state.constraints if not _possible(c, lexicon)]
-    state.constraints = [c for c in state.constraints if c not in said.drop and c not in gone]
-    fresh: set[str] = set()
-    for constraint in said.constraints:
-        join(
-            state.constraints,
-            constraint,
-            lexicon,
-            also=said.also or constraint.field in fresh or constraint.value in said.modifiers,
-        )
-        fresh.add(constraint.field)
-    if said.intent in ("recommend", "refine", "critique", "feedback"):
-        signal(state, said)
-        _look(state, said)
-    mentioned = list(dict.fromkeys(m.id for m in said.mentions))
+    # The catalog may have been indexed again since: a field can be gone, or hold values of another type.
+    obsolete = [c for c in state.constraints if not _is_filterable(c, lexicon)]
+    state.constraints = [c for c in state.constraints if c not in parsed.drop and c not in obsolete]
+    fields: set[str] = set()
+    for constraint in parsed.constraints:
+        also = parsed.also or constraint.field in fields or constraint.value in parsed.modifiers
+        add_constraint(state.constraints, constraint, lexicon, also=also)
+        fields.add(constraint.field)
+    if parsed.intent in ("recommend", "refine", "critique", "feedback"):
+        _apply_stances(state, parsed)
+        _update_search(state, parsed)
+    mentioned = list(dict.fromkeys(m.id for m in parsed.mentions))
     if mentioned:
         state.focus = mentioned[-1]
-    dropped = [f"no filter for “{phrase}”: steered away from by description" for phrase in said.strict]
-    dropped += [
-        f"{name} is not in this catalog" for name in [*said.missing, *(f"a field for “{c.words}”" for c in gone)]
-    ]
-    return Understood(
-        said.intent,
+    dropped = [f"no filter for “{phrase}”: similar items are ranked lower instead" for phrase in parsed.strict]
+    missing = [*parsed.missing, *(f"a field for “{c.words}”" for c in obsolete)]
+    dropped += [f"{name} is not in this catalog" for name in missing]
+    return Interpretation(
+        parsed.intent,
         list(state.constraints),
-        said.of("like", "seed"),
-        said.of("dislike", "away"),
+        parsed.of("like", "seed"),
+        parsed.of("dislike", "away"),
         mentioned,
         list(state.topic),
         dropped,
     )
 
 
-def _possible(constraint: Constraint, lexicon: Lexicon) -> bool:
-    """Whether the catalog can be filtered by this condition."""
+def _is_filterable(constraint: Constraint, lexicon: Lexicon) -> bool:
+    """Return whether the catalog can be filtered by this constraint."""
     try:
-        return normalised(constraint.where, lexicon.schema) is not None and storable(constraint.value)
+        return normalised(constraint.where, lexicon.schema) is not None and is_storable(constraint.value)
     except StoreError:
         return False
 
 
-def signal(state: State, said: Reading) -> None:
-    """Likes, dislikes and what was seen act from now on; the latest word on an item counts."""
-    for m in said.mentions:
+def _apply_stances(state: State, parsed: ParsedMessage) -> None:
+    for m in parsed.mentions:
         if m.stance in ("like", "dislike", "away"):
-            mark(state, m.id, "like" if m.stance == "like" else "dislike")
+            set_stance(state, m.id, "like" if m.stance == "like" else "dislike")
         elif m.stance == "seen":
-            mark(state, m.id, "seen")
+            set_stance(state, m.id, "seen")
 
 
-def mark(state: State, id: str, kind: str) -> None:
-    """Set how the person stands to an item."""
+def set_stance(state: State, id: str, kind: str) -> None:
+    """Note that the user likes ("like"), dislikes ("dislike") or has seen ("seen") an item.
+
+    Of like and dislike, the latest holds; "seen" leaves both as they are.
+    """
     liked, disliked = ([one for one in known if one != id] for known in (state.liked, state.disliked))
     if kind == "like":
         state.liked, state.disliked = [*liked, id], disliked
@@ -83,40 +80,45 @@ def mark(state: State, id: str, kind: str) -> None:
         state.seen = [*state.seen, id]
 
 
-def _look(state: State, said: Reading) -> None:
-    """Move on what is looked for."""
-    seeds = said.of("seed")
-    if said.fresh:
+def _update_search(state: State, parsed: ParsedMessage) -> None:
+    """Update the topic, the phrases to avoid and the seeds."""
+    seeds = parsed.of("seed")
+    if parsed.fresh:
         state.topic, state.seeds = [], []
-        if seeds or said.queries:
+        if seeds or parsed.queries:
             state.avoid = []
-    state.seeds = [id for id in state.seeds if id not in seeds and id not in said.of("dislike", "away")] + seeds
-    state.topic = [*[q for q in state.topic if q not in said.queries], *said.queries][-PHRASES:]
-    state.avoid = [*[a for a in state.avoid if a not in said.avoid], *said.avoid][-2 * PHRASES :]
+    state.seeds = [id for id in state.seeds if id not in seeds and id not in parsed.of("dislike", "away")] + seeds
+    state.topic = [*[q for q in state.topic if q not in parsed.queries], *parsed.queries][-MAX_PHRASES:]
+    state.avoid = [*[a for a in state.avoid if a not in parsed.avoid], *parsed.avoid][-2 * MAX_PHRASES :]
 
 
-def join(constraints: list[Constraint], new: Constraint, lexicon: Lexicon, *, also: bool) -> None:
-    """Add a condition to those in force; what it contradicts or replaces goes.
+def add_constraint(constraints: list[Constraint], new: Constraint, lexicon: Lexicon, *, also: bool) -> None:
+    """Add a constraint in place, and remove those on the same field that it contradicts or replaces.
 
-    A new wanted value replaces the wanted values of its field unless it is to be joined to them (`also`); a new bound replaces that
-    of its side; a new stretch replaces all bounds. What is unwanted adds up.
+    A wanted value replaces the wanted values of its field. Unwanted values add up. For numbers see `_replaces`.
+
+    Args:
+        constraints: the active constraints.
+        new: the constraint to add.
+        lexicon: the catalog's words and fields.
+        also: whether a wanted value joins the earlier ones instead, where items can have several.
     """
     values = _values(new)
     kept = []
     for old in constraints:
         if old.field != new.field:
             kept.append(old)
-        elif _numeric(new):
+        elif _is_numeric(new):
             if not _replaces(new, old):
                 kept.append(old)
-        elif (old.op in _NEVER) != (new.op in _NEVER):
-            # The latest word on a value counts.
+        elif (old.op in _NEGATIVE) != (new.op in _NEGATIVE):
+            # Of wanted and unwanted, the latest message on a value holds.
             left = [value for value in _values(old) if value not in values]
             if len(left) == len(_values(old)):
                 kept.append(old)
             elif left:
-                kept.append(Constraint(old.field, old.op, left, worded(old.field, old.op, left)))
-        elif new.op in _NEVER:
+                kept.append(Constraint(old.field, old.op, left, describe_constraint(old.field, old.op, left)))
+        elif new.op in _NEGATIVE:
             if old != new:
                 kept.append(old)
         elif also and lexicon.schema[new.field].type == "list" and old != new:
@@ -128,17 +130,20 @@ def _values(constraint: Constraint) -> list[object]:
     return list(constraint.value) if isinstance(constraint.value, list) else [constraint.value]
 
 
-def _numeric(constraint: Constraint) -> bool:
+def _is_numeric(constraint: Constraint) -> bool:
     return not any(isinstance(value, str) for value in _values(constraint))
 
 
 def _replaces(new: Constraint, old: Constraint) -> bool:
-    if new.op in _NEVER or old.op in _NEVER:
+    """Return whether a constraint on a number replaces an earlier one on the same field.
+
+    A lower and an upper bound stand together if the lower is less than the upper. An unwanted value or range replaces only
+    its equal, and only its equal replaces it. In any other pair the new one wins.
+    """
+    if new.op in _NEGATIVE or old.op in _NEGATIVE:
         return new == old
     if new.op in _LOW and old.op in _HIGH:
         return bool(new.value >= old.value)
     if new.op in _HIGH and old.op in _LOW:
         return bool(new.value <= old.value)
-    if new.op in _LOW | _HIGH and old.op in ("$between", "$ranges", "$eq"):
-        return True
     return True

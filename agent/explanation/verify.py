@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent.explanation.evidence import Shown
-from agent.item_text import line
-from agent.retrieval.grounding import plain
+from agent.item_text import line, plain
 from prompts.cleaning import harmless
 from store import Item
 from store.catalog import Field

@@ -1,1 +1,1 @@
-"""Talk to language models: one client, the embedded engine, adapters."""
+"""Access to language models: the client, the embedded engine and its weights, adapters."""

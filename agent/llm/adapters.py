@@ -1,45 +1,55 @@
-"""What `evoke train` taught a language model for a store: LoRA adapters (Hu et al. 2021, arXiv 2106.09685), one a task."""
+"""LoRA adapters (Hu et al. 2021, arXiv 2106.09685) that `evoke train` wrote into a store: one for each task."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
 from agent.errors import AdapterRefused, EvokeError
-from agent.llm.embedded import file_hash
-from agent.profile.fallback import Mix
+from agent.forgetting import FORGOTTEN
+from agent.llm.weights import file_hash
 from prompts import Prompts
-from store.cache import drop
 from store.paths import retriever, write_atomically
 
 PROMPTS: Mapping[str, tuple[str, ...]] = {"queries": ("search",), "rank": ("rank",)}
-"""The templates that a task's adapter is trained with."""
+"""Prompt templates that the adapter of each task is trained with."""
 TASKS = tuple(PROMPTS)
 RECORD = "adapter.json"
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 GGUF = "adapter.gguf"
-FORGOTTEN = "forgotten"
-"""Lies beside an adapter that may have learned from somebody who was forgotten since."""
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""The bounds that vLLM can be given for an adapter's rank."""
+"""Values that vLLM accepts for `--max-lora-rank`."""
+
+
+class Mix(NamedTuple):
+    """Queries that are added, without a model, to those that an adapter writes: one for each of the `latest` items of a history,
+    and at least `built` from the fields of its items."""
+
+    latest: int = 0
+    built: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A LoRA adapter trained for one task of one store: what it belongs to, and where it lies.
+    """The record of a LoRA adapter that was trained for one task of one store.
 
-    `folder` holds this record, peft's `adapter_config.json` and `adapter_model.safetensors`, and `adapter.gguf` for the embedded
-    engine. `hash` is of the safetensors, `gguf_hash` of adapter.gguf, `weights` of the GGUF file it was trained on, `model` that
-    file's name, `prompt` the fingerprint of its templates. `on` says that validation showed that it pays: only such an adapter
-    is used.
+    Attributes:
+        task: "queries" or "rank".
+        folder: Folder with this record, peft's `adapter_config.json` and `adapter_model.safetensors`, and `adapter.gguf` for the
+            embedded engine.
+        hash: Hash of `adapter_model.safetensors`.
+        gguf_hash: Hash of `adapter.gguf`.
+        weights: Hash of the GGUF file of the model that it was trained on.
+        model: Name of that model.
+        prompt: Fingerprint of the prompt templates that it was trained with.
+        on: Whether it is used: it improved validation results, or was switched on with `--anyway`.
+        evidence: How it was trained, and its validation results.
     """
 
     task: str
@@ -54,79 +64,79 @@ class Adapter:
 
     @property
     def name(self) -> str:
-        """What a model server serves it as."""
+        """Name under which a model server serves the adapter."""
         return f"evoke-{self.task}-{self.hash[:8]}"
 
     @property
     def gguf(self) -> Path:
-        """The adapter as the embedded engine takes it."""
+        """Path of the adapter file for the embedded engine."""
         return self.folder / GGUF
 
     @property
     def knows_forgotten(self) -> bool:
-        """Whether somebody was forgotten since it was trained, from whom it may have learned."""
+        """Whether a user that the adapter may have learned from was forgotten after its training."""
         return (self.folder / FORGOTTEN).exists()
 
     @property
     def mix(self) -> Mix:
-        """What is searched for beside what it writes: what found most in training."""
+        """Queries that are added to those that the adapter writes: the mix that found most in training."""
         return Mix(int(self.evidence.get("latest", 0)), int(self.evidence.get("built", 0)))
 
     @property
     def rank(self) -> int:
-        """The rank of its matrices. Raises AdapterRefused where its configuration cannot be read."""
+        """Rank of the LoRA matrices. Raises AdapterRefused if the configuration cannot be read."""
         try:
             return int(json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))["r"])
         except (OSError, ValueError, TypeError, KeyError):
-            raise AdapterRefused(f"the {self.task} adapter's {CONFIG} cannot be read: {self._again}") from None
+            raise AdapterRefused(f"the {self.task} adapter's {CONFIG} cannot be read: {self._retrain}") from None
 
     def check_files(self) -> None:
-        """Raises AdapterRefused where the adapter's files are gone or are not those that the record was made of."""
+        """Raise AdapterRefused if the adapter's files are missing or have changed since the record was written."""
         try:
             same = (file_hash(self.folder / WEIGHTS), file_hash(self.gguf)) == (self.hash, self.gguf_hash)
         except OSError:
             same = False
         if not same:
-            raise AdapterRefused(f"the {self.task} adapter's files were changed or are gone: {self._again}")
+            raise AdapterRefused(f"the {self.task} adapter's files were changed or are gone: {self._retrain}")
 
     def check_prompt(self, prompts: Prompts) -> None:
-        """Raises AdapterRefused where these are not the prompts that the adapter was trained with."""
+        """Raise AdapterRefused if these prompts differ from those that the adapter was trained with."""
         names = PROMPTS[self.task]
         if prompts.fingerprint(*names) != self.prompt:
             files = ", ".join(f"{name}.j2" for name in names)
             raise AdapterRefused(
-                f"the {self.task} adapter was trained with another prompt: take {files} and what it imports out of the "
-                f"prompts folder, or {self._again}"
+                f"the {self.task} adapter was trained with another prompt: take {files} and the files it imports out of the "
+                f"prompts folder, or {self._retrain}"
             )
 
     def check_weights(self, weights: str, model: str) -> None:
-        """Raises AdapterRefused unless these are the weights that the adapter was trained on (their hash and name)."""
+        """Raise AdapterRefused if the adapter was trained on other weights than these (their hash and name)."""
         if weights != self.weights:
             raise AdapterRefused(
-                f"the {self.task} adapter was trained on {self.model}, and {model} runs: unset EVOKE_MODEL, or {self._again}"
+                f"the {self.task} adapter was trained on {self.model}, and {model} runs: unset EVOKE_MODEL, or {self._retrain}"
             )
 
     def check_served(self, served: list[str]) -> None:
-        """Raises AdapterRefused unless a server lists the adapter among its models."""
+        """Raise AdapterRefused if the adapter is not among the models that a server lists (`served`)."""
         if self.name not in served:
             raise AdapterRefused(
                 f"the server does not serve the {self.task} adapter: start vLLM with {' '.join(vllm_options([self]))}"
             )
 
     @property
-    def _again(self) -> str:
+    def _retrain(self) -> str:
         return f"run `evoke train {self.task}` again"
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The adapters of a store, by task, whether they are on or not."""
+    """The adapters of a store, by task, whether they are switched on or not."""
 
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
 
     @classmethod
     def load(cls, store: Path | None, tasks: Sequence[str] = TASKS) -> Trained:
-        """What was trained for this store; nothing where it never was. Raises EvokeError for a record that cannot be read."""
+        """Read the adapters of a store; an empty mapping without a store. Raises EvokeError if a record cannot be read."""
         found = {}
         for task in tasks if store else ():
             folder = store / "trained" / task  # type: ignore[operator]
@@ -135,47 +145,34 @@ class Trained:
         return cls(found)
 
     def adapter(self, task: str) -> Adapter | None:
-        """The adapter of the task, where there is one and it is on."""
+        """Return the adapter of the task; None if there is none or it is switched off."""
         found = self.adapters.get(task)
         return found if found and found.on else None
 
     @property
     def on(self) -> list[Adapter]:
-        """The adapters that are used."""
+        """Adapters that are switched on."""
         return [adapter for adapter in self.adapters.values() if adapter.on]
 
     @staticmethod
     def save(adapter: Adapter) -> None:
-        """Write the record into the adapter's folder, whole or not at all; `load` finds it in `STORE/trained/TASK`."""
+        """Write the adapter's record into its folder, atomically. `load` reads it from `STORE/trained/TASK`."""
         row = asdict(adapter)
         del row["folder"]  # a store can be moved
         adapter.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(adapter.folder / RECORD, json.dumps(row, indent=1, ensure_ascii=False).encode() + b"\n")
 
 
-def drop_derived(store: Path | None) -> None:
-    """Remove what is about whoever is forgotten, too: what a model wrote of people's histories while measuring and training, and
-    what is fitted to all of them and refitted only with the catalog. What is trained stays; the next adapter takes its place."""
-    if store:
-        for fitted in ("linear", "cooccurrence"):
-            drop(store, fitted)
-        for folder in (store / "measured", *(store / "trained").glob("*.unfinished")):
-            shutil.rmtree(folder, ignore_errors=True)
-        for task in TASKS:
-            with suppress(OSError):  # an adapter that cannot be written keeps nobody from being forgotten
-                (store / "trained" / task / FORGOTTEN).touch()
-
-
 def parts_trained(store: Path | None) -> list[str]:
-    """What there is of a store that `evoke train` taught on people's histories, in force or not."""
+    """Return names of the parts of a store that `evoke train` trained on users' histories, switched on or not."""
     adapters = [f"{task} adapter" for task in Trained.load(store).adapters]
     return ["retriever", *adapters] if store and retriever(store) else adapters
 
 
 def vllm_options(adapters: Sequence[Adapter]) -> list[str]:
-    """The options of `vllm serve` that serve these adapters beside the model that they were trained on.
+    """Return the options of `vllm serve` that load these adapters with the model they were trained on.
 
-    Raises AdapterRefused where an adapter's configuration cannot be read.
+    Raises AdapterRefused if an adapter's configuration cannot be read.
     """
     rank = max(adapter.rank for adapter in adapters)
     several = ["--max-loras", str(len(adapters))] if len(adapters) > 1 else []

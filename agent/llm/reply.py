@@ -1,4 +1,4 @@
-"""What a model call gives back: a value, a text being written, and what either cost."""
+"""Results of model calls: a value or a stream of text, with the tokens and time it took."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens as the server counts them; `cached_tokens` of `tokens_in` came from its prefix cache (0 where it is silent)."""
+    """Token counts as the server reports them. `cached_tokens` of `tokens_in` came from its prefix cache (0 if not reported)."""
 
     tokens_in: int = 0
     tokens_out: int = 0
@@ -31,7 +31,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Reply(Generic[T]):
-    """One answer: its value, what it cost, whether it had to be salvaged, and what broke it off if anything did."""
+    """One answer: its value, token counts and milliseconds.
+
+    `partial` says whether parts of the answer were repaired or dropped; `broken` is the error that ended it early, if any.
+    """
 
     value: T
     usage: Usage
@@ -41,7 +44,7 @@ class Reply(Generic[T]):
 
 
 class TextStream:
-    """An answer being written: iterate over it for pieces of text. `usage` and `ms` are known when it has ended."""
+    """An answer that is being written. Iterate over it for pieces of text; `usage` and `ms` are set when it has ended."""
 
     def __init__(self, chunks: Callable[[TextStream], AsyncGenerator[str, None]]) -> None:
         self.usage = Usage()
@@ -52,22 +55,22 @@ class TextStream:
         return self._chunks
 
     async def aclose(self) -> None:
-        """Ends the answer: the connection is closed, at which the server stops writing."""
+        """End the answer: close the connection, so that the server stops writing."""
         await self._chunks.aclose()
 
 
-def choice(completion: Any) -> Any:
-    """The first choice of what should be a completion but may be anything a server sends with status 200."""
+def first_choice(completion: Any) -> Any:
+    """Return the first choice of a completion. Raises BadAnswer: a server may send anything with status 200."""
     choices = getattr(completion, "choices", None)
     if not isinstance(choices, list) or not choices or choices[0].message is None:
         raise BadAnswer("the server's answer holds no choice")
     return choices[0]
 
 
-def usage(completion: Any) -> Usage:
-    """What a completion, or the last piece of one, says it cost."""
-    said = getattr(completion, "usage", None)
-    if said is None:
+def read_usage(completion: Any) -> Usage:
+    """Return the token counts of a completion or of the last chunk of a stream."""
+    usage = getattr(completion, "usage", None)
+    if usage is None:
         return Usage(calls=1)
-    cached = said.prompt_tokens_details.cached_tokens if said.prompt_tokens_details else 0
-    return Usage(said.prompt_tokens or 0, said.completion_tokens or 0, cached or 0, calls=1)
+    cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else 0
+    return Usage(usage.prompt_tokens or 0, usage.completion_tokens or 0, cached or 0, calls=1)

@@ -1,11 +1,11 @@
-"""One model call on the wire: its deadline, its few retries, and the mapping of every error to a ModelError."""
+"""Deadlines and retries of model calls, and the translation of every error into a ModelError."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from types import TracebackType
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
@@ -13,60 +13,67 @@ from agent.errors import BadAnswer, ModelDown, ModelError, ModelSlow, RequestRef
 
 T = TypeVar("T")
 
-RETRIES = 2
-PAUSE = 0.3  # seconds before the first retry, doubled for the next
+PAUSES = (0.3, 0.6)
+"""Seconds to wait before each retry."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class Deadline:
-    """A moment after which no answer is worth waiting for, shared by all calls of a request."""
+    """The time after which no answer is awaited any more, shared by all model calls of a request."""
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
 
     def remaining(self) -> float:
-        """Seconds left, never below 0."""
+        """Return the seconds left, at least 0."""
         return max(0.0, self._end - time.monotonic())
 
-
-async def within(deadline: Deadline, awaited: Awaitable[T]) -> T:
-    """What is awaited, or TimeoutError when the deadline comes first."""
-    async with asyncio.timeout(deadline.remaining()):
-        return await awaited
+    def timeout(self) -> asyncio.Timeout:
+        """Return an `async with` block that raises TimeoutError at the deadline."""
+        return asyncio.timeout(self.remaining())
 
 
-async def attempt(deadline: Deadline, request: Callable[[], Awaitable[T]]) -> T:
-    """The answer to `request`, made again only where the server cannot have worked on it: no connection, 429, 503."""
-    for retry in range(RETRIES):
+async def retry(deadline: Deadline, request: Callable[[], Awaitable[T]]) -> T:
+    """Return the answer to `request`.
+
+    The request is repeated only if the server cannot have processed it: no connection, or status 429 or 503.
+    """
+    pauses = iter(PAUSES)
+    while True:
         try:
-            return await within(deadline, request())
+            async with deadline.timeout():
+                return await request()
         except Exception as error:
-            pause = PAUSE * 2**retry
-            if not _worth_retrying(error) or pause >= deadline.remaining():
-                raise
-            await asyncio.sleep(pause)
-    return await within(deadline, request())
+            await wait_to_retry(error, pauses, deadline)
 
 
-class OnlyModelErrors:
-    """A `with` block that ordinary errors leave as ModelError only; cancellation passes untouched."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: TracebackType | None) -> None:
-        if isinstance(error, Exception) and not isinstance(error, ModelError):
-            raise _as_model_error(error) from None
+async def wait_to_retry(error: Exception, pauses: Iterator[float], deadline: Deadline) -> None:
+    """Wait for the next of the pauses. Raise the error if it is not worth another try, or if no pause or no time is left."""
+    pause = next(pauses, None)
+    if pause is None or not _is_retryable(error) or pause >= deadline.remaining():
+        raise error
+    await asyncio.sleep(pause)
 
 
-def _worth_retrying(error: Exception) -> bool:
-    # By name: whichever HTTP library the client was given, its error for a refused connection is called so.
+@contextmanager
+def translate_errors() -> Iterator[None]:
+    """Raise every error of the `with` block as a ModelError. Cancellation passes unchanged."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        raise _as_model_error(error) from None
+
+
+def _is_retryable(error: Exception) -> bool:
+    # By name: every HTTP library that the client may use has these names for a refused connection.
     refused = type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
     return refused or getattr(error, "status_code", None) in (429, 503)
 
 
 def _as_model_error(error: Exception) -> ModelError:
-    """The error in a few words of ours: a server's own message could repeat the prompt or a key."""
+    """Return a ModelError with a short reason in our words: the server's message could contain the prompt or a key."""
     import openai
 
     status = getattr(error, "status_code", None)
@@ -75,22 +82,22 @@ def _as_model_error(error: Exception) -> ModelError:
     if status in (401, 403):
         return ModelDown(f"the server refused the API key ({status})")
     if status == 404:
-        return ModelDown("the server knows no such model or address (404)")
+        return ModelDown("the server has no such model or address (404)")
     if status == 429:
         return ModelDown("the server is overloaded (429)")
     if status is not None and status >= 500:
         return ModelDown(f"the server failed ({status})")
     if status is not None and status >= 400:
         return RequestRefused(f"the server refused the request ({status}); a prompt may be too long for the model")
-    if isinstance(error, openai.APIConnectionError) and _worth_retrying(error):
+    if isinstance(error, openai.APIConnectionError) and _is_retryable(error):
         return ModelDown("no connection to the model server")
     if isinstance(error, openai.APIConnectionError | OSError) or type(error).__module__.startswith("http"):
         return ModelDown("the connection was lost before the answer was complete")
     return BadAnswer(f"the answer cannot be read ({type(error).__name__})")
 
 
-def http_client(base_url: str) -> Any:
-    """A client for `base_url`; one that a proxy from the environment cannot stand in for when the server is this machine."""
+def create_http_client(base_url: str) -> Any:
+    """Return an HTTP client for `base_url`. It ignores proxies in the environment if the server is this machine."""
     import openai
 
     local = urlsplit(base_url).hostname in LOOPBACK
@@ -98,7 +105,7 @@ def http_client(base_url: str) -> Any:
 
 
 def without_credentials(url: str) -> str:
-    """The URL as it may be shown and stored: no user, password, query or trailing slash."""
+    """Return the URL without user, password, query and trailing slash, so that it may be shown and stored."""
     parts = urlsplit(url)
-    place = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, place, parts.path.rstrip("/"), "", ""))
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))

@@ -6,26 +6,18 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 from rapidfuzz import fuzz
 
-from agent.item_text import described, descriptive, first_sentence, newest
+from agent.item_text import described, descriptive, first_sentence, newest, plain
+from agent.llm.adapters import Mix
 from agent.results import Interest, Interests, Profile, Stage
-from agent.retrieval.grounding import plain
 from prompts.cleaning import harmless
 from store import Item
 from store.catalog import Field
 
 MIN_QUERIES = 5
 RECENT = 20
-
-
-class Mix(NamedTuple):
-    """How many queries are added to the model's: for the `latest` history items, and `built` from fields."""
-
-    latest: int = 0
-    built: int = 0
 
 
 NO_MIX = Mix()

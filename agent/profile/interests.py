@@ -14,14 +14,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from agent.errors import ModelError
-from agent.item_text import STEP, WINDOW, described, lines, newest
+from agent.item_text import STEP, WINDOW, described, lines, newest, plain
 from agent.llm.adapters import Adapter
 from agent.llm.call import ModelCall
 from agent.llm.client import LLM, Deadline, Reply, Usage
 from agent.profile.fallback import good_queries
 from agent.profile.schemas import FORMS, MOST_QUERIES, N_NAMED, N_QUERIES, PARTS, TRAINED, Written
 from agent.results import Interest, Interests, Named, Profile, Stage
-from agent.retrieval.grounding import plain
 from prompts import Prompts
 from store import History, Item
 from store.catalog import Field as SchemaField

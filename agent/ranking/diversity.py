@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from agent.item_text import plain
 from agent.ranking.fusion import Candidate
-from agent.retrieval.grounding import plain
 from store.snapshot import Snapshot
 
 NEAR_DUPLICATE = 0.98

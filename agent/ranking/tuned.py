@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from agent.errors import EvokeError
 from agent.ranking.learned_fusion import Learned
-from agent.settings import Settings
+from agent.settings import REMOVED, Settings, without_removed
 from store.paths import write_atomically
 
 FILE = "tuned.json"
 JUDGED = "judged"
 """The folder of learned fusion as it was judged: it learned from nothing of the validation period, and ranks validation cases."""
+
+log = logging.getLogger("evoke")
+
+
+@cache
+def _warn_unknown(file: Path, names: str) -> None:
+    log.warning("%s holds %s, which this version does not know and leaves out; run `evoke tune` again", file, names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +53,11 @@ class Tuned:
         try:
             row = json.loads((store / "tuned" / FILE).read_text(encoding="utf-8"))
             tuned = cls(**{name: row[name] for name in cls.__slots__ if name in row})
-            known = {name: value for name, value in tuned.settings.items() if name in Settings.model_fields}
+            known = {
+                name: value for name, value in tuned.settings.items() if name in {*Settings.model_fields, *REMOVED}
+            }
+            if unknown := sorted({*row, *tuned.settings} - {*cls.__slots__, *known}):
+                _warn_unknown(store / "tuned" / FILE, ", ".join(unknown))
             return cls(known, dict(tuned.baselines), tuned.learned, dict(tuned.evidence))
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise EvokeError(f"{store / 'tuned' / FILE} cannot be read ({error}); run `evoke tune` again") from None
@@ -66,7 +79,8 @@ class Tuned:
 
     def applied(self, settings: Settings, store: Path | None) -> Settings:
         """Return the settings with what was tuned for this store, except where a user set something else."""
-        found = {name: value for name, value in self.settings.items() if self.decides(name, settings)}
+        kept = without_removed(self.settings, f" in {store}/tuned/{FILE}", "the next `evoke tune` removes it")
+        found = {name: value for name, value in kept.items() if self.decides(name, settings)}
         if store and "prompts" in found:
             found["prompts"] = store / found["prompts"]
         return settings.model_copy(update=found)

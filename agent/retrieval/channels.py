@@ -262,12 +262,12 @@ def chosen_with(counts: Cooccurrence, histories: Sequence[np.ndarray]) -> np.nda
     return scores
 
 
-def chosen_by_others(sources: Sources, history: np.ndarray, may: np.ndarray, k: int = OTHERS) -> list[int]:
+def chosen_by_others(counts: Cooccurrence, history: np.ndarray, may: np.ndarray, k: int = OTHERS) -> list[int]:
     """Return the `k` rows with the highest `chosen_with` for a history (rows, oldest first), best first: none of the history,
     and only those that `may` (n,) be shown."""
     if not len(history):
         return []
-    scores = np.where(may, chosen_with(sources.counts, [history]), 0)
+    scores = np.where(may, chosen_with(counts, [history]), 0)
     scores[0, history] = 0
     return [int(row) for row in highest(scores, k)[0]]
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from rapidfuzz import fuzz, process
 
-from agent.item_text import cut
+from agent.item_text import cut, plain
 from agent.results import Named
 from store.snapshot import Snapshot
 
@@ -47,19 +47,6 @@ def rows_of_title(query: str, snapshot: Snapshot) -> list[int]:
     parts = query.split(",")
     beginnings = (plain(",".join(parts[:end])) for end in range(len(parts), 0, -1))
     return next((rows for said in beginnings if (rows := _rows_by_title(snapshot).get(said))), [])
-
-
-def plain(title: str) -> str:
-    """Lower case, words only, a leading or trailing article dropped ("Matrix, The" and "The Matrix" are one title)."""
-    words = re.findall(r"\w+", title.casefold())
-    if len(words) > 1 and words[-1] in ARTICLES:
-        words.pop()
-    if len(words) > 1 and words[0] in ARTICLES:
-        words.pop(0)
-    return " ".join(words)
-
-
-ARTICLES = frozenset({"the", "a", "an", "la", "le", "les", "el", "il", "der", "die", "das"})
 
 
 @lru_cache(maxsize=4)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from agent.llm.adapters import drop_derived
+from agent.forgetting import drop_derived
 from agent.retrieval.signals import Signals
 from store import Catalog, History
 from store.cooccurrence import Cooccurrence

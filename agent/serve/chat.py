@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions as OpenAI's clients know it, in JSON or as a stream, and /v1/models."""
+"""POST /v1/chat/completions, compatible with OpenAI's API, as JSON or as a stream; and GET /v1/models."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from agent.dialogue.events import Done, Event, Items, Turn, Understanding, Words
 from agent.dialogue.session import AsyncSession
 from agent.errors import EvokeError
 from agent.results import Recommendation
-from agent.serve.dependencies import Id, SessionId, Whose, note, wanted
-from agent.serve.errors import Refused, handled
-from agent.serve.item_cards import details
-from agent.serve.streaming import Stop, Writing
+from agent.serve.dependencies import CurrentTenant, Id, SessionId, record_trace, wait_for
+from agent.serve.errors import ApiError, to_api_error
+from agent.serve.item_cards import item_cards
+from agent.serve.streaming import AnswerTask, Stop
 from agent.serve.tenants import Tenant
 
 MODEL = "evoke"
@@ -30,7 +30,7 @@ Text = Annotated[str, StringConstraints(max_length=20_000)]
 
 
 class Part(BaseModel):
-    """A piece of a message; only text is understood."""
+    """A part of a message. Only text is supported."""
 
     type: Literal["text"]
     text: Text
@@ -44,23 +44,23 @@ class Message(BaseModel):
 
     @property
     def text(self) -> str:
-        """The message in one string."""
+        """Text of the message as one string."""
         if isinstance(self.content, list):
             return "\n".join(part.text for part in self.content)
         return self.content or ""
 
 
 class StreamOptions(BaseModel):
-    """What a stream should tell beside the answer."""
+    """Options of a stream."""
 
     include_usage: bool = False
 
 
-class Asked(BaseModel):
-    """The body, as far as it means anything here; sampling parameters are taken and have no effect.
+class ChatRequest(BaseModel):
+    """The fields of the body that are used. Others, such as sampling parameters, are accepted and ignored.
 
-    `session` names a conversation that is kept (begun where there is none by this id): then only the last message counts.
-    `user` is the user whose history counts.
+    `session` is the id of a stored conversation, which is created if necessary: then only the last message is read. `user` is
+    the user whose history is used.
     """
 
     model: str
@@ -73,7 +73,7 @@ class Asked(BaseModel):
 
 
 def install(app: FastAPI) -> None:
-    """Add the addresses to the app."""
+    """Add the endpoints to the app."""
     model = {"id": MODEL, "object": "model", "created": int(time.time()), "owned_by": "evoke"}
 
     @app.get("/v1/models")
@@ -82,95 +82,97 @@ def install(app: FastAPI) -> None:
 
     @app.get("/v1/models/{name:path}")
     async def one_model(name: str) -> dict[str, Any]:
-        _known(name)
+        _check_model(name)
         return model
 
     @app.post("/v1/chat/completions")
-    async def chat(asked: Asked, request: Request, tenant: Whose) -> Any:
-        _known(asked.model)
-        if asked.messages[-1].role != "user" or not asked.messages[-1].text.strip():
-            raise Refused(400, "the last message must be the user's, and not empty", param="messages")
-        session = await _session(asked, tenant)
-        answer = Answer(asked, request, tenant, session)
-        return await (answer.streamed() if asked.stream else answer.whole())
+    async def chat(body: ChatRequest, request: Request, tenant: CurrentTenant) -> Any:
+        _check_model(body.model)
+        if body.messages[-1].role != "user" or not body.messages[-1].text.strip():
+            message = "the last message must have the role user and must not be empty"
+            raise ApiError(400, message, param="messages")
+        session = await _open_session(body, tenant)
+        answer = Answer(body, request, tenant, session)
+        return await (answer.stream() if body.stream else answer.complete())
 
 
-def _known(model: str) -> None:
+def _check_model(model: str) -> None:
     if model != MODEL:
-        said = f"there is no model of the name asked for: this service has {MODEL}"
-        raise Refused(404, said, code="model_not_found", param="model")
+        message = f"unknown model: this service has only {MODEL}"
+        raise ApiError(404, message, code="model_not_found", param="model")
 
 
-async def _session(asked: Asked, tenant: Tenant) -> AsyncSession:
-    if asked.session is None:
-        messages = [{"role": m.role, "content": m.text} for m in asked.messages]
-        return await asyncio.to_thread(AsyncSession.of_messages, tenant.recommender, messages, asked.user)
+async def _open_session(body: ChatRequest, tenant: Tenant) -> AsyncSession:
+    if body.session is None:
+        messages = [{"role": m.role, "content": m.text} for m in body.messages]
+        return await asyncio.to_thread(AsyncSession.of_messages, tenant.recommender, messages, body.user)
     try:
-        return await asyncio.to_thread(tenant.recommender.session, asked.user, asked.session)
+        return await asyncio.to_thread(tenant.recommender.session, body.user, body.session)
     except EvokeError:
-        raise Refused(400, "this session is another user's", code="session_of_another_user", param="user") from None
+        message = "this session belongs to another user"
+        raise ApiError(400, message, code="session_of_another_user", param="user") from None
 
 
 class Answer:
-    """One answer to one request, in either form."""
+    """The answer to one request, as JSON or as a stream."""
 
-    def __init__(self, asked: Asked, request: Request, tenant: Tenant, session: AsyncSession) -> None:
-        self._asked, self._request, self._tenant, self._session = asked, request, tenant, session
-        self._text = asked.messages[-1].text
-        self._told: set[str] = set()
-        self._facts = {
+    def __init__(self, body: ChatRequest, request: Request, tenant: Tenant, session: AsyncSession) -> None:
+        self._body, self._request, self._tenant, self._session = body, request, tenant, session
+        self._text = body.messages[-1].text
+        self._detailed: set[str] = set()  # ids of the items whose details have been sent
+        self._header = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "created": int(time.time()),
             "model": MODEL,
-            "session": asked.session,
+            "session": body.session,
         }
 
-    async def whole(self) -> dict[str, Any]:
-        """The completion."""
-        turn = await wanted(self._request, self._session.send(self._text))
-        note(self._request, self._tenant, turn.trace)
+    async def complete(self) -> dict[str, Any]:
+        """Return the completion as JSON."""
+        turn = await wait_for(self._request, self._session.send(self._text))
+        record_trace(self._request, self._tenant, turn.trace)
         choice = {"index": 0, "message": {"role": "assistant", "content": turn.text}, "finish_reason": "stop"}
         extra = await self._extra(turn)
-        return {**self._facts, "object": "chat.completion", "choices": [choice], "usage": _usage(turn), **extra}
+        return {**self._header, "object": "chat.completion", "choices": [choice], "usage": _usage(turn), **extra}
 
-    async def streamed(self) -> Response:
-        """The stream, once its first event is there: what goes wrong before that gets a status of its own."""
+    async def stream(self) -> Response:
+        """Return the stream once its first event exists, so that earlier errors get an HTTP status of their own."""
         started = time.perf_counter()
-        writing = Writing(self._session, self._text)
-        open_ones: set[Writing] = self._request.app.state.writing
-        open_ones.add(writing)
+        task = AnswerTask(self._session, self._text)
+        answers: set[AnswerTask] = self._request.app.state.answers
+        answers.add(task)
         try:
-            first = await wanted(self._request, writing.next())
+            first = await wait_for(self._request, task.next())
         except BaseException:
-            open_ones.discard(writing)
-            await writing.end()
+            answers.discard(task)
+            await task.end()
             raise
         return EventSourceResponse(
-            self._sent(writing, first, started), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+            self._events(task, first, started), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         )
 
-    async def _sent(self, writing: Writing, event: Event | Stop, started: float) -> AsyncGenerator[bytes, None]:
+    async def _events(self, task: AnswerTask, event: Event | Stop, started: float) -> AsyncGenerator[bytes, None]:
         loop, state = asyncio.get_running_loop(), self._request.app.state
-        late = loop.call_later(state.serving.deadline, writing.stop, "the answer took longer than the service allows")
+        late = loop.call_later(state.serving.deadline, task.stop, "the answer took longer than the service allows")
         if state.stopping:
-            writing.stop("the service is being stopped")
+            task.stop("the service is being stopped")
         try:
-            async with aclosing(self._chunks(writing, event, started)) as chunks:
+            async with aclosing(self._chunks(task, event, started)) as chunks:
                 async for chunk in chunks:
                     yield format_sse_event(data_str=json.dumps(chunk, ensure_ascii=False, separators=(",", ":")))
             yield format_sse_event(data_str="[DONE]")
         except Exception as error:
-            yield format_sse_event(data_str=json.dumps(handled(error).as_json()))
+            yield format_sse_event(data_str=json.dumps(to_api_error(error).as_json()))
         finally:
             late.cancel()
-            state.writing.discard(writing)
-            # Not awaited when the reader has gone: the task ends by itself, and saves what was said.
-            ending = asyncio.ensure_future(writing.end())
+            state.answers.discard(task)
+            # Not awaited here, because the client may be gone. The task saves the conversation and ends by itself.
+            ending = asyncio.ensure_future(task.end())
             state.ending.add(ending)
             ending.add_done_callback(state.ending.discard)
 
     async def _chunks(
-        self, writing: Writing, event: Event | Stop, started: float
+        self, task: AnswerTask, event: Event | Stop, started: float
     ) -> AsyncGenerator[dict[str, Any], None]:
         constraints: list[dict[str, Any]] = []
         begun = False
@@ -180,52 +182,52 @@ class Answer:
             elif isinstance(event, Items):
                 if not begun:
                     self._tenant.metrics.first_items.observe(time.perf_counter() - started)
-                yield self._chunk(_opening(begun)) | await self._shown(event.items) | {"constraints": constraints}
+                yield self._chunk(_first_delta(begun)) | await self._items(event.items) | {"constraints": constraints}
                 begun = True
             elif not begun:
                 begun = True
-                yield self._chunk(_opening(False)) | {"recommendations": [], "constraints": constraints}
+                yield self._chunk(_first_delta(False)) | {"recommendations": [], "constraints": constraints}
             if isinstance(event, Words):
                 yield self._chunk({"content": event.text})
             elif isinstance(event, Done):
-                note(self._request, self._tenant, event.turn.trace)
+                record_trace(self._request, self._tenant, event.turn.trace)
                 yield self._chunk({}, "stop") | await self._extra(event.turn)
-                if self._asked.stream_options and self._asked.stream_options.include_usage:
+                if self._body.stream_options and self._body.stream_options.include_usage:
                     yield self._chunk({}) | {"choices": [], "usage": _usage(event.turn)}
                 return
             elif isinstance(event, Stop):
-                await writing.end()
+                await task.end()
                 degraded = [{"stage": "stream", "reason": event.reason}]
                 yield self._chunk({}, "length") | {"degraded": degraded}
                 return
-            event = await writing.next()
+            event = await task.next()
 
     def _chunk(self, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "finish_reason": finish}
-        return {**self._facts, "object": "chat.completion.chunk", "choices": [choice]}
+        return {**self._header, "object": "chat.completion.chunk", "choices": [choice]}
 
     async def _extra(self, turn: Turn) -> dict[str, Any]:
         return {
-            **await self._shown(turn.items),
+            **await self._items(turn.items),
             "constraints": [constraint.as_json() for constraint in turn.constraints],
             "degraded": turn.degraded,
             "question": turn.question,
             "profile": turn.profile.as_json() if turn.profile else None,
             "trace": turn.trace.as_json() if turn.trace else None,
-            "session": self._asked.session,
+            "session": self._body.session,
         }
 
-    async def _shown(self, items: list[Recommendation]) -> dict[str, Any]:
-        """The items as JSON, and in a kept conversation what their cards say, once."""
-        shown: dict[str, Any] = {"recommendations": [item.as_json() for item in items]}
-        new = [id for item in items for id in (item.item.id, *item.evidence) if id not in self._told]
-        if self._asked.session and new:
-            self._told.update(new)
-            shown["details"] = await asyncio.to_thread(details, self._tenant.recommender.catalog, new)
-        return shown
+    async def _items(self, items: list[Recommendation]) -> dict[str, Any]:
+        """Return the items as JSON. In a stored conversation, the details of new items are added, for their cards."""
+        row: dict[str, Any] = {"recommendations": [item.as_json() for item in items]}
+        new = [id for item in items for id in (item.item.id, *item.evidence) if id not in self._detailed]
+        if self._body.session and new:
+            self._detailed.update(new)
+            row["details"] = await asyncio.to_thread(item_cards, self._tenant.recommender.catalog, new)
+        return row
 
 
-def _opening(begun: bool) -> dict[str, Any]:
+def _first_delta(begun: bool) -> dict[str, Any]:
     return {} if begun else {"role": "assistant", "content": ""}
 
 

@@ -1,4 +1,4 @@
-"""What endpoints share: whose request it is, and waiting for an answer no longer than it is wanted."""
+"""Code shared by the endpoints: the tenant of a request, and waiting for a result while the client does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastapi import Depends, Request
 from pydantic import StringConstraints
 
 from agent.results import Trace
-from agent.serve.errors import Refused
+from agent.serve.errors import ApiError
 from agent.serve.tenants import Tenant
 
 T = TypeVar("T")
@@ -19,16 +19,16 @@ Id = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[
 SessionId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
-async def tenant_of(request: Request) -> Tenant:
-    """The tenant that the gate let in."""
+async def current_tenant(request: Request) -> Tenant:
+    """Return the tenant that the middleware admitted."""
     return cast(Tenant, request.state.tenant)
 
 
-Whose = Annotated[Tenant, Depends(tenant_of)]
+CurrentTenant = Annotated[Tenant, Depends(current_tenant)]
 
 
-async def wanted(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The work's result. It is cancelled when the client leaves, and at the deadline (Refused, 504)."""
+async def wait_for(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of `work`. It is cancelled if the client disconnects (ApiError 499), and at the deadline (504)."""
     task = asyncio.create_task(work)
     gone = asyncio.create_task(request.state.gone.wait())
     try:
@@ -38,8 +38,8 @@ async def wanted(request: Request, work: Coroutine[Any, Any, T]) -> T:
         if task.done():
             return task.result()
         if gone.done():
-            raise Refused(499, "the client left", code="client_left")
-        raise Refused(504, "no answer within the service's deadline", code="deadline_exceeded")
+            raise ApiError(499, "the client disconnected", code="client_left")
+        raise ApiError(504, "no answer within the service's deadline", code="deadline_exceeded")
     finally:
         gone.cancel()
         if not task.done():
@@ -47,7 +47,7 @@ async def wanted(request: Request, work: Coroutine[Any, Any, T]) -> T:
             await asyncio.wait({task})
 
 
-def note(request: Request, tenant: Tenant, trace: Trace | None) -> None:
-    """Count the stages of an answer, and trace them."""
-    tenant.metrics.trace(trace)
-    request.app.state.tracing.stages(request.state.span, trace)
+def record_trace(request: Request, tenant: Tenant, trace: Trace | None) -> None:
+    """Record the stages of an answer in the metrics and as spans."""
+    tenant.metrics.count_trace(trace)
+    request.app.state.tracing.record_stages(request.state.span, trace)

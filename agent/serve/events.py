@@ -1,4 +1,4 @@
-"""POST /v1/events: what people did, kept before it is acknowledged. DELETE /v1/users/{id}: everything of one, forgotten."""
+"""POST /v1/events stores events before it answers. DELETE /v1/users/{id} deletes everything about a user."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from fastapi import FastAPI, Header, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from agent.errors import EvokeError
-from agent.serve.dependencies import Whose
-from agent.serve.errors import Refused
+from agent.serve.dependencies import CurrentTenant
+from agent.serve.errors import ApiError
 from agent.serve.tenants import Tenant
 from store.errors import StoreBusy
 from store.idempotency import OtherContent
@@ -23,32 +23,35 @@ _FIELDS = ("user", "item", "timestamp", "rating", "kind")
 _KEY = Header(min_length=1, max_length=255, pattern=r"^[\x20-\x7e]+$")
 
 
-class Sent(BaseModel):
-    """The body. Each event is checked for itself: one that is wrong does not keep the others out."""
+class EventsRequest(BaseModel):
+    """The body. Each event is checked separately: an invalid one does not keep the others from being stored."""
 
     model_config = ConfigDict(extra="forbid")
     events: list[dict[str, Any]] = Field(max_length=10_000)
 
 
 def install(app: FastAPI) -> None:
-    """Add the addresses to the app."""
+    """Add the endpoints to the app."""
 
     @app.post("/v1/events")
     async def events(
-        sent: Sent, request: Request, tenant: Whose, idempotency_key: Annotated[str | None, _KEY] = None
+        body: EventsRequest,
+        request: Request,
+        tenant: CurrentTenant,
+        idempotency_key: Annotated[str | None, _KEY] = None,
     ) -> dict[str, Any]:
         digest = hashlib.sha256(await request.body()).hexdigest()
-        return await asyncio.to_thread(_add, tenant, sent.events, idempotency_key, digest)
+        return await asyncio.to_thread(_add, tenant, body.events, idempotency_key, digest)
 
     @app.delete("/v1/users/{user:path}")
-    async def forget(user: str, tenant: Whose) -> dict[str, Any]:
+    async def forget(user: str, tenant: CurrentTenant) -> dict[str, Any]:
         try:
             forgotten = await tenant.recommender.forget(user)
         except EvokeError:
-            raise Refused(404, "nothing is kept about this user", code="user_not_found") from None
+            raise ApiError(404, "no data is stored about this user", code="user_not_found") from None
         except StoreBusy:
-            said = "the user's rows are deleted, but the log still holds traces; send this again in a moment"
-            raise Refused(503, said, code="store_busy", retry=2) from None
+            message = "the user's rows are deleted, but the database log still contains traces; repeat this in a moment"
+            raise ApiError(503, message, code="store_busy", retry=2) from None
         return {"user": user, "deleted": True, "rows": forgotten.rows, "trained": tenant.recommender.trained}
 
 
@@ -58,7 +61,7 @@ def _add(tenant: Tenant, sent: list[dict[str, Any]], key: str | None, digest: st
     kept: list[Event] = []
     rejected = []
     for index, row in enumerate(sent):
-        event, reason = _event(row, known, now)
+        event, reason = _parse_event(row, known, now)
         if event:
             kept.append(event)
         else:
@@ -71,23 +74,23 @@ def _add(tenant: Tenant, sent: list[dict[str, Any]], key: str | None, digest: st
         try:
             answer = history.add_once(key, digest, kept, answer)
         except OtherContent as error:
-            raise Refused(409, str(error), code="idempotency_key_reused", param="Idempotency-Key") from None
+            raise ApiError(409, str(error), code="idempotency_key_reused", param="Idempotency-Key") from None
     tenant.metrics.events.labels("accepted").inc(answer["accepted"])
     tenant.metrics.events.labels("rejected").inc(len(answer["rejected"]))
     return answer
 
 
-def _event(row: dict[str, Any], known: Collection[str], now: float) -> tuple[Event | None, str]:
-    """The event, or why it is none. Without a timestamp it happened now."""
-    # The name is not repeated: the answer is kept, and forgetting a user leaves it where it is (see `store.idempotency`).
+def _parse_event(row: dict[str, Any], known: Collection[str], now: float) -> tuple[Event | None, str]:
+    """Return the event, or None and the reason why it is invalid. Without a timestamp, `now` is used."""
+    # The name is not repeated: the answer is stored, and is not deleted with the user (see `store.idempotency`).
     if not row.keys() <= set(_FIELDS):
-        return None, f"an event has no fields but {', '.join(_FIELDS)}"
+        return None, f"unknown field; an event has the fields {', '.join(_FIELDS)}"
     if row.get("timestamp") is None:
         row = row | {"timestamp": now}
     if not isinstance(row.get("kind"), str | None):
-        return None, '"kind" is not text'
+        return None, '"kind" must be text'
     values: Any = [row.get(name) for name in _FIELDS]
     event = Event(*values)
     if fault := event_fault(event):
         return None, fault
-    return (event, "") if event.item in known else (None, "there is no such item in the catalog")
+    return (event, "") if event.item in known else (None, "the catalog has no such item")

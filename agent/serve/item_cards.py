@@ -1,4 +1,4 @@
-"""What a card says of an item beside the recommendation itself."""
+"""The item details that cards of the chat page show besides the recommendation."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from agent.item_text import facts, first_sentence
 from store import Catalog
 
 
-def details(catalog: Catalog, ids: Sequence[str]) -> dict[str, Any]:
-    """For each of these items title, facts and the first sentence of its text. It reads the catalog: not in an event loop."""
+def item_cards(catalog: Catalog, ids: Sequence[str]) -> dict[str, Any]:
+    """Return title, facts and first sentence of each item. It reads the catalog, so do not call it in an event loop."""
     return {
         id: {"title": item.title, "facts": facts(item), "text": first_sentence(item)}
         for id, item in catalog.get(list(dict.fromkeys(ids))).items()

@@ -1,4 +1,4 @@
-"""What every request passes first: the host it came by, key, rate, concurrency, size. And what is counted of every one."""
+"""The outermost layer: checks host, API key, rate, concurrency and size of every request, and counts every response."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from agent.llm.retries import LOOPBACK
-from agent.serve.errors import Refused, handled
+from agent.serve.errors import ApiError, to_api_error
 from agent.serve.tenants import Tenant, Tenants
 from agent.serve.tracing import Tracing
 from agent.settings import Serving
@@ -21,95 +21,95 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 _BODY_SECONDS = 30
-"""A body that takes longer to arrive is not waited for."""
+"""Time limit for receiving a request body, in seconds."""
 _PROTECTED = ("/v1/", "/metrics")
 
 
-class Gate:
-    """The outermost ASGI app. A request's state gets `tenant`, `gone` (set when the client left) and `span`."""
+class Middleware:
+    """The outermost ASGI app. It adds `tenant`, `gone` (set when the client disconnects) and `span` to the state of a request."""
 
     def __init__(self, app: Any, tenants: Tenants, serving: Serving, tracing: Tracing) -> None:
         self._app, self._tenants, self._serving, self._tracing = app, tenants, serving, tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or refuse it."""
+        """Serve one request, or answer with an error."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, status, whole = time.perf_counter(), 0, False
+        started, status, complete = time.perf_counter(), 0, False
         tenant: Tenant | None = None
 
-        async def counted(message: Message) -> None:
-            nonlocal status, whole
+        async def send_counted(message: Message) -> None:
+            nonlocal status, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message.setdefault("headers", []).append((b"x-content-type-options", b"nosniff"))
             await send(message)
-            whole = message["type"] == "http.response.body" and not message.get("more_body")
+            complete = message["type"] == "http.response.body" and not message.get("more_body")
 
-        with self._tracing.request(scope["method"]) as span:
+        with self._tracing.request_span(scope["method"]) as span:
             try:
-                tenant = self._admitted(scope)
+                tenant = self._admit(scope)
                 if tenant:
                     tenant.metrics.running.inc()
-                await self._answer(scope, receive, counted, tenant, span)
+                await self._answer(scope, receive, send_counted, tenant, span)
             except Exception as error:
                 if not status:
-                    await handled(error).response()(scope, receive, counted)
-                elif not whole:
-                    raise  # the answer had begun: the connection is cut, and the server logs why
+                    await to_api_error(error).response()(scope, receive, send_counted)
+                elif not complete:
+                    raise  # the response has begun: the server closes the connection and logs the error
             finally:
                 route = getattr(scope.get("route"), "path", "none")
                 if tenant:
                     tenant.running -= 1
                     tenant.metrics.running.dec()
-                    tenant.metrics.request(route, status or 499, time.perf_counter() - started)
+                    tenant.metrics.count_request(route, status or 499, time.perf_counter() - started)
                 if span:
                     span.update_name(f"{scope['method']} {route}")
                     span.set_attribute("http.response.status_code", status)
 
-    def _admitted(self, scope: Scope) -> Tenant | None:
+    def _admit(self, scope: Scope) -> Tenant | None:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         if self._tenants.keyless and not _is_local(headers.get(b"host", "")):
-            # Else any page in a browser could reach the service by a name of its own that leads to this machine.
-            raise Refused(403, "without API keys only requests to localhost are served", code="host_not_allowed")
+            # Otherwise any web page could reach the service through a host name that resolves to this machine (DNS rebinding).
+            raise ApiError(403, "without API keys only requests to localhost are served", code="host_not_allowed")
         if not scope["path"].startswith(_PROTECTED):
             return None
         if _length(headers) > self._serving.body:
             raise self._too_large()
-        return self._tenants.admitted(headers.get(b"authorization"))
+        return self._tenants.admit(headers.get(b"authorization"))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, tenant: Tenant | None, span: Any) -> None:
         body = await self._body(receive)
         gone = asyncio.Event()
-        watching = asyncio.create_task(_watch(receive, gone))
-        told = False
+        disconnect = asyncio.create_task(_wait_for_disconnect(receive, gone))
+        sent = False
 
-        async def replayed() -> Message:
-            nonlocal told
-            if not told:
-                told = True
+        async def receive_body() -> Message:
+            nonlocal sent
+            if not sent:
+                sent = True
                 return {"type": "http.request", "body": body, "more_body": False}
             await gone.wait()
             return {"type": "http.disconnect"}
 
         scope.setdefault("state", {}).update(tenant=tenant, gone=gone, span=span)
         try:
-            await self._app(scope, replayed, send)
+            await self._app(scope, receive_body, send)
         finally:
-            watching.cancel()
+            disconnect.cancel()
             with suppress(asyncio.CancelledError):
-                await watching
+                await disconnect
 
     async def _body(self, receive: Receive) -> bytes:
-        """The whole body, never more than is allowed of it."""
+        """Return the body. Raises ApiError if it is too large or does not arrive in time."""
         parts, size = [], 0
         try:
             async with asyncio.timeout(_BODY_SECONDS):
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        raise Refused(400, "the request broke off", code="bad_request")
+                        raise ApiError(400, "the request was interrupted", code="bad_request")
                     parts.append(message.get("body", b""))
                     size += len(parts[-1])
                     if size > self._serving.body:
@@ -117,13 +117,13 @@ class Gate:
                     if not message.get("more_body"):
                         return b"".join(parts)
         except TimeoutError:
-            raise Refused(408, "the request did not arrive in time", code="request_timeout") from None
+            raise ApiError(408, "the request did not arrive in time", code="request_timeout") from None
 
-    def _too_large(self) -> Refused:
-        return Refused(413, f"the request is larger than {self._serving.body} bytes", code="request_too_large")
+    def _too_large(self) -> ApiError:
+        return ApiError(413, f"the request is larger than {self._serving.body} bytes", code="request_too_large")
 
 
-async def _watch(receive: Receive, gone: asyncio.Event) -> None:
+async def _wait_for_disconnect(receive: Receive, gone: asyncio.Event) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     gone.set()

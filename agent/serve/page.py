@@ -1,4 +1,4 @@
-"""The chat page: static files that load nothing from anywhere else."""
+"""The chat page: static files that load nothing from other sites."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HEADERS = {
 }
 
 
-class _Held(StaticFiles):
+class _SecuredFiles(StaticFiles):
     def file_response(self, *args: Any, **kwargs: Any) -> Any:
         response = super().file_response(*args, **kwargs)
         response.headers.update(_HEADERS)
@@ -32,4 +32,4 @@ def install(app: FastAPI) -> None:
     async def page() -> FileResponse:
         return FileResponse(_FILES / "index.html", headers=_HEADERS)
 
-    app.mount("/static", _Held(directory=_FILES))
+    app.mount("/static", _SecuredFiles(directory=_FILES))

@@ -1,4 +1,4 @@
-"""POST /v1/recommendations: a request in JSON, the recommendation JSON back."""
+"""POST /v1/recommendations: recommend items for a JSON request."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 from fastapi import FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from agent.serve.dependencies import Id, Whose, note, wanted
-from agent.serve.errors import Refused
+from agent.serve.dependencies import CurrentTenant, Id, record_trace, wait_for
+from agent.serve.errors import ApiError
 from agent.serve.tenants import Tenant
 from store.errors import StoreError
 from store.filters import normalised
 
 
-class Asked(BaseModel):
-    """The body: as `Recommender.recommend` takes it."""
+class RecommendationRequest(BaseModel):
+    """The body, with the arguments of `Recommender.recommend`."""
 
     model_config = ConfigDict(extra="forbid")
     user: Id | None = None
@@ -28,29 +28,29 @@ class Asked(BaseModel):
 
 
 def install(app: FastAPI) -> None:
-    """Add the address to the app."""
+    """Add the endpoint to the app."""
 
     @app.post("/v1/recommendations")
-    async def recommendations(asked: Asked, request: Request, tenant: Whose) -> dict[str, Any]:
-        await asyncio.to_thread(_check, tenant, asked.where)
-        result = await wanted(
+    async def recommendations(body: RecommendationRequest, request: Request, tenant: CurrentTenant) -> dict[str, Any]:
+        await asyncio.to_thread(_check_filter, tenant, body.where)
+        result = await wait_for(
             request,
             tenant.recommender.recommend(
-                asked.text,
-                user=asked.user,
-                history=asked.history,
-                n=asked.n,
-                where=asked.where,
-                exclude=asked.exclude,
+                body.text,
+                user=body.user,
+                history=body.history,
+                n=body.n,
+                where=body.where,
+                exclude=body.exclude,
             ),
         )
-        note(request, tenant, result.trace)
+        record_trace(request, tenant, result.trace)
         return result.as_json()
 
 
-def _check(tenant: Tenant, where: dict[str, Any] | None) -> None:
+def _check_filter(tenant: Tenant, where: dict[str, Any] | None) -> None:
     schema = tenant.recommender.catalog.schema()
     try:
         normalised(where, schema)
     except StoreError as error:
-        raise Refused(400, str(error), code="invalid_filter", param="where") from None
+        raise ApiError(400, str(error), code="invalid_filter", param="where") from None

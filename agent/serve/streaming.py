@@ -1,4 +1,4 @@
-"""An answer while it is being written, apart from whoever reads it."""
+"""An answer that is written in a task of its own, independent of the client that reads it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from agent.dialogue.session import AsyncSession
 
 
 class Stop:
-    """Put into a queue of events, it ends the answer here, for this reason."""
+    """An event that ends the answer early, with the reason."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
 
 
-class Writing:
-    """An answer being written, in a task of its own: whoever reads it can go, and the turn is still saved as far as it went."""
+class AnswerTask:
+    """The task that writes an answer. If the client disconnects, the turn is still saved as far as it was written."""
 
     def __init__(self, session: AsyncSession, text: str) -> None:
         self._queue: asyncio.Queue[Event | Exception | Stop] = asyncio.Queue()
@@ -32,17 +32,17 @@ class Writing:
             self._queue.put_nowait(error)
 
     async def next(self) -> Event | Stop:
-        """The next event. Raises what went wrong in writing."""
+        """Return the next event. Raises the error with which writing failed."""
         event = await self._queue.get()
         if isinstance(event, Exception):
             raise event
         return event
 
     def stop(self, reason: str) -> None:
-        """Let the reader end the answer here."""
+        """Make the reader end the answer after the events so far."""
         self._queue.put_nowait(Stop(reason))
 
     async def end(self) -> None:
-        """Stop the model's work, and wait until what was said is saved."""
+        """Cancel the task, and wait until the conversation is saved."""
         self._task.cancel()
         await asyncio.wait({self._task})

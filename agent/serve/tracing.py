@@ -1,4 +1,4 @@
-"""OpenTelemetry spans, one a request and one a stage, where a collector is configured; nothing otherwise."""
+"""OpenTelemetry spans, one for each request and each stage, if a collector is configured."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _EXPORTER = "opentelemetry.exporter.otlp.proto.{}.trace_exporter"
 
 
 class Tracing:
-    """Spans to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names. Item, user and message texts are never in them."""
+    """Sends spans to the collector in OTEL_EXPORTER_OTLP_ENDPOINT. They never contain texts of items, users or messages."""
 
     def __init__(self) -> None:
         self._tracer: Any = None
@@ -32,52 +32,52 @@ class Tracing:
             self._tracer = self._provider.get_tracer("evoke")
 
     @contextmanager
-    def request(self, method: str) -> Iterator[Any]:
-        """The span of one request (None where nothing is configured)."""
+    def request_span(self, method: str) -> Iterator[Any]:
+        """Yield the span of one request; None if no collector is configured."""
         if self._tracer is None:
             yield None
             return
         with self._tracer.start_as_current_span(method) as span:
             yield span
 
-    def stages(self, parent: Any, trace: Trace | None) -> None:
-        """One span for each stage of the trace, under the request's own."""
+    def record_stages(self, parent: Any, trace: Trace | None) -> None:
+        """Record one span for each stage of the trace, as children of the request's span."""
         if self._tracer is None or parent is None or trace is None:
             return
         from opentelemetry.trace import set_span_in_context
 
         under = set_span_in_context(parent)
         for stage in trace.stages:
-            facts: dict[str, Any] = {"tokens_in": stage.tokens_in, "tokens_out": stage.tokens_out}
-            facts |= {"cached": stage.cached, "degraded": stage.degraded or ""}
+            attributes: dict[str, Any] = {"tokens_in": stage.tokens_in, "tokens_out": stage.tokens_out}
+            attributes |= {"cached": stage.cached, "degraded": stage.degraded or ""}
             begun = int(stage.began * 1e9)
-            span = self._tracer.start_span(stage.name, context=under, start_time=begun, attributes=facts)
+            span = self._tracer.start_span(stage.name, context=under, start_time=begun, attributes=attributes)
             span.end(begun + int(stage.ms * 1e6))
 
     def flush(self) -> None:
-        """Send what there is."""
+        """Send all spans so far."""
         if self._provider:
             self._provider.force_flush()
 
     def close(self) -> None:
-        """Send what is left, and end."""
+        """Send the remaining spans and stop."""
         if self._provider:
             self._provider.shutdown()
 
 
 def _exporter() -> Any:
-    """OTLP by the protocol that is asked for, as far as it is installed."""
+    """Return the OTLP exporter of the configured protocol if it is installed, else the other one, else None."""
     from importlib import import_module
 
     wanted = os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
     for protocol in ("http", "grpc") if wanted.startswith("http") else ("grpc", "http"):
         name = _EXPORTER.format(protocol)
-        if find_spec("opentelemetry") and find_spec("opentelemetry.sdk") and _there(name):
+        if find_spec("opentelemetry") and find_spec("opentelemetry.sdk") and _is_installed(name):
             return import_module(name).OTLPSpanExporter()
     return None
 
 
-def _there(module: str) -> bool:
+def _is_installed(module: str) -> bool:
     try:
         return find_spec(module) is not None
     except ModuleNotFoundError:

@@ -1,73 +1,73 @@
-// The conversation: what is sent, what comes back, and what the buttons do.
+// The conversation: sending messages, showing answers, and the actions of the buttons.
 
-import { answer, chips, mark, said } from "./show.js";
+import { answer, chips, mark, userMessage } from "./show.js";
 import { ask, feedback, relax, reload, useKey } from "./service.js";
 
 const $ = (id) => document.getElementById(id);
 const user = new URLSearchParams(location.search).get("user");
-const KEPT = `evoke.session:${user ?? ""}`;
+const STORED = `evoke.session:${user ?? ""}`;
 const NOTES = {
-  like: (title) => `Liked ${title}: what comes next leans towards it.`,
-  dislike: (title) => `Disliked ${title}: it stays out, and things like it move back.`,
-  seen: (title) => `${title} is marked as seen and will not come up again.`,
+  like: (title) => `Liked ${title}: the next results will be closer to it.`,
+  dislike: (title) => `Disliked ${title}: it will not be shown again, and similar items move down.`,
+  seen: (title) => `${title} is marked as seen and will not be shown again.`,
 };
 
-let session = localStorage.getItem(KEPT); // null until something was said
-let running = null; // aborts the answer that is being written
-let retry = null; // what to do once a key is given
+let session = localStorage.getItem(STORED); // null until the first message
+let running = null; // aborts the current answer
+let retry = null; // the action to repeat once a key is given
 
-/** The id of a new session: nobody can guess it. */
-function begin() {
+/** Returns the id of a new session, which nobody can guess. */
+function newSession() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   const id = [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-  localStorage.setItem(KEPT, id);
+  localStorage.setItem(STORED, id);
   return id;
 }
 
 async function send(message) {
-  session ??= begin();
-  const turn = said(message);
+  session ??= newSession();
+  const turn = userMessage(message);
   const shown = answer();
   const known = { details: {}, profile: null };
   const { signal } = (running = new AbortController());
   $("log").append(turn, shown.turn);
-  underway(true);
-  writing(true, shown);
+  setStarted(true);
+  setWriting(true, shown);
   shown.show();
   try {
-    for await (const chunk of ask({ session, user, message, signal })) take(chunk, shown, known);
+    for await (const chunk of ask({ session, user, message, signal })) showChunk(chunk, shown, known);
   } catch (error) {
     if (shown.empty) {
       turn.remove();
       shown.turn.remove();
       $("message").value ||= message;
     }
-    signal.aborted ? note("Stopped.") : failed(error, () => submit($("message").value));
+    signal.aborted ? note("Stopped.") : showError(error, () => submit($("message").value));
   }
   running = null;
-  writing(false, shown);
+  setWriting(false, shown);
 }
 
-function take(chunk, shown, known) {
+function showChunk(chunk, shown, known) {
   Object.assign(known.details, chunk.details);
   known.profile = chunk.profile ?? known.profile;
   if (chunk.recommendations) {
     const first = shown.empty;
     shown.items(chunk.recommendations, known);
-    if (first) shown.show(); // only now is there enough below it to bring it to the top
+    if (first) shown.show(); // only now is the page long enough to scroll it to the top
   }
-  if (chunk.constraints) constrained(chunk.constraints);
+  if (chunk.constraints) showConstraints(chunk.constraints);
   if (chunk.degraded) shown.degraded(chunk.degraded);
   shown.words(chunk.choices?.[0]?.delta?.content ?? "");
 }
 
 async function resume() {
-  const kept = session && (await reload(session));
-  if (!kept) return;
-  const known = { details: kept.details ?? {}, profile: kept.profile };
-  for (const turn of kept.turns) {
+  const stored = session && (await reload(session));
+  if (!stored) return;
+  const known = { details: stored.details ?? {}, profile: stored.profile };
+  for (const turn of stored.turns) {
     if (turn.role === "user") {
-      $("log").append(said(turn.content));
+      $("log").append(userMessage(turn.content));
       continue;
     }
     const shown = answer();
@@ -76,25 +76,25 @@ async function resume() {
     shown.degraded(turn.degraded ?? []);
     $("log").append(shown.turn);
   }
-  for (const [kind, ids] of [["seen", kept.seen], ["like", kept.liked], ["dislike", kept.disliked]]) {
+  for (const [kind, ids] of [["seen", stored.seen], ["like", stored.liked], ["dislike", stored.disliked]]) {
     for (const id of ids ?? []) mark($("log"), id, kind);
   }
-  constrained(kept.constraints);
-  underway(kept.turns.length > 0);
+  showConstraints(stored.constraints);
+  setStarted(stored.turns.length > 0);
   $("log").lastElementChild?.previousElementSibling?.scrollIntoView();
 }
 
-/** Do what a button says; where the service wants a key, ask for one and do it then. */
+/** Runs the action of a button. If the service needs a key, asks for one and then repeats the action. */
 async function attempt(work) {
   try {
     note("");
     await work();
   } catch (error) {
-    failed(error, () => attempt(work));
+    showError(error, () => attempt(work));
   }
 }
 
-function failed(error, then) {
+function showError(error, then) {
   if (error.status === 401) {
     retry = then;
     $("key").hidden = false;
@@ -103,24 +103,24 @@ function failed(error, then) {
   note(error instanceof TypeError ? "The service cannot be reached. Is it running?" : error.message);
 }
 
-function constrained(constraints) {
+function showConstraints(constraints) {
   chips($("chips"), constraints, (index, words) =>
     attempt(async () => {
-      constrained(await relax(session, index));
-      note(`“${words}” no longer holds.`);
+      showConstraints(await relax(session, index));
+      note(`Constraint removed: ${words}.`);
       $("message").focus();
     }),
   );
 }
 
-function writing(on, shown) {
+function setWriting(on, shown) {
   shown.busy(on);
   $("send").hidden = on;
   $("stop").hidden = !on;
   if (on) note("");
 }
 
-function underway(on) {
+function setStarted(on) {
   $("welcome").hidden = on;
   $("over").hidden = !on;
 }
@@ -151,11 +151,11 @@ $("stop").addEventListener("click", () => {
 document.addEventListener("keydown", (event) => event.key === "Escape" && running?.abort());
 $("over").addEventListener("click", () => {
   running?.abort();
-  localStorage.removeItem(KEPT);
+  localStorage.removeItem(STORED);
   session = null;
   $("log").replaceChildren();
-  constrained([]);
-  underway(false);
+  showConstraints([]);
+  setStarted(false);
   note("A new conversation.");
   $("message").focus();
 });

@@ -1,4 +1,4 @@
-// The service's HTTP API as the page uses it. Nothing here touches the document.
+// Client of the service's HTTP API. It does not access the document.
 
 const KEY = "evoke.key";
 
@@ -9,10 +9,10 @@ export class Refused extends Error {
   }
 }
 
-/** Keep the API key for as long as this tab lives. */
+/** Stores the API key until this tab is closed. */
 export const useKey = (key) => sessionStorage.setItem(KEY, key);
 
-/** The session as the service has it; null where it knows none by this id. */
+/** Returns the stored session; null if the service has none with this id. */
 export async function reload(session) {
   try {
     return await (await call("GET", `v1/sessions/${encodeURIComponent(session)}`)).json();
@@ -22,17 +22,17 @@ export async function reload(session) {
   }
 }
 
-/** Tell of one item: like, dislike or seen. */
+/** Sends feedback on an item: like, dislike or seen. */
 export const feedback = (session, item, kind) =>
   call("POST", `v1/sessions/${encodeURIComponent(session)}/feedback`, { item, kind });
 
-/** Lift the constraint at `index`; resolves to those left. */
+/** Removes the constraint at `index`; resolves to the remaining ones. */
 export async function relax(session, index) {
   const answer = await call("POST", `v1/sessions/${encodeURIComponent(session)}/relax`, { index });
   return (await answer.json()).constraints;
 }
 
-/** Send a message; yields the chunks of the answer as they come. Aborting `signal` stops the model's work. */
+/** Sends a message; yields the chunks of the answer as they arrive. Aborting `signal` stops the model. */
 export async function* ask({ session, user, message, signal }) {
   const body = { model: "evoke", stream: true, session, messages: [{ role: "user", content: message }] };
   if (user) body.user = user;
@@ -52,11 +52,11 @@ async function call(method, path, body, signal) {
   if (body) headers["Content-Type"] = "application/json";
   const answer = await fetch(path, { method, headers, signal, body: body && JSON.stringify(body) });
   if (answer.ok) return answer;
-  const said = await answer.json().catch(() => null);
-  throw new Refused(answer.status, said?.error?.message ?? `The service answered ${answer.status}.`);
+  const body = await answer.json().catch(() => null);
+  throw new Refused(answer.status, body?.error?.message ?? `The service answered ${answer.status}.`);
 }
 
-/** The `data:` fields of a server-sent event stream. */
+/** Yields the `data:` fields of a server-sent event stream. */
 async function* events(stream) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";

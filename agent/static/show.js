@@ -1,48 +1,48 @@
-// What the service says, as elements. Text goes in by textContent alone: markup in a title or an answer stays text.
+// Page elements for messages and answers. Text is set with textContent only, so markup in a title or an answer stays text.
 
 const CHANNELS = {
   queries: "Fits a description of what you want",
-  named: "Came to the model's mind for you, or goes with what did",
+  named: "Suggested by the language model, or often chosen with its suggestions",
   dense: "Reads like what you liked",
   collaborative: "Liked by people who liked the same things",
   lexical: "Shares words with your request",
   popular: "Liked by many people",
-  base: "Stands out when everything your history says is weighed together",
+  base: "Ranked high by your whole history",
 };
 const STAGES = {
-  understanding: "your message was read by simple rules",
+  understanding: "your message was read with simple rules",
   stream: "the answer was cut short",
-  interests: "your taste was not put into words",
-  recall: "fewer ways of finding things were used",
-  rank: "the order was not looked over again",
-  explain: "the reasons come straight from the catalog",
+  interests: "your taste was not summarised",
+  recall: "fewer retrieval methods were used",
+  rank: "the model did not check the order",
+  explain: "the explanations come from the catalog's fields",
 };
 
-const REASONS = 3; // beyond these, a place among hundreds explains nothing
+const REASONS = 3; // further channels explain little
 
 const clone = (id) => document.getElementById(id).content.firstElementChild.cloneNode(true);
 
-/** An element with text and children. */
-function made(tag, text = "", ...children) {
-  const element = document.createElement(tag);
-  element.textContent = text;
-  element.append(...children);
-  return element;
+/** Creates an element with text and children. */
+function element(tag, text = "", ...children) {
+  const made = document.createElement(tag);
+  made.textContent = text;
+  made.append(...children);
+  return made;
 }
 
-/** What the person said. */
-export function said(text) {
-  const turn = clone("said");
+/** Creates the element of a message of the user. */
+export function userMessage(text) {
+  const turn = clone("user-message");
   turn.querySelector("p").textContent = text;
   return turn;
 }
 
-/** An answer to be filled: `words`, `items`, `degraded` and `busy` show what has come so far. */
+/** Creates an empty answer, which is filled with `words`, `items`, `degraded` and `busy` as they arrive. */
 export function answer() {
   const turn = clone("answer");
-  const [words, cards, lapses] = [".words", ".cards", ".degraded"].map((part) => turn.querySelector(part));
+  const [words, cards, problems] = [".words", ".cards", ".degraded"].map((part) => turn.querySelector(part));
   let text = "";
-  // The answer's numbered lines say in words what the cards show.
+  // The numbered lines of the answer repeat the cards, so they are not shown.
   const write = () => {
     words.textContent = cards.children.length ? text.replaceAll(/^\d+\. .*\n?/gm, "").trim() : text;
   };
@@ -50,7 +50,7 @@ export function answer() {
     turn,
     busy(on) {
       turn.classList.toggle("busy", on);
-      words.setAttribute("aria-busy", on); // read out once, when it is whole
+      words.setAttribute("aria-busy", on); // screen readers read it once, when it is complete
     },
     show() {
       turn.previousElementSibling.scrollIntoView();
@@ -67,16 +67,16 @@ export function answer() {
       write();
     },
     degraded(stages) {
-      lapses.hidden = !stages.length;
+      problems.hidden = !stages.length;
       if (!stages.length) return;
-      const plain = stages.map(({ stage }) => STAGES[stage] ?? `${stage} did without it`);
-      lapses.querySelector("summary").textContent = `The language model is not at its best just now: ${listed(plain)}.`;
-      lapses.querySelector("ul").replaceChildren(...stages.map(({ stage, reason }) => made("li", `${stage}: ${reason}`)));
+      const plain = stages.map(({ stage }) => STAGES[stage] ?? `${stage} did not use it`);
+      problems.querySelector("summary").textContent = `The language model is not fully available: ${listed(plain)}.`;
+      problems.querySelector("ul").replaceChildren(...stages.map(({ stage, reason }) => element("li", `${stage}: ${reason}`)));
     },
   };
 }
 
-/** Cards for the items, in order. A card that is there already is updated in place, so that focus and what is open stay. */
+/** Shows cards for the items, in order. An existing card is updated in place, so that its focus and open parts stay. */
 function fill(list, items, known) {
   const there = new Map([...list.children].map((card) => [card.dataset.item, card]));
   const cards = items.map((item) => update(there.get(item.id) ?? card(item), item, known));
@@ -86,15 +86,15 @@ function fill(list, items, known) {
 function card(item) {
   const li = clone("card");
   const why = li.querySelector(".why");
-  const because = li.querySelector(".because");
+  const reasonsBox = li.querySelector(".reasons");
   li.dataset.item = item.id;
   li.dataset.title = item.title;
   li.querySelector("h3").textContent = item.title;
   for (const act of li.querySelectorAll("[data-kind]")) act.setAttribute("aria-label", `${act.textContent}: ${item.title}`);
   why.setAttribute("aria-label", `Why this? ${item.title}`);
   why.addEventListener("click", () => {
-    because.hidden = !because.hidden;
-    why.setAttribute("aria-expanded", !because.hidden);
+    reasonsBox.hidden = !reasonsBox.hidden;
+    why.setAttribute("aria-expanded", !reasonsBox.hidden);
   });
   return li;
 }
@@ -104,38 +104,38 @@ function update(li, item, { details, profile }) {
   li.querySelector(".rank").textContent = item.rank;
   li.querySelector(".facts").textContent = (about.facts ?? "").replaceAll("; ", " · ");
   li.querySelector(".reason").textContent = item.explanation || about.text || "";
-  li.querySelector(".because").replaceChildren(...reasons(item, details, profile));
+  li.querySelector(".reasons").replaceChildren(...reasons(item, details, profile));
   return li;
 }
 
 function reasons(item, details, profile) {
   const best = Object.entries(item.channels).sort(([, a], [, b]) => a - b).slice(0, REASONS);
-  const found = best.map(([name, rank]) => made("li", `${CHANNELS[name] ?? name} `, made("span", `place ${rank}`)));
-  const parts = [made("h4", "How it was found"), made("ul", "", ...found)];
+  const found = best.map(([name, rank]) => element("li", `${CHANNELS[name] ?? name} `, element("span", `place ${rank}`)));
+  const parts = [element("h4", "How it was found"), element("ul", "", ...found)];
   if (item.evidence.length) {
-    parts.push(made("h4", "Because you liked"), made("p", listed(item.evidence.map((id) => details[id]?.title ?? id))));
+    parts.push(element("h4", "Because you liked"), element("p", listed(item.evidence.map((id) => details[id]?.title ?? id))));
   }
-  if (profile?.summary) parts.push(made("h4", "What is known of your taste"), made("p", profile.summary));
-  parts.push(made("p", `Score ${item.score.toFixed(2)} of 1`));
+  if (profile?.summary) parts.push(element("h4", "Your profile"), element("p", profile.summary));
+  parts.push(element("p", `Score ${item.score.toFixed(2)} of 1`));
   return parts;
 }
 
-/** Chips for the constraints; `lift(index)` is called when one is removed. */
-export function chips(list, constraints, lift) {
+/** Shows the constraints as chips; calls `remove(index, words)` when one is clicked. */
+export function chips(list, constraints, remove) {
   list.hidden = !constraints.length;
   list.replaceChildren(
     ...constraints.map(({ words }, index) => {
-      const button = made("button", words, made("span", "×"));
+      const button = element("button", words, element("span", "×"));
       button.type = "button";
       button.lastChild.setAttribute("aria-hidden", "true");
       button.setAttribute("aria-label", `Remove: ${words}`);
-      button.addEventListener("click", () => lift(index, words));
-      return made("li", "", button);
+      button.addEventListener("click", () => remove(index, words));
+      return element("li", "", button);
     }),
   );
 }
 
-/** Show on every card of the item what was said of it. */
+/** Shows the feedback on an item on all of its cards. */
 export function mark(log, item, kind) {
   for (const li of log.querySelectorAll(`[data-item="${CSS.escape(item)}"]`)) {
     li.dataset.mark = kind;

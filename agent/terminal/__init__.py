@@ -1,1 +1,1 @@
-"""Use the recommender in a terminal."""
+"""The `evoke` command and its output on a terminal."""

@@ -1,4 +1,4 @@
-"""`evoke chat`: a conversation in the terminal. Items appear at once, the words as they are written; plain text when piped."""
+"""`evoke chat`: a conversation in the terminal. Items appear at once, then the text as it is written; plain text if piped."""
 
 from __future__ import annotations
 
@@ -19,39 +19,42 @@ from agent.errors import EvokeError
 from agent.item_text import facts
 from agent.results import Recommendation
 from agent.sync import Session
-from agent.terminal.console import inert
+from agent.terminal.console import strip_controls
 from prompts import PromptError
 from store import Catalog, Item
 from store.errors import StoreError
 from store.paths import typed_lines
 
 HELP = """\
-Say what you feel like, in your own words, and then what to change: "newer", "less violent", "more like the second".
-  /like 2, /dislike 1, /seen 3    tell of an item; it counts from the next answer on
-  /why 1, /compare 1 2            where an item came from; two side by side
-  /constraints, /drop 1           what every answer keeps to; take one back
-  /save                           keep the conversation, and say how to go on with it
-  /help, /quit                    this text; leave (Ctrl-D does too; Ctrl-C stops an answer)"""
+Write what you would like in your own words. Then refine it: "newer", "less violent", "more like the second".
+  /like 2, /dislike 1, /seen 3    rate an item; the next answer takes it into account
+  /why 1                          show why an item was recommended
+  /compare 1 2                    compare two items
+  /constraints, /drop 1           list the constraints of all answers; remove one
+  /save                           save the conversation, and show how to continue it
+  /help, /quit                    show this text; leave (also Ctrl-D; Ctrl-C stops an answer)"""
 _NUMBERED = re.compile(r"^\d+\. ", re.MULTILINE)
 
 
 def chat(session: Session, catalog: Catalog) -> None:
-    """Talk until the end of input. Raises EvokeError, StoreError or PromptError when piped and an answer fails; at a terminal
-    it is shown instead. What is not text is read as `\ufffd`."""
+    """Answer messages from stdin until it ends. Bytes that are not text are read as `\ufffd`.
+
+    If an answer fails, a terminal shows the error and goes on; piped input ends with EvokeError, StoreError or PromptError.
+    """
     if isinstance(sys.stdin, TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     talk = Talk(session, catalog, interactive)
     if not interactive:
         for line in sys.stdin:
-            if not talk.take(line):
+            if not talk.handle(line):
                 return
         return
-    talk.show("Evoke. Say what you feel like; /help tells what else there is.", "dim")
+    talk.show("Evoke. Write what you would like to find; /help lists all commands.", "dim")
     with _line_editing():
         while True:
             try:
-                if not talk.take(input("\n\x01\033[1m\x02>\x01\033[0m\x02 ")):
+                if not talk.handle(input("\n\x01\033[1m\x02>\x01\033[0m\x02 ")):
                     break
             except KeyboardInterrupt:
                 talk.show("")
@@ -61,20 +64,20 @@ def chat(session: Session, catalog: Catalog) -> None:
             except (EvokeError, StoreError, PromptError) as error:
                 talk.show(str(error), "red")
     if session.state.messages:
-        talk.show(f"Go on another time with: evoke chat --session {session.id}", "dim")
+        talk.show(f"Continue later with: evoke chat --session {session.id}", "dim")
 
 
 class Talk:
-    """What a line does, and how its answer is shown."""
+    """The commands of the chat, and the output of answers."""
 
     def __init__(self, session: Session, catalog: Catalog, interactive: bool) -> None:
         self._session = session
         self._catalog = catalog
         self._interactive = interactive
         self._commands: dict[str, tuple[Callable[..., None], int]] = {
-            "/like": (lambda number: self._tell(number, "like"), 1),
-            "/dislike": (lambda number: self._tell(number, "dislike"), 1),
-            "/seen": (lambda number: self._tell(number, "seen"), 1),
+            "/like": (lambda number: self._rate(number, "like"), 1),
+            "/dislike": (lambda number: self._rate(number, "dislike"), 1),
+            "/seen": (lambda number: self._rate(number, "seen"), 1),
             "/why": (self._why, 1),
             "/compare": (self._compare, 2),
             "/constraints": (self._constraints, 0),
@@ -85,8 +88,8 @@ class Talk:
         self._out = Console(highlight=False, soft_wrap=not interactive)
         self._err = Console(stderr=True, highlight=False, soft_wrap=not interactive)
 
-    def take(self, line: str) -> bool:
-        """Do what the line says; False where it says to leave."""
+    def handle(self, line: str) -> bool:
+        """Answer a message or run a command. Return False if the command is /quit."""
         message = line.strip()
         if not message:
             return True
@@ -97,11 +100,11 @@ class Talk:
         if name == "/quit":
             return False
         if name not in self._commands:
-            self.show(f"There is no {name}; /help lists what there is.")
+            self.show(f"There is no command {name}; /help lists all commands.")
             return True
         command, wanted = self._commands[name]
         if len(numbers) != wanted or not all(number.isdecimal() for number in numbers):
-            self.show(f"Write it as {name}{' 1 2'[: 2 * wanted]}.")
+            self.show(f"Usage: {name}{' 1 2'[: 2 * wanted]}")
         else:
             command(*map(int, numbers))
         return True
@@ -115,11 +118,11 @@ class Talk:
             self.answer(f"compare {one} and {other}")
 
     def answer(self, message: str) -> None:
-        """Show the answer to a message as it comes; at a terminal Ctrl-C ends it there."""
+        """Show the answer to a message as it is written. At a terminal, Ctrl-C stops it."""
         if not self._interactive:
             turn = self._session.send(message)
             self.show(turn.text)
-            self._lapses(turn.degraded)
+            self._show_degraded(turn.degraded)
             return
         text, waiting, degraded = "", list[Text](), list[dict[str, str]]()
         stream = self._session.stream(message)
@@ -130,7 +133,7 @@ class Talk:
                     if isinstance(event, Items):
                         waiting = [_row(item) for item in event.items]
                     elif isinstance(event, Words):
-                        # An item's line in the answer takes the place of its row.
+                        # The line of an item in the answer replaces the row of that item.
                         lines = len(_NUMBERED.findall(event.text))
                         text, waiting = text + event.text, waiting[lines:]
                     elif isinstance(event, Done):
@@ -142,65 +145,67 @@ class Talk:
                 live.update(Group(*_styled(text), *waiting, Text("(stopped)", "dim")), refresh=True)
             finally:
                 stream.close()
-        self._lapses(degraded)
+        self._show_degraded(degraded)
 
     def show(self, words: str, style: str = "") -> None:
-        """Print words as they are: no markup is read in them, and nothing in them moves the cursor."""
-        self._out.print(Text(inert(words), style))
+        """Print text without reading markup in it and without control characters."""
+        self._out.print(Text(strip_controls(words), style))
 
-    def _tell(self, number: int, kind: Kind) -> None:
+    def _rate(self, number: int, kind: Kind) -> None:
         if item := self._listed(number):
             self._session.feedback(item.id, kind)
             done = {"like": "Liked", "dislike": "Disliked", "seen": "Seen"}[kind]
-            self.show(f"{done}: {titled(item)}. The next answer heeds it.")
+            self.show(f"{done}: {titled(item)}. The next answer takes it into account.")
 
     def _listed(self, number: int) -> Item | None:
-        """The item of this number in the list shown last; None, and a word about it, where there is none."""
+        """Return the item of this number in the list shown last. Without one, print a message and return None."""
         last = self._session.state.last
         if not 0 < number <= len(last):
-            self.show(f"There is no number {number} in the list." if last else "Nothing was shown yet.")
+            self.show(f"There is no number {number} in the list." if last else "No items have been shown yet.")
             return None
         return self._catalog.get([last[number - 1]]).get(last[number - 1])
 
     def _constraints(self) -> None:
-        kept = self._session.state.constraints
-        self.show("\n".join(f"{i}. {c.words}" for i, c in enumerate(kept, 1)) or "Nothing is required.")
+        constraints = self._session.state.constraints
+        self.show("\n".join(f"{i}. {c.words}" for i, c in enumerate(constraints, 1)) or "There are no constraints.")
 
     def _drop(self, number: int) -> None:
-        kept = self._session.state.constraints
-        if not 0 < number <= len(kept):
-            self.show(f"There is no number {number}; /constraints lists them.")
+        constraints = self._session.state.constraints
+        if not 0 < number <= len(constraints):
+            self.show(f"There is no constraint {number}; /constraints lists them.")
             return
-        words = kept[number - 1].words
+        words = constraints[number - 1].words
         self._session.relax(number - 1)
-        self.show(f"No longer required: {words}.")
+        self.show(f"Constraint removed: {words}.")
 
     def _save(self) -> None:
         self._session.save()
-        self.show(f"Kept. Go on with: evoke chat --session {self._session.id}")
+        self.show(f"Saved. Continue with: evoke chat --session {self._session.id}")
 
-    def _lapses(self, degraded: list[dict[str, str]]) -> None:
-        for lapse in degraded:
-            said = f"{lapse['stage']} went on without the model: {lapse['reason']}"
-            self._err.print(Text(inert(said), "yellow"))
+    def _show_degraded(self, degraded: list[dict[str, str]]) -> None:
+        for stage in degraded:
+            self._err.print(Text(strip_controls(f"{stage['stage']} degraded: {stage['reason']}"), "yellow"))
 
 
 def _row(one: Recommendation) -> Text:
     return Text(
-        f"{one.rank}. {inert(one.item.title)}  {inert(facts(one.item))}", "dim", no_wrap=True, overflow="ellipsis"
+        f"{one.rank}. {strip_controls(one.item.title)}  {strip_controls(facts(one.item))}",
+        "dim",
+        no_wrap=True,
+        overflow="ellipsis",
     )
 
 
 def _styled(text: str) -> list[Text]:
-    """The answer so far, with the numbered titles set off."""
-    styled = Text(inert(text))
+    """Return the answer so far with its numbered titles in bold."""
+    styled = Text(strip_controls(text))
     styled.highlight_regex(r"(?m)^\d+\. [^:\n]+", "bold")
     return [styled] if text else []
 
 
 @contextmanager
 def _line_editing() -> Iterator[None]:
-    """Editing of the input line, with the history of earlier ones kept in a file that only its owner reads."""
+    """Provide editing of the input line, with earlier lines in a file that only its owner can read."""
     import readline
 
     path = typed_lines()

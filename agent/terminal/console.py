@@ -1,4 +1,4 @@
-"""Results as tables for a person at a terminal."""
+"""Print results as tables for people."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from agent.results import Interests, Profile, Result
 from store import Catalog
 from store.index import Indexed
 
-_JOINERS = "\u200c\u200d"  # some scripts and emoji are written with them, and they move nothing in a terminal
+_JOINERS = "\u200c\u200d"  # needed in some scripts and emoji, and harmless in a terminal
 
 
-def result(found: Result) -> None:
-    """Print profile, queries, items with scores, channels and explanations, and what did not go as meant."""
+def print_result(found: Result) -> None:
+    """Print profile, queries and items; on stderr the stages with their time, notes, and the reasons for degraded ones."""
     out = Console(highlight=False)
     if found.profile:
-        _profile(out, found.profile)
+        _print_profile(out, found.profile)
     if found.queries:
         out.print("[bold]Queries[/]  " + escape(" | ".join(found.queries)))
     if found.named:
         out.print(
-            "[bold]Named[/]    " + escape(", ".join(n.title + ("" if n.id else " (not here)") for n in found.named))
+            "[bold]Named[/]    "
+            + escape(", ".join(n.title + ("" if n.id else " (not in the catalog)") for n in found.named))
         )
     table = Table("", "Item", "Score", "Channels", "Why", box=None, padding=(0, 1), header_style="bold")
     for r in found:
@@ -47,37 +48,39 @@ def result(found: Result) -> None:
         for note in stage.notes:
             err.print(f"[dim]{stage.name}: {escape(note)}[/]")
         if stage.degraded:
-            err.print(f"[yellow]{stage.name} went on with less: {escape(stage.degraded)}[/]")
+            err.print(f"[yellow]{stage.name} degraded: {escape(stage.degraded)}[/]")
 
 
-def model(found: dict[str, Any]) -> None:
-    """Print what `agent.llm.connect.check` found: the model, whether it answers, and each trained adapter."""
+def print_model(found: dict[str, Any]) -> None:
+    """Print the result of `agent.llm.connect.check`: the model, whether it answers, and each trained adapter."""
     out = Console(highlight=False, soft_wrap=True)
     out.print(escape(f"{found['model']} at {found['where']}: {'answers' if found['answers'] else found['reason']}"))
     for adapter in found["adapters"]:
-        can = "answers" if adapter["usable"] else adapter["reason"]
-        out.print(escape(f"{adapter['task']} adapter ({adapter['name']}): {can}"))
+        status = "answers" if adapter["usable"] else adapter["reason"]
+        out.print(escape(f"{adapter['task']} adapter ({adapter['name']}): {status}"))
     if found["vllm"]:
         out.print(
-            escape(f"served by: {found['vllm']} (MODEL: the weights they were trained on, as a Hugging Face folder)")
+            escape(
+                f"to serve the adapters: {found['vllm']} (MODEL: Hugging Face folder of the model they were trained on)"
+            )
         )
 
 
-def interests(found: Interests, catalog: Catalog) -> None:
-    """Print a profile with the titles of its evidence, the queries and the named items."""
+def print_interests(found: Interests, catalog: Catalog) -> None:
+    """Print a profile with the titles of its evidence, its queries and its named items."""
     out = Console(highlight=False)
     if found.profile:
         titles = {
             i: item.title for i, item in catalog.get([e for x in found.profile.interests for e in x.evidence]).items()
         }
-        _profile(out, found.profile, titles)
+        _print_profile(out, found.profile, titles)
     out.print("[bold]Queries[/]  " + escape(" | ".join(found.queries)))
     if found.named:
         out.print("[bold]Named[/]    " + escape(", ".join(n.title for n in found.named)))
 
 
-def indexed(done: Indexed) -> None:
-    """Print what `evoke index` did, and on stderr what is worth a second look."""
+def print_index_report(done: Indexed) -> None:
+    """Print the counts of `evoke index`; on stderr skipped rows and other problems."""
     items, events = done.items, done.events
     out, err = Console(highlight=False), Console(stderr=True, highlight=False)
     out.print(
@@ -87,23 +90,24 @@ def indexed(done: Indexed) -> None:
     )
     if items.truncated:
         err.print(
-            f"evoke: {items.truncated} texts are longer than the encoder reads; their ends do not count in vectors"
+            f"evoke: {items.truncated} texts are longer than the encoder's limit; their ends are not part of the vectors"
         )
     if done.gone and not done.pruned:
         err.print(
-            f"evoke: {done.gone} items of the store are gone from the file; --prune removes them once no item's row is skipped"
-            if done.skipped_items
-            else f"evoke: {done.gone} items of the store are gone from the file; --prune removes them"
+            f"evoke: {done.gone} items of the store are no longer in the file; --prune removes them"
+            + (" once no item row is skipped" if done.skipped_items else "")
         )
     if events.future:
-        err.print(f"evoke: {events.future} events lie in the future by this machine's clock; they are kept")
+        err.print(
+            f"evoke: {events.future} events have timestamps in the future (by this machine's clock); they are kept"
+        )
     for reason, count in done.problems.counts.most_common():
         cases = "; ".join(done.problems.cases[reason])
         err.print(f"evoke: {count} rows skipped: {escape(reason)}, first {escape(cases)}", soft_wrap=True)
 
 
-def indexed_json(done: Indexed) -> dict[str, Any]:
-    """What `evoke index --json` prints."""
+def index_report_json(done: Indexed) -> dict[str, Any]:
+    """Return the report of `evoke index` as JSON."""
     return {
         "store": str(done.store),
         "items": asdict(done.items),
@@ -116,7 +120,7 @@ def indexed_json(done: Indexed) -> dict[str, Any]:
     }
 
 
-def _profile(out: Console, profile: Profile, titles: dict[str, str] | None = None) -> None:
+def _print_profile(out: Console, profile: Profile, titles: dict[str, str] | None = None) -> None:
     out.print("[bold]Profile[/]  " + escape(profile.summary))
     for interest in profile.interests:
         evidence = ", ".join((titles or {}).get(e, e) for e in interest.evidence)
@@ -125,11 +129,11 @@ def _profile(out: Console, profile: Profile, titles: dict[str, str] | None = Non
         out.print("[bold]Avoids[/]   " + escape(", ".join(profile.avoid)))
 
 
-def inert(text: str) -> str:
-    """`text` without what a terminal obeys: control characters but for line ends, and marks that turn the direction of writing."""
+def strip_controls(text: str) -> str:
+    """Return the text without characters that control a terminal, except line ends, and without marks of writing direction."""
     return "".join(c for c in text if c == "\n" or c in _JOINERS or unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
 
 
 def escape(text: str) -> str:
-    """`text` for a rich console, on one line: nothing in it is markup, and nothing moves the cursor."""
-    return markup.escape(inert(text).replace("\n", " "))
+    """Return the text for a rich console: on one line, without control characters, and with markup escaped."""
+    return markup.escape(strip_controls(text).replace("\n", " "))

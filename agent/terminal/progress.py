@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar with rate and remaining time on a terminal, a line now and then elsewhere."""
+"""Progress on stderr: a bar with rate and remaining time on a terminal, otherwise a line every few seconds."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 EVERY = 10.0
-"""Seconds between lines where stderr is no terminal."""
+"""Seconds between lines if stderr is not a terminal."""
 
 Advance = Callable[[int, int], None]
 
 
 @contextmanager
 def progress(what: str) -> Iterator[Advance]:
-    """Yields advance(done, total): call it as often as you like; `total` 0 means not known."""
+    """Show progress during a `with` block. Yields the function advance(done, total), where total 0 means unknown.
+
+    `what` names the counted things in the plural, such as "items indexed".
+    """
     if not sys.stderr.isatty():
         yield _lines(what)
         return
@@ -56,9 +59,9 @@ def _lines(what: str) -> Advance:
 
 
 class _Rate:
-    """How many a second, to two digits or whole: what a slow model does in minutes is a rate too.
+    """The rate per second, rounded to a whole number from 10 on, else to two digits (a slow model takes minutes for one item).
 
-    Counted from the first call on: what was done before, by a run that was ended, took no time of this one.
+    It is measured from the first call on, because an interrupted run may have done a part before.
     """
 
     def __init__(self) -> None:

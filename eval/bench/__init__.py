@@ -1,1 +1,1 @@
-"""Benchmarks: one small file each, run by a make target of the same name."""
+"""Benchmarks of speed and load: one file each, run by the make target of the same name."""

@@ -1,12 +1,14 @@
-"""Recommendations and tokens per second through vLLM with 1, 16, 64 and 256 users at once, and what Evoke itself takes.
+"""Benchmark on a GPU: recommendations and tokens per second through vLLM with 1, 16, 64 and 256 users at once.
 
     python -m eval.bench.gpu (--model M [--vllm-python PATH] | --base-url URL) [--users 1,16,64,256] [--seconds 60]
                              [--requests N] [--store S] [--json]
 
-Whole recommendations (interests, rank with a weight of .2, explanations) for people made up by seed: as long a history as one of
-the store's people has, drawn from what two of them like. Nobody is served twice, so that no profile comes from a cache; the
-prefix cache is fresh in each run and has read the instructions before the first level. Each user asks again once answered, until
-the time or the requests are over; what is under way then is finished and counted. `EVOKE_DEADLINE` holds as it does elsewhere.
+It measures complete recommendations (profile, reranking with a weight of .2, explanations), and the time that Evoke itself takes
+outside of model calls. Histories are made up by seed: each is as long as the history of one real user of the store, and is drawn
+from the items that two real users like. No history is used twice, so no profile comes from a cache. Every run starts with a fresh
+prefix cache, and one request before the first level fills it with the instructions. A user sends the next request as soon as one
+is answered, until the time or the number of requests is reached; requests under way then are finished and counted.
+`EVOKE_DEADLINE` applies as usual.
 """
 
 from __future__ import annotations
@@ -30,22 +32,22 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from agent.recommender import MODEL_STAGES, AsyncRecommender
-from eval.bench.load import indexed, quantile
-from eval.bench.vllm import Server, elsewhere, serving
+from eval.bench.load import index_store, quantile
+from eval.bench.vllm import Server, describe_server, start_server
 from store import Catalog, History
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-NO_GPU = "These are no GPU figures: the model ran on none, or that is not known from here."
+NO_GPU = "These are not GPU figures: the model ran without a GPU, or on a machine that cannot be inspected from here."
 
 SAMPLE = 1000
-"""Of a store's people, so many at most are read."""
+"""The most users of a store whose histories are read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """So many users at once. Tokens and prefix-cache hits are the server's own counts, None where it counts nothing."""
+    """The figures for one number of users at once. Tokens and prefix-cache hits are counted by the server, None if it does not."""
 
     users: int
     requests: int
@@ -72,28 +74,39 @@ ROWS = {
     "tokens out per second": ("tokens_out_per_second", ",.0f"),
     "prompt tokens from the prefix cache": ("prefix_hits", ".1%"),
     "degraded recommendations": ("degraded", ".1%"),
-    "ours outside of model stages, ms, p50": ("own_p50_ms", ".1f"),
-    "its share of the time": ("own_share", ".1%"),
-    "our CPU time a recommendation, all stages, ms": ("cpu_ms", ".1f"),
+    "our time outside of model stages, ms, p50": ("own_p50_ms", ".1f"),
+    "our share of the time": ("own_share", ".1%"),
+    "our CPU time per recommendation, all stages, ms": ("cpu_ms", ".1f"),
 }
 
 
-def people(history: History, seed: int = 0) -> Iterator[list[str]]:
-    """Histories of people who do not exist, without end. Exits in one line where nobody is there to make them from."""
+def make_histories(history: History, seed: int = 0) -> Iterator[list[str]]:
+    """Yield made-up histories without end. Exits with one line if the store has fewer than two users who like anything."""
     rng = random.Random(seed)
     likes = [[e.item for e in history.positive(history.of(user))] for user in history.users()[:SAMPLE]]
     likes = [items for items in likes if items]
     if len(likes) < 2:
-        sys.exit("the store holds fewer than two people who like anything; give one with histories, or no --store")
+        sys.exit(
+            "the store has fewer than two users who like anything; give a store with histories, or leave out --store"
+        )
     while True:
         one, other = rng.sample(likes, 2)
         yield rng.sample(list(dict.fromkeys(one + other)), len(set(one)))
 
 
-async def level(
+async def measure_level(
     rec: AsyncRecommender, server: Server, users: int, histories: Iterator[list[str]], seconds: float, most: int | None
 ) -> Level:
-    """Serve so many users at once, each again once answered, for these seconds or this many requests."""
+    """Serve `users` users at once, and return the figures.
+
+    Args:
+        rec: the recommender that serves them.
+        server: the model server that counts tokens.
+        users: how many users ask at the same time.
+        histories: one history for each request.
+        seconds: after this time no further request is sent.
+        most: the most requests in all; None for no limit.
+    """
     took: list[float] = []
     own: list[float] = []
     reasons: Counter[str] = Counter()
@@ -133,9 +146,9 @@ async def level(
     )
 
 
-async def measured(server: Server, store: Path, asked: argparse.Namespace) -> dict[str, Any]:
-    """The report: one recommendation that loads what the first one loads, then level after level."""
-    if task := asyncio.current_task():  # an interrupt in the middle of a callback would leave others unheard
+async def measure(server: Server, store: Path, asked: argparse.Namespace) -> dict[str, Any]:
+    """Serve one recommendation to load everything, then measure level after level; return the report."""
+    if task := asyncio.current_task():  # cancelled, not interrupted: an interrupt inside a callback could be swallowed
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     with Catalog.open(store) as catalog, History.open(store) as history:
         rec = AsyncRecommender(
@@ -149,22 +162,22 @@ async def measured(server: Server, store: Path, asked: argparse.Namespace) -> di
             cache_salt=uuid4().hex,
         )
         try:
-            histories = people(history)
+            histories = make_histories(history)
             first = (await rec.recommend(history=next(histories))).trace
             if not (model := first["interests"].model):
                 sys.exit(f"no model at {server.base_url}: {first['interests'].degraded}; see that the server runs")
             levels = []
             for users in asked.users:
-                print(f"evoke: {users} at once", file=sys.stderr)  # noqa: T201
-                levels.append(await level(rec, server, users, histories, asked.seconds, asked.requests))
+                print(f"evoke: {users} users at once", file=sys.stderr)  # noqa: T201
+                levels.append(await measure_level(rec, server, users, histories, asked.seconds, asked.requests))
         finally:
             await rec.close()
     named = {"device": server.device, "gpu": server.gpu, "notice": None if server.gpu else NO_GPU, "model": model}
     return named | {"vllm": server.version(), "evoke": version("evoke-rec"), "levels": [asdict(one) for one in levels]}
 
 
-def table(report: dict[str, Any]) -> Table:
-    """The figures, a column for each level."""
+def make_table(report: dict[str, Any]) -> Table:
+    """Return the figures as a table with one column for each level."""
     from rich.table import Table
 
     shown = Table("users at once", box=None, pad_edge=False)
@@ -176,41 +189,41 @@ def table(report: dict[str, Any]) -> Table:
     return shown
 
 
-def count(text: str) -> int:
-    """The number, at least 1. Raises ValueError for another."""
+def parse_count(text: str) -> int:
+    """Return the number. Raises ValueError if it is below 1."""
     if (number := int(text)) < 1:
         raise ValueError
     return number
 
 
-def counts(text: str) -> list[int]:
-    """The numbers in "1,16,64", each at least 1. Raises ValueError for others."""
-    return [count(part) for part in text.split(",")]
+def parse_counts(text: str) -> list[int]:
+    """Return the numbers in "1,16,64". Raises ValueError if one is below 1."""
+    return [parse_count(part) for part in text.split(",")]
 
 
 def main() -> None:
     """Run the benchmark and print a table, or one JSON line."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--base-url", help="a running server, left running; without it vLLM is started and stopped")
-    parser.add_argument("--model", help="what to serve, a hub name or folder; with --base-url the served name")
+    parser.add_argument("--base-url", help="the URL of a running server; without it, vLLM is started and stopped")
+    parser.add_argument("--model", help="the model to serve (hub name or folder); with --base-url, the served name")
     parser.add_argument("--vllm-python", default=sys.executable, help="the Python of the environment that has vLLM")
-    parser.add_argument("--users", type=counts, default=[1, 16, 64, 256])
-    parser.add_argument("--seconds", type=float, default=60, help="for each level")
-    parser.add_argument("--requests", type=count, help="the most for each level")
+    parser.add_argument("--users", type=parse_counts, default=[1, 16, 64, 256])
+    parser.add_argument("--seconds", type=float, default=60, help="time for each level")
+    parser.add_argument("--requests", type=parse_count, help="the most requests for each level")
     parser.add_argument("--store", type=Path, help="a store to copy; by default the demo films are indexed")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     if not (asked.base_url or asked.model):
-        parser.error("name the model to serve with --model, or a running server with --base-url")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that vLLM is stopped then, too
+        parser.error("give the model to serve with --model, or a running server with --base-url")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that vLLM is stopped on SIGTERM, too
     try:
         with (
-            nullcontext(elsewhere(asked.base_url))
+            nullcontext(describe_server(asked.base_url))
             if asked.base_url
-            else serving(asked.vllm_python, asked.model) as server,
+            else start_server(asked.vllm_python, asked.model) as server,
             tempfile.TemporaryDirectory() as folder,
         ):
-            report = asyncio.run(measured(server, indexed(Path(folder), asked.store), asked))
+            report = asyncio.run(measure(server, index_store(Path(folder), asked.store), asked))
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(130)
     if asked.json:
@@ -220,10 +233,10 @@ def main() -> None:
 
     out = Console(highlight=False)
     out.print("{model} · {device} · vLLM {vllm} · Evoke {evoke}".format_map(report), markup=False, style="bold")
-    out.print(table(report))
+    out.print(make_table(report))
     for row in report["levels"]:
         for reason, times in row["reasons"].items():
-            out.print(f"{row['users']} at once, {times} times {reason}", markup=False)
+            out.print(f"{row['users']} users at once, {times} times: {reason}", markup=False)
     if report["notice"]:
         out.print(report["notice"])
 

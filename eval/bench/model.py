@@ -1,6 +1,8 @@
-"""A model server that thinks nothing and takes its time: the first token, then one every few milliseconds, like a real one.
+"""A model server with canned answers and the pace of a real one: a delay, then a token every few milliseconds.
 
-python -m eval.bench.model PORT
+    python -m eval.bench.model PORT
+
+It writes HTTP to the socket itself, and so takes little processor time from the service that is measured on the same machine.
 """
 
 from __future__ import annotations
@@ -13,10 +15,10 @@ import sys
 from typing import Any
 
 FIRST = (0.15, 0.4)
-"""Seconds to the first token, from and to."""
+"""The shortest and the longest delay before the first token, in seconds."""
 EACH = (0.015, 0.03)
-"""Seconds from one token to the next."""
-READING = {
+"""The shortest and the longest time between two tokens, in seconds."""
+PROFILE = {
     "summary": "Likes a good story.",
     "interests": [],
     "avoid": [],
@@ -27,13 +29,13 @@ _USAGE = {"prompt_tokens": 300, "completion_tokens": 60, "total_tokens": 360}
 
 
 async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Serve one connection, request after request."""
+    """Answer the requests of one connection, one after the other."""
     try:
         while head := await reader.readuntil(b"\r\n\r\n"):
             found = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
             body = json.loads(await reader.readexactly(int(found[1]))) if found else None
             if body is None:
-                await _whole(writer, {"object": "list", "data": [{"id": "paced", "object": "model"}]})
+                await _send(writer, {"object": "list", "data": [{"id": "paced", "object": "model"}]})
                 continue
             await asyncio.sleep(random.uniform(*FIRST))
             if body.get("stream"):
@@ -42,7 +44,7 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
                 label = {"token": "A", "logprob": -0.1, "bytes": None}
                 logprobs = {"content": [{**label, "top_logprobs": [label]}]} if body.get("logprobs") else None
                 choice = {"index": 0, "message": {"role": "assistant", "content": _text(body)}, "logprobs": logprobs}
-                await _whole(writer, {"object": "chat.completion", "choices": [choice], "usage": _USAGE})
+                await _send(writer, {"object": "chat.completion", "choices": [choice], "usage": _USAGE})
     except (asyncio.IncompleteReadError, ConnectionError):
         pass
     finally:
@@ -51,14 +53,14 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 def _text(body: dict[str, Any]) -> str:
     if "response_format" in body:
-        return json.dumps(READING)
+        return json.dumps(PROFILE)
     items = re.findall(r'^(\w{1,2}): "([^"]*)"', body["messages"][-1]["content"], re.MULTILINE)
     return (
         "\n".join(f"{label}: {title} is close to what is wanted, and told with care." for label, title in items) or "."
     )
 
 
-async def _whole(writer: asyncio.StreamWriter, value: dict[str, Any]) -> None:
+async def _send(writer: asyncio.StreamWriter, value: dict[str, Any]) -> None:
     content = json.dumps({"id": "1", "created": 0, "model": "paced", **value}).encode()
     head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
     writer.write(head.encode() + content)
@@ -83,7 +85,7 @@ def _event(writer: asyncio.StreamWriter, chunk: dict[str, Any]) -> None:
 
 
 async def main(port: int) -> None:
-    """Serve until ended."""
+    """Serve until the process is stopped."""
     server = await asyncio.start_server(answer, "127.0.0.1", port)
     async with server:
         await server.serve_forever()

@@ -1,8 +1,8 @@
-"""Index a made-up catalog of 100,000 items with the real command, and report time and peak memory.
+"""Benchmark of indexing: a made-up catalog of 100,000 items goes through `evoke index`; time and peak memory are reported.
 
     python -m eval.bench.scale [--items 100000] [--limit-gib 3]
 
-Exit 1 when the peak passes the limit. Everything is made by seed 0 and lives in a temporary folder.
+The exit code is 1 if the peak is above the limit. The data are made with seed 0, in a temporary folder.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ LOOKS = "oak steel linen blue folding tall quiet small round brass woven matte c
 BRANDS = [f"Maker {i}" for i in range(400)]
 
 
-def make(folder: Path, items: int) -> None:
-    """Write items.jsonl and events.csv of a shop that does not exist."""
+def write_dataset(folder: Path, items: int) -> None:
+    """Write items.jsonl and events.csv of a made-up shop."""
     rng = random.Random(0)
     with (folder / "items.jsonl").open("w", encoding="utf-8") as file:
         for i in range(items):
@@ -53,7 +53,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (data := folder / "shop").mkdir()
-        make(data, asked.items)
+        write_dataset(data, asked.items)
         started = time.monotonic()
         command = [
             sys.executable,
@@ -65,7 +65,7 @@ def main() -> None:
             str(folder / "store"),
             "--json",
         ]
-        own = os.environ | {"XDG_DATA_HOME": str(folder)}  # else the user's last store would be this one
+        own = os.environ | {"XDG_DATA_HOME": str(folder)}  # else this store would become the user's default
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=own)  # noqa: S603  our own command
         seconds = time.monotonic() - started
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20

@@ -1,4 +1,4 @@
-"""A vLLM server to measure: started on this machine's GPU and stopped, or found by its URL; and its own counters."""
+"""The vLLM server that is measured: start and stop it on this machine, or find it by URL, and read its counters."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 
 from agent.llm.retries import LOOPBACK
 
 PATIENCE = 1800.0
-"""Seconds that vLLM may take to load, and to fetch, the weights."""
+"""Seconds that vLLM may take to fetch and load the weights."""
 PROBE = "from vllm.platforms import current_platform as p; print(p.device_type, p.device_type and p.get_device_name())"
 OPTIONS = (
     "--host", "127.0.0.1", "--max-model-len", "4096", "--enable-prefix-caching",
@@ -37,14 +37,14 @@ COUNTERS = {
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server. `gpu` names the GPU it runs on; None where it runs on none, or that is not known from here."""
+    """A running server. `gpu` names the GPU it runs on; None if it has no GPU, or if that cannot be found out from here."""
 
     base_url: str
     device: str
     gpu: str | None = None
 
     def counters(self) -> dict[str, float]:
-        """The sum of each of COUNTERS over its labels; empty where the server counts nothing (it is no vLLM)."""
+        """Return the sum of each of COUNTERS over its labels; an empty dict if the server is not vLLM."""
         answer = self._get("/metrics")
         text = answer.text if answer else ""
         found = {
@@ -53,28 +53,35 @@ class Server:
         return {name: sum(map(float, values)) for name, values in found.items()} if all(found.values()) else {}
 
     def version(self) -> str | None:
-        """What vLLM says its version is; None from a server that is no vLLM."""
+        """Return the version of vLLM; None if the server is not vLLM."""
         answer = self._get("/version")
         return answer.json().get("version") if answer else None
 
     def answers(self) -> bool:
-        """Whether it is ready."""
+        """Return whether the server is ready."""
         return self._get("/v1/models", timeout=2) is not None
 
-    def _get(self, path: str, timeout: float = 30) -> httpx.Response | None:
+    def _get(self, path: str, timeout: float = 30) -> httpx2.Response | None:
         near = urlsplit(self.base_url).hostname in LOOPBACK
         address = self.base_url.rstrip("/").removesuffix("/v1") + path
         try:
-            answer = httpx.get(address, timeout=timeout, trust_env=not near)
-        except httpx.HTTPError:
+            answer = httpx2.get(address, timeout=timeout, trust_env=not near)
+        except httpx2.HTTPError:
             return None
         return answer if answer.is_success else None
 
 
-def elsewhere(base_url: str) -> Server:
-    """The server behind this URL. It runs on a GPU of this machine, as far as can be told, when one holds over 1 GiB."""
+def free_port() -> int:
+    """Return a port on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def describe_server(base_url: str) -> Server:
+    """Return the server at this URL. It is taken to use those GPUs of this machine that hold more than 1 GiB."""
     if urlsplit(base_url).hostname not in LOOPBACK or not shutil.which("nvidia-smi"):
-        return Server(base_url, "not known from here")
+        return Server(base_url, "unknown device")
     asked = ["nvidia-smi", "--query-gpu=memory.used,name", "--format=csv,noheader,nounits"]
     listed = subprocess.run(asked, capture_output=True, text=True).stdout.splitlines()  # noqa: S603
     rows = [(float(used), name.strip()) for used, _, name in (line.partition(",") for line in listed)]
@@ -83,20 +90,18 @@ def elsewhere(base_url: str) -> Server:
 
 
 @contextmanager
-def serving(python: str, model: str) -> Iterator[Server]:
-    """vLLM of this Python's environment on a free loopback port, from when it answers until the block ends.
+def start_server(python: str, model: str) -> Iterator[Server]:
+    """Start vLLM from the environment of this Python on a free loopback port, wait until it answers, and stop it at the end.
 
-    Exits in one line where that environment has no vLLM, its vLLM finds no GPU, or the server ends before it is ready.
+    Exits with one line if that environment has no vLLM, if vLLM finds no device, or if the server ends before it is ready.
     """
     kind, device = _device(python)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     base_url = f"http://127.0.0.1:{port}/v1"
     server = Server(base_url, "CPU build of vLLM") if kind == "cpu" else Server(base_url, device, device)
     command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--port", str(port), *OPTIONS]
     with tempfile.TemporaryFile() as log:
-        # In a group of its own: vLLM's engines are processes too, and must end with it however it ends.
+        # In a process group of its own: vLLM's engines are processes too, and must be stopped with it.
         own = os.environ | {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
         started = subprocess.Popen(command, stdout=log, stderr=log, env=own, start_new_session=True)  # noqa: S603
         try:
@@ -119,22 +124,22 @@ def serving(python: str, model: str) -> Iterator[Server]:
 
 
 def _device(python: str) -> tuple[str, str]:
-    """The kind of device that vLLM in this Python's environment runs on, and its name."""
+    """Return the kind of device that vLLM in this Python's environment uses, and its name."""
     try:
         done = subprocess.run([python, "-c", PROBE], capture_output=True, text=True)  # noqa: S603
     except OSError:
-        sys.exit(f"{python} cannot be run; name the Python of vLLM's environment with --vllm-python")
+        sys.exit(f"{python} cannot be run; give the Python of vLLM's environment with --vllm-python")
     if done.returncode:
         sys.exit(
-            f"no vLLM in the environment of {python}; name the Python that has it with --vllm-python, or a server with --base-url"
+            f"no vLLM in the environment of {python}; give a Python that has it with --vllm-python, or a server with --base-url"
         )
-    kind, _, name = (done.stdout.splitlines() or [""])[-1].strip().partition(" ")  # before it, whatever vLLM logs
+    kind, _, name = (done.stdout.splitlines() or [""])[-1].strip().partition(" ")  # vLLM may log before it
     if not kind:
-        sys.exit("vLLM finds no GPU on this machine; run this where there is one, or name a server with --base-url")
+        sys.exit("vLLM finds no GPU on this machine; run this on a machine with one, or give a server with --base-url")
     return kind, name
 
 
 def _reason(log: str) -> str:
-    """The last line that names an error, else the last line."""
-    said = [line for line in log.splitlines() if line.strip()] or ["it said nothing"]
-    return next((line for line in reversed(said) if re.search(r"\w+Error: ", line)), said[-1]).strip()[-500:]
+    """Return the last line that names an error, else the last line."""
+    lines = [line for line in log.splitlines() if line.strip()] or ["its log is empty"]
+    return next((line for line in reversed(lines) if re.search(r"\w+Error: ", line)), lines[-1]).strip()[-500:]

@@ -155,7 +155,7 @@ class Bench:
         ]
 
     def by_rank(self, lists: Mapping[str, Sequence[Sequence[Hit]]], k: int) -> list[list[Candidate]]:
-        """Fuse lists by their shares, each cut to the k first or, in an arm of a model's channel, to the places that tuning found."""
+        """Fuse lists by their shares, each cut to the k first or, in an arm of a model's channel, as tuning found."""
         found = self.baselines.get("+".join(sorted(lists)), {})
         depth = {part: int(found.get(DEPTH, k)) if part in MODEL_CHANNELS else k for part in lists}
         shares = self.shares(lists)

@@ -122,7 +122,7 @@ def _shown(cases: Sequence[Case], bench: Bench, adapter: Adapter | None) -> tupl
     snapshot = sources.snapshot
     may = allowed_rows(cases, snapshot, repeats=False) if adapter else np.zeros((len(cases), 0))
     others = [
-        [snapshot.ids[row] for row in chosen_by_others(sources, history, own)] if adapter else []
+        [snapshot.ids[row] for row in chosen_by_others(sources.counts, history, own)] if adapter else []
         for history, own in zip(histories(cases, snapshot), may, strict=True)
     ]
     items = catalog.get(sorted({id for ids in (*(case.known for case in cases), *others) for id in ids}))

@@ -1,4 +1,4 @@
-"""Cases, and the events that may be fitted on while measuring with them: the guard against leaks stands here."""
+"""Evaluation cases, and the events that models may be fitted on while these cases are measured. Guards against leakage."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import numpy as np
 from eval.errors import EvalError
 from store.records import Event
 
-# What lies before the cut, by the part that is measured on.
 FITTED: Mapping[str, frozenset[str]] = {"valid": frozenset({"train"}), "test": frozenset({"train", "valid"})}
+"""The splits before the cut, by the part that is measured on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One request whose answer is known.
+    """One request with a known answer.
 
     Args:
-        user: the unit of resampling.
-        history: ids of the user's liked items, oldest first.
-        targets: the items to find.
-        dialogue: chat messages in place of a history.
-        mentioned: items that the dialogue names.
-        seen: all items of the user's events before the cut, disliked ones too; `Cases` fills it in.
+        user: the user's id, the unit of resampling.
+        history: the ids of the user's items before the request, oldest first.
+        targets: the ids that should be recommended.
+        dialogue: the messages of a conversation, oldest first.
+        mentioned: the ids of the items that the dialogue names.
+        seen: the ids of all items of the user's events before the cut, disliked ones too; `Cases` fills it in.
     """
 
     user: str
@@ -43,18 +43,17 @@ class Case:
 
     @property
     def known(self) -> tuple[str, ...]:
-        """The items that say what the case is about: its history, or in a dialogue without one those mentioned."""
+        """The items to recommend from: the history, or for a dialogue without a history the mentioned items."""
         return self.history or self.mentioned
 
 
 @dataclass(frozen=True)
 class Cases:
-    """The cases of one part of a dataset ("valid" or "test"), and `events`: all that may be fitted on, each with a split
-    that lies before the cut.
+    """The cases of one part of a dataset ("valid" or "test"), with `events`: all events that models may be fitted on.
 
-    Raises EvalError for an event of a later split. An event that tells a case's target to whoever fits on it (same user,
-    an item that is a target and not in the case's history) is left out, and counted in `warnings`. Both hold for every
-    way of making the object, `dataclasses.replace` included.
+    Raises EvalError if an event has a split after the cut. Events that give away a target (the same user, and an item that is
+    a target and not in the case's history) are removed and counted in `warnings`. Both are checked whenever an object is made,
+    also by `dataclasses.replace`.
     """
 
     dataset: str
@@ -69,10 +68,10 @@ class Cases:
         if late is not None:
             raise EvalError(
                 f'an event of split "{late.split}" (user "{late.user}", item "{late.item}") may not be fitted on '
-                f"while measuring on {self.on}; give only events of split {' and '.join(sorted(FITTED[self.on]))}"
+                f"when {self.on} is measured; give only events of split {' and '.join(sorted(FITTED[self.on]))}"
             )
-        told = told_targets(self.cases)
-        kept = tuple(event for event in self.events if (event.user, event.item) not in told)
+        hidden = target_pairs(self.cases)
+        kept = tuple(event for event in self.events if (event.user, event.item) not in hidden)
         left_out = len(self.events) - len(kept)
         seen: dict[str, dict[str, None]] = {}
         for event in kept:
@@ -80,26 +79,26 @@ class Cases:
         cases = tuple(replace(case, seen=tuple(seen.get(case.user, ()))) for case in self.cases)
         warnings = list(self.warnings)
         if left_out:
-            warnings.append(f"{left_out} events that would tell a case's target were left out of what is fitted on")
+            warnings.append(f"{left_out} events that give away a case's target were left out of fitting")
         for name, value in (("cases", cases), ("events", kept), ("warnings", warnings)):
             object.__setattr__(self, name, value)
 
     @property
     def users(self) -> int:
-        """How many users the cases come from."""
+        """The number of users in the cases."""
         return len({case.user for case in self.cases})
 
     @property
     def hash(self) -> str:
-        """A hash of what is asked: the cases, in their order."""
-        asked = [{name: value for name, value in asdict(case).items() if name != "seen"} for case in self.cases]
-        return hashlib.blake2b(json.dumps(asked).encode(), digest_size=12).hexdigest()
+        """A hash of the cases in their order."""
+        text = json.dumps([{k: v for k, v in asdict(case).items() if k != "seen"} for case in self.cases])
+        return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
     def __len__(self) -> int:
         return len(self.cases)
 
     def sample(self, n: int, seed: int = 0) -> Cases:
-        """All the cases of users drawn at random until there are `n` cases or more. A smaller draw is part of a larger one."""
+        """Return all cases of randomly drawn users, at least `n` cases in all. A smaller sample is part of a larger one."""
         if n >= len(self.cases):
             return self
         sizes: dict[str, int] = {}
@@ -116,16 +115,12 @@ class Cases:
         return replace(self, cases=tuple(case for case in self.cases if case.user in drawn))
 
 
-def told_targets(cases: tuple[Case, ...]) -> set[tuple[str, str]]:
-    """The (user, item) pairs that no event before the cut may show: targets that are not in their case's history."""
-    told: set[tuple[str, str]] = set()
-    for case in cases:
-        known = set(case.history)
-        told.update((case.user, target) for target in case.targets if target not in known)
-    return told
+def target_pairs(cases: tuple[Case, ...]) -> set[tuple[str, str]]:
+    """Return the (user, item) pairs that no event before the cut may contain: targets that are not in their case's history."""
+    return {(case.user, target) for case in cases for target in set(case.targets) - set(case.history)}
 
 
 def check_part(on: str) -> None:
-    """Raises EvalError unless this names a part that can be measured on."""
+    """Raise EvalError unless this is a part that can be measured on."""
     if on not in FITTED:
-        raise EvalError(f'"{on}" is no part to measure on; give valid or test')
+        raise EvalError(f'"{on}" cannot be measured on; give valid or test')

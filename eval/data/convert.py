@@ -1,4 +1,4 @@
-"""Files of public datasets turned into a dataset folder: items.jsonl and events.csv."""
+"""Convert files of public datasets into a dataset folder: items.jsonl and events.csv."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from eval.errors import EvalError
 _YEAR = re.compile(r"\s*\((\d{4})\)\s*$")
 _ARTICLE = re.compile(r"^(.*), (The|A|An|Les|Le|La|L'|Die|Der|Das|Il|El)$")
 _TAG = re.compile(r"<[^>]*>")
-_TEXT = 2000  # characters of a product's description that are kept
+_TEXT = 2000  # the most characters of a product's description
 
 Row = tuple[str, str, float, int]
 
 
 def movielens(paths: list[Path], dataset: Path) -> None:
-    """From the zip of a MovieLens set, in its older form (.dat, ::) or the newer one (.csv)."""
+    """Convert the zip file of a MovieLens dataset, in the older format (.dat, ::) or the newer one (.csv)."""
     (path,) = paths
     try:
         with zipfile.ZipFile(path) as archive:
@@ -35,19 +35,21 @@ def movielens(paths: list[Path], dataset: Path) -> None:
             ratings = _member(archive, names, "ratings")
             _write_events(dataset, ((user, item, float(rating), int(when)) for user, item, rating, when, *_ in ratings))
     except (zipfile.BadZipFile, zlib.error, KeyError, ValueError) as error:
-        raise EvalError(f"{path} is not the archive expected ({error}); delete it to fetch it again") from error
+        raise EvalError(f"{path} is not a MovieLens archive ({error}); delete it to fetch it again") from error
 
 
 def amazon(paths: list[Path], dataset: Path) -> None:
-    """From the reviews and the product data of one category of the Amazon reviews of 2018. Products without a usable
-    title are called by their number."""
+    """Convert the reviews and products of one category of the Amazon reviews of 2018. A product without a usable title gets its
+    number as title."""
     reviews, products = paths
     try:
         reviewed: set[str] = set()
         _write_events(dataset, _reviews(reviews, reviewed))
         _write_items(dataset, _products(products, reviewed))
     except (gzip.BadGzipFile, EOFError, zlib.error, KeyError, TypeError, ValueError) as error:
-        raise EvalError(f"{reviews} or {products} is not as expected ({error}); delete it to fetch it again") from error
+        raise EvalError(
+            f"{reviews} or {products} has an unexpected format ({error}); delete it to fetch it again"
+        ) from error
 
 
 def _member(archive: zipfile.ZipFile, names: dict[str, str], stem: str) -> Iterator[list[str]]:
@@ -94,7 +96,7 @@ def _products(path: Path, reviewed: set[str]) -> Iterator[dict[str, Any]]:
 
 def _product(product: dict[str, Any]) -> dict[str, Any]:
     title = _clean(product.get("title"))
-    # Some titles are a piece of the page's script.
+    # Some titles are pieces of the page's JavaScript.
     if not title or "getTime" in title:
         title = product["asin"]
     parts = [*_strings(product.get("description")), *_strings(product.get("feature"))]
@@ -122,22 +124,22 @@ def _strings(value: Any) -> list[str]:
 
 
 def _clean(value: Any) -> str:
-    """Text without markup and double spaces; "" for what is no text."""
+    """Return the text without markup and repeated spaces; "" for a value that is not a string."""
     return " ".join(_TAG.sub(" ", html.unescape(value)).split()) if isinstance(value, str) else ""
 
 
 def _write_items(dataset: Path, items: Iterable[dict[str, Any]]) -> None:
-    beside = dataset / "items.jsonl.new"
-    with beside.open("w", encoding="utf-8") as file:
+    partial = dataset / "items.jsonl.new"
+    with partial.open("w", encoding="utf-8") as file:
         for item in items:
             file.write(json.dumps(item, ensure_ascii=False) + "\n")
-    beside.replace(dataset / "items.jsonl")
+    partial.replace(dataset / "items.jsonl")
 
 
 def _write_events(dataset: Path, events: Iterable[Row]) -> None:
-    beside = dataset / "events.csv.new"
-    with beside.open("w", encoding="utf-8", newline="") as file:
+    partial = dataset / "events.csv.new"
+    with partial.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(("user", "item", "rating", "timestamp"))
         rows.writerows(events)
-    beside.replace(dataset / "events.csv")
+    partial.replace(dataset / "events.csv")

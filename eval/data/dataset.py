@@ -1,4 +1,4 @@
-"""What measuring reads of a dataset folder: which items there are, the events, and a hash that names the data."""
+"""Read a dataset folder for evaluation: item ids, events, the case files, and a hash of the data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PARTS = ("valid", "test")
 
 @dataclass(frozen=True)
 class Data:
-    """The ids of the items (those of the hidden ones too), and the events in the order of their file, each once."""
+    """The item ids (hidden items included), the hidden ids, and the events in the order of their file, without duplicates."""
 
     name: str
     items: frozenset[str]
@@ -31,13 +31,13 @@ class Data:
 
     @property
     def scale(self) -> Scale:
-        """The scale of the ratings."""
+        """The smallest and the largest rating."""
         ratings = [event.rating for event in self.events if event.rating is not None]
         return Scale(min(ratings), max(ratings)) if ratings else Scale(None, None)
 
 
 def indexed(dataset: Path, store: str | Path | None) -> Path:
-    """The store of a dataset folder (without `store`, the dataset's own), brought up to date with it. Raises StoreError."""
+    """Index a dataset folder into `store` (by default the dataset's own store); return the store's folder. Raises StoreError."""
     from store.index import index
     from store.paths import default_store
 
@@ -47,13 +47,13 @@ def indexed(dataset: Path, store: str | Path | None) -> Path:
 
 
 def read_data(dataset: Path) -> Data:
-    """The items and events of a dataset folder; broken rows are left out, and told in `warnings` with the first case.
+    """Read the items and events of a dataset folder. Broken rows are left out; `warnings` counts them and names the first.
 
-    Raises BadData for what concerns a whole file, EvalError where there is no folder.
+    Raises BadData if a whole file cannot be read, EvalError if there is no folder.
     """
     dataset = Path(dataset)
     if not dataset.is_dir():
-        raise EvalError(f"{dataset}: measuring needs a dataset folder; give one with items and events or cases")
+        raise EvalError(f"{dataset}: this is not a dataset folder; give a folder with items and events or cases")
     files = find_dataset(dataset)
     assert files.items is not None  # noqa: S101 - find_dataset refuses a folder without items
     problems = Problems("skip")
@@ -74,23 +74,23 @@ def read_data(dataset: Path) -> Data:
 
 
 def case_file(dataset: Path, on: str) -> Path | None:
-    """The file with the cases of this part, if there is one."""
+    """Return the file with the cases of this part, None if there is none."""
     found = [path for path in (Path(dataset) / f"{on}{ending}" for ending in CASE_FORMATS) if path.exists()]
     if not found and (table := Path(dataset) / f"{on}.csv").exists():
-        raise EvalError(f"{table}: cases hold lists, which a CSV file has no way to write; give {on}.jsonl or .parquet")
+        raise EvalError(f"{table}: cases contain lists, which CSV cannot hold; give {on}.jsonl or .parquet")
     if len(found) > 1:
-        raise EvalError(f"{dataset}: both {found[0].name} and {found[1].name} are there; keep one")
+        raise EvalError(f"{dataset}: both {found[0].name} and {found[1].name} exist; keep one")
     return found[0] if found else None
 
 
-def hidden_targets(data: Data, cases: Iterable[Case]) -> list[str]:
-    """A warning of targets that no arm can return."""
+def warn_of_hidden_targets(data: Data, cases: Iterable[Case]) -> list[str]:
+    """Return a warning if some targets are hidden items, which no arm can return."""
     hidden = sum(target in data.hidden for case in cases for target in case.targets)
     return [f"{hidden} targets are hidden items, which are never returned"] if hidden else []
 
 
 def data_hash(dataset: Path) -> str:
-    """A hash of the bytes of all files that a measurement on this dataset depends on: items, events, cases."""
+    """Return a hash of the bytes of all files that a measurement depends on: items, events, cases."""
     files = [*find_dataset(Path(dataset)), *(case_file(dataset, part) for part in _PARTS)]
     whole = hashlib.blake2b(digest_size=12)
     for path in files:
@@ -99,6 +99,6 @@ def data_hash(dataset: Path) -> str:
 
 
 def file_hash(path: Path) -> bytes:
-    """A hash of the file's bytes."""
+    """Return a hash of the file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "blake2b").digest()

@@ -1,4 +1,4 @@
-"""What tuning and training found may be used in a measurement only where it cannot have seen what is measured."""
+"""Guards against leakage: results of tuning and training are used in a measurement only if they cannot have seen its cases."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 from agent.llm.adapters import Adapter, Trained
 from agent.ranking.tuned import Tuned
 from agent.settings import Settings
-from eval.comparison.llm_cache import Progress
 from eval.data.dataset import case_file, data_hash, file_hash
+from eval.progress import Progress
 from store import Catalog
 from store.embedder import Embedder
 from store.load import find_dataset
@@ -21,45 +21,46 @@ from store.paths import judged, retriever
 from store.reembed import embed_anew
 
 EVIDENCE = "evidence.json"
-"""Beside a trained retriever: how it was shown to pay."""
-BEFORE = (
-    "what reads vectors uses the trained retriever as it was judged, before it learned from these cases' period for use; that "
-    "one is used at all was chosen on these very cases"
+"""The file next to a trained retriever with the results of its validation."""
+JUDGED = (
+    "vectors come from the trained retriever as it was judged, before it learned from the period of these cases for production; "
+    "results may still be optimistic, because the decision to use it was made on these very cases"
 )
 
 
 def measured_catalog(store: Path, on: str) -> Catalog:
-    """The catalog to measure with, and to fit with, on cases of this part: the store's own; but on validation cases, where the
-    retriever in force has learned from their period too, the same items with the vectors of the one that was judged.
+    """Open the catalog to fit and measure with on cases of this part.
 
-    Nothing in this package opens a catalog in another way to look at validation cases.
+    This is the store's own catalog, with one exception: a trained retriever that is in use may have learned from the period of
+    the validation cases. For these cases the result has the same items, with vectors of the encoder that was trained without
+    that period and judged on them. Code in this package must open catalogs for validation cases only by this function.
     """
-    before = judged(store) if on == "valid" else None
-    if before is None:
+    encoder = judged(store) if on == "valid" else None
+    if encoder is None:
         return Catalog.open(store, create=False, embedder=Settings.load().embedder())
-    embed_anew(store, before)
-    return Catalog.open(before, create=False, embedder=Embedder(str(before)))
+    embed_anew(store, encoder)
+    return Catalog.open(encoder, create=False, embedder=Embedder(str(encoder)))
 
 
-def untrained(retriever: Path) -> str:
-    """The encoder that a trained one began as: a folder or a name."""
+def untrained_encoder(retriever: Path) -> str:
+    """Return the folder or name of the encoder that the training of this one began with."""
     return str(json.loads((retriever / EVIDENCE).read_text(encoding="utf-8"))["untrained"])
 
 
 @contextmanager
 def before_retriever(folder: Path, catalog: Catalog, progress: Progress) -> Iterator[Catalog]:
-    """The store's items by the encoder of before `evoke train retriever`: indexed at the first use, and kept in the store."""
+    """Open the store's items with the vectors of the encoder before any training. They are indexed on first use, and then kept."""
     trained = retriever(folder)
-    assert trained is not None  # noqa: S101  the callers ask first
-    with Catalog.open(folder / "measured" / "before", embedder=Embedder(untrained(trained))) as former:
-        with progress("items indexed by the encoder before") as advance:
+    assert trained is not None  # noqa: S101  callers check this first
+    with Catalog.open(folder / "measured" / "before", embedder=Embedder(untrained_encoder(trained))) as former:
+        with progress("items indexed with the untrained encoder") as advance:
             former.upsert(catalog.items(), progress=lambda done, _: advance(done, len(catalog)))
         former.delete(set(former.ids()) - set(catalog.ids()))
         yield former
 
 
 def seen_hash(dataset: Path) -> str:
-    """A hash of the files that tuning looks at: items, events and validation cases, never the test cases."""
+    """Return a hash of the files that tuning reads: items, events and validation cases, never the test cases."""
     whole = hashlib.blake2b(digest_size=12)
     for path in (*find_dataset(dataset), case_file(dataset, "valid")):
         whole.update(b"-" if path is None else file_hash(path))
@@ -67,55 +68,71 @@ def seen_hash(dataset: Path) -> str:
 
 
 def trusted(store: Path, dataset: Path, on: str, how: str | None) -> tuple[Tuned, list[str]]:
-    """What was tuned for this store, as far as it may be used to measure this part, and why not otherwise.
+    """Return the tuning results of this store if they may be used to measure this part, else the defaults; and warnings.
 
-    It is left aside on the cases it was tuned on, for cases cut in another way than those, and where the data it saw have
-    changed: any of these could hold what is asked for.
+    They may not be used on the cases they were tuned on, on cases of another split, or after the data changed: in each of these
+    cases they may have seen the targets.
+
+    Args:
+        store: the store's folder.
+        dataset: the dataset's folder.
+        on: the part that is measured.
+        how: the split that was asked for (see `make_cases`), None for the default.
     """
-    tuned, warnings = Tuned.load(store), _flattered(store, dataset, on, how)
+    tuned, warnings = Tuned.load(store), _warn_of_retriever(store, dataset, on, how)
     if not tuned.evidence:
         return Tuned(), [*warnings, "nothing was tuned for this store: defaults are used; run `evoke tune` first"]
-    if reason := _doubt(tuned.evidence, dataset, on, how, "evoke tune"):
-        return Tuned(), [*warnings, f"what was tuned for this store is not used here, defaults are: {reason}"]
+    if reason := _reason_not_to_trust(tuned.evidence, dataset, on, how, "evoke tune"):
+        return Tuned(), [*warnings, f"the tuning results of this store are not used here, defaults are: {reason}"]
     return tuned, warnings
 
 
 def trusted_adapters(store: Path, dataset: Path, on: str, how: str | None) -> tuple[dict[str, Adapter], list[str]]:
-    """The adapters that are on, by task, as far as they may be used to measure this part, and why not otherwise."""
+    """Return the adapters by task that are on and may be used to measure this part; a warning for each other. See `trusted`."""
     found, doubts = {}, []
     for adapter in Trained.load(store).on:
-        if reason := _doubt(adapter.evidence, dataset, on, how, f"evoke train {adapter.task}"):
+        if reason := _reason_not_to_trust(adapter.evidence, dataset, on, how, f"evoke train {adapter.task}"):
             doubts.append(f"the trained {adapter.task} adapter is not used here, the plain model is: {reason}")
         else:
             found[adapter.task] = adapter
     return found, doubts
 
 
-def _flattered(store: Path, dataset: Path, on: str, how: str | None) -> list[str]:
-    """A warning where the store's trained retriever may have seen what is asked for (its vectors cannot be left aside), and
-    where it is not the one in force that is measured with."""
+def _warn_of_retriever(store: Path, dataset: Path, on: str, how: str | None) -> list[str]:
+    """Return a warning if the store's trained retriever may have seen the targets (its vectors cannot be left out), or if the
+    judged encoder is used instead of the one in production."""
     trained = retriever(store)
     if trained is None:
         return []
     evidence = json.loads((trained / EVIDENCE).read_text(encoding="utf-8"))
-    before = on == "valid" and judged(store) is not None
-    reason = _doubt(evidence, dataset, None if before else on, how, "evoke train retriever")
+    uses_judged = on == "valid" and judged(store) is not None
+    reason = _reason_not_to_trust(evidence, dataset, None if uses_judged else on, how, "evoke train retriever")
     for_use = evidence.get("for use")
     if not reason and on == "test" and for_use and for_use["data"] != data_hash(dataset):
-        reason = "it learned for use while other data than these were there; run `evoke train retriever` again"
+        reason = "it learned from other data than these for production; run `evoke train retriever` again"
     if reason:
-        return [f"what reads vectors may look better here than it is, by the trained retriever: {reason}"]
-    return [BEFORE] if before else []
+        return [f"results that use the trained retriever may be optimistic: {reason}"]
+    return [JUDGED] if uses_judged else []
 
 
-def _doubt(evidence: Mapping[str, Any], dataset: Path, on: str | None, how: str | None, again: str) -> str | None:
-    """Why what has this evidence may not be trusted on this part; None for `on`: one whose cases it may have been chosen on."""
+def _reason_not_to_trust(
+    evidence: Mapping[str, Any], dataset: Path, on: str | None, how: str | None, again: str
+) -> str | None:
+    """Return why a result with this evidence must not be used on this part, None if it may be used.
+
+    Args:
+        evidence: the record of how the result was found.
+        dataset: the dataset's folder.
+        on: the part that is measured; None if it does not matter that the result was chosen on these cases.
+        how: the split that was asked for, None for the default.
+        again: the command that makes the result again.
+    """
     if outdated := evidence.get("outdated"):
         return str(outdated)
     if on == "valid":
         return "it was chosen on these very cases"
     if how is not None:
-        return f"its cases were not cut the way these are ({how})"
+        return f"its cases were split in another way than these ({how})"
     if evidence.get("on") != "valid" or evidence.get("seen") != seen_hash(dataset):
         return f"it saw other data than these; run `{again}` again"
     return None

@@ -1,4 +1,4 @@
-"""Cases made from an events file: the events are labelled train, valid and test, then each user's later ones are asked for."""
+"""Make evaluation cases from an events file: split the events into train, valid and test; later items of a user are targets."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from eval.data.cases import FITTED, Case, Cases, check_part
-from eval.data.dataset import Data, hidden_targets, read_data
+from eval.data.dataset import Data, read_data, warn_of_hidden_targets
 from eval.errors import EvalError
+from store.cooccurrence import is_clock
 from store.feedback import positive_events
 from store.records import Event
 
@@ -20,36 +21,40 @@ HOWS = ("temporal", "per-user", "last-out", "given")
 _CASES_PER_USER = 5
 _TARGETS_PER_CASE = 10
 
-_FIRST_CLOCK, _LAST_CLOCK = 315_532_800, 4_102_444_800  # 1980 and 2100, Unix seconds
-_DAY = 86_400
-
 _SEES_FUTURE = (
-    "{how} sees the future: what other people did after a case is known to what is fitted, so results flatter; "
-    "split by time (temporal) where times are a clock"
+    "{how} sees the future: models are fitted on what other users did after a case, so results are too good; "
+    "split by time (temporal) if times are a clock"
 )
 
 
 def make_cases(dataset: Path, on: str, how: str = "temporal", cuts: tuple[float, float] = (0.8, 0.9)) -> Cases:
-    """Cases from the events of a dataset. `how` the events are split into train, valid and test:
+    """Make cases from the events of a dataset.
 
-    - "temporal": at the quantiles `cuts` of all times, for everybody at once. Needs times that are a clock.
-    - "per-user": at those shares of each user's positive events. Sees the future of others (a warning says so).
-    - "last-out": a user's last positive event is test, the one before it valid. Sees the future of others.
-    - "given": as the events' own `split` says.
+    The history of a case holds all items that the user liked before it, those of the measured period too; the targets are the
+    next items liked, at most ten. A user gets up to five cases, spread over the period.
 
-    A case's history is all that the user liked before it, in the measured period too; its targets are the next (at most
-    ten) items liked. Up to five cases a user, spread over the period. Raises EvalError where that gives no case.
+    Args:
+        dataset: the dataset folder.
+        on: the part to make cases for, "valid" or "test".
+        how: how events are split into train, valid and test:
+            "temporal": at the quantiles `cuts` of all times, for all users at once; times must be a clock.
+            "per-user": at the shares `cuts` of each user's positive events; sees other users' future (with a warning).
+            "last-out": a user's last positive event is test, the second to last valid; sees other users' future.
+            "given": by the events' own `split`.
+        cuts: where valid and test begin.
+
+    Raises EvalError if there are no cases.
     """
     check_part(on)
     if how not in HOWS:
-        raise EvalError(f'"{how}" is no way to split; give {", ".join(HOWS)}')
+        raise EvalError(f'"{how}" is not a way to split; give {", ".join(HOWS)}')
     if not 0 < cuts[0] < cuts[1] < 1:
-        raise EvalError(f"the cuts {cuts} do not lie between 0 and 1 in rising order; give for instance (0.8, 0.9)")
-    return _made(read_data(dataset), on, how, cuts, [])
+        raise EvalError(f"the cuts {cuts} must rise and lie between 0 and 1; give for instance (0.8, 0.9)")
+    return _make(read_data(dataset), on, how, cuts, [])
 
 
-def make_cases_of(data: Data, on: str) -> Cases:
-    """Cases in the way that suits these events: their own split, else by time where times are a clock, else per user."""
+def make_cases_from(data: Data, on: str) -> Cases:
+    """Make cases with the split that fits the events: their own, else by time if times are a clock, else per user."""
     warnings = []
     if any(event.split in FITTED for event in data.events):
         how = "given"
@@ -57,27 +62,15 @@ def make_cases_of(data: Data, on: str) -> Cases:
         how = "temporal"
     else:
         how = "per-user"
-        warnings.append("the times are no clock, so the split is per user; add valid.jsonl and test.jsonl to give one")
-    return _made(data, on, how, (0.8, 0.9), warnings)
+        warnings.append(
+            "the times are not a clock, so the split is per user; add valid.jsonl and test.jsonl for another split"
+        )
+    return _make(data, on, how, (0.8, 0.9), warnings)
 
 
-def is_clock(times: Sequence[float] | np.ndarray) -> bool:
-    """Whether times can be compared between users: 99 % of them are Unix seconds or milliseconds between the years 1980
-    and 2100, and all but the outermost 2 % spread over a day or more. Positions in a sequence, years and days are not."""
-    if not len(times):
-        return False
-    moments = np.asarray(times, dtype=np.float64)
-    for unit in (1.0, 1000.0):
-        seconds = moments / unit
-        low, high = np.quantile(seconds, (0.01, 0.99))
-        if np.mean((seconds >= _FIRST_CLOCK) & (seconds < _LAST_CLOCK)) >= 0.99 and high - low >= _DAY:
-            return True
-    return False
-
-
-def _made(data: Data, on: str, how: str, cuts: tuple[float, float], warnings: list[str]) -> Cases:
+def _make(data: Data, on: str, how: str, cuts: tuple[float, float], warnings: list[str]) -> Cases:
     if not data.events:
-        raise EvalError(f"{data.name}: there are no events to make cases from; add events.csv, or {on}.jsonl")
+        raise EvalError(f"{data.name}: there are no events to make cases from; add events.csv or {on}.jsonl")
     labels = _LABELS[how](data, cuts)
     events = [replace(event, split=label) for event, label in zip(data.events, labels, strict=True) if label]
     fitted = tuple(event for event in events if event.split in FITTED[on])
@@ -85,20 +78,18 @@ def _made(data: Data, on: str, how: str, cuts: tuple[float, float], warnings: li
     cases = _cases(data, fitted, asked)
     if not cases:
         others = ", ".join(other for other in HOWS if other != how)
-        raise EvalError(
-            f'{data.name}: the split "{how}" leaves nothing to ask for in {on}; try {others}, or add {on}.jsonl'
-        )
+        raise EvalError(f'{data.name}: the split "{how}" leaves no targets in {on}; try {others}, or add {on}.jsonl')
     if how in ("per-user", "last-out"):
         warnings = [*warnings, _SEES_FUTURE.format(how={"per-user": "a split per user"}.get(how, "leave-last-out"))]
-    return Cases(data.name, on, cases, fitted, [*data.warnings, *hidden_targets(data, cases), *warnings])
+    return Cases(data.name, on, cases, fitted, [*data.warnings, *warn_of_hidden_targets(data, cases), *warnings])
 
 
 def _by_time(data: Data, cuts: tuple[float, float]) -> list[str | None]:
     times = np.array([event.timestamp for event in data.events], dtype=np.float64)
     if not is_clock(times):
         raise EvalError(
-            f'{data.name}: the times are no clock (Unix seconds), so they give no global split; use "per-user" or '
-            '"last-out", name a split in the events, or add valid.jsonl and test.jsonl'
+            f'{data.name}: the times are not a clock (Unix seconds), so they cannot be split by time; use "per-user" or '
+            '"last-out", add a column "split" to the events, or add valid.jsonl and test.jsonl'
         )
     first, second = np.quantile(times, cuts, method="higher")
     return [_part(time >= first, time >= second) for time in times]
@@ -125,7 +116,8 @@ _LABELS: dict[str, Callable[[Data, tuple[float, float]], list[str | None]]] = {
 
 
 def _by_position(data: Data, cut: Callable[[int], tuple[int, int]]) -> list[str | None]:
-    """A label for each event by its place among the user's: `cut` says after how many of n positive ones valid and test begin."""
+    """Return the label of each event by its position among the user's events. `cut` returns after how many of n positive events
+    valid and test begin."""
     liked = {id(event) for event in positive_events(data.events, data.scale)}
     rows_of: dict[str, list[int]] = defaultdict(list)
     for row, event in enumerate(data.events):
@@ -146,7 +138,7 @@ def _part(after_first: bool, after_second: bool) -> str:
 
 
 def _cases(data: Data, fitted: Sequence[Event], asked: Sequence[Event]) -> tuple[Case, ...]:
-    # A user's mean is taken over what is known by the end of the period, never over a later one.
+    # A user's mean rating uses events up to the end of the measured period, never later ones.
     later = {id(event) for event in asked}
     liked_of: dict[str, list[Event]] = defaultdict(list)
     for event in positive_events(fitted, data.scale):

@@ -1,1 +1,1 @@
-"""The demo dataset: films in our own words, and people who do not exist."""
+"""The demo dataset: films described in our own words, and events of made-up users."""

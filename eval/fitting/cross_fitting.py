@@ -11,10 +11,10 @@ import numpy as np
 
 from agent.ranking.features import Candidates
 from agent.ranking.learned_fusion import training_rows
-from eval.comparison.llm_cache import Progress, quiet
 from eval.data.cases import Case, Cases
 from eval.fitting.sequences import Pair, by_other_people, drawn
 from eval.fitting.signals import fit, table, turns_of
+from eval.progress import Progress, quiet
 from store import Catalog
 from store.snapshot import Snapshot
 

@@ -1,1 +1,1 @@
-"""Training on a store's own data: the language model that writes queries and ranks, and the retriever."""
+"""Train the language model's adapters and the retriever's encoder, and decide on validation cases whether to use them."""

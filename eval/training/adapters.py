@@ -1,5 +1,5 @@
-"""`evoke train queries|rank`: teach the language model on the events before the cut, judge it on validation cases, and switch it
-on where it paid."""
+"""`evoke train queries|rank`: train an adapter of the language model on the events before the cut, judge it on validation cases,
+and switch it on if it paid."""
 
 from __future__ import annotations
 
@@ -11,48 +11,46 @@ from typing import Any
 
 from agent.errors import EvokeError
 from agent.llm.adapters import GGUF, PROMPTS, WEIGHTS, Adapter, Trained
-from agent.llm.embedded import file_hash, find_weights
+from agent.llm.weights import file_hash, find_weights
+from agent.ranking.candidates import Fusion
 from agent.ranking.tuned import Tuned
 from agent.settings import Settings
-from agent.terminal.console import inert
-from eval.comparison import rerank
-from eval.comparison.arms import BUDGET, Bench
-from eval.comparison.llm_cache import Progress, quiet
-from eval.comparison.llm_channels import Heard, heard, unsaid
+from agent.terminal.console import strip_controls
+from eval.comparison.bench import Bench
+from eval.comparison.llm_channels import ModelAnswers, ask_model, without_model
+from eval.comparison.rerank import blend_all, rerank_cases
 from eval.data.dataset import indexed
 from eval.data.leakage import measured_catalog, seen_hash
 from eval.errors import EvalError
 from eval.fitting.sequences import pairs
-from eval.fitting.signals import fit
+from eval.fitting.signals import fit_sources
 from eval.metrics import per_case
+from eval.progress import Progress, quiet
 from eval.training import queries, reranker
-from eval.training.checkpoint import settle, unfinished
-from eval.training.examples import Examples, chosen_next, near
+from eval.training.checkpoint import configure_torch, unfinished
+from eval.training.examples import Examples, retrieve_candidates, retrieve_chosen_next
 from eval.training.gguf_export import check_architecture, export
 from eval.training.lora import Lora
-from eval.training.verdict import Verdict, judging
-from eval.tuning.grid_search import Say, ranked
-from eval.tuning.llm_stages import Judge
+from eval.training.verdict import Verdict, make_judge
+from eval.tuning.objective import Judge, Say, rank_all
 from eval.tuning.tune import repeating, validation_cases
 from prompts import Prompts
 from store import Catalog
-from store.paths import alone
+from store.locks import alone
 
 SAMPLES: Mapping[str, int] = {"queries": 400, "rank": 400}
-"""Steps from one item to the next to learn from."""
+"""The most pairs of a history and the items chosen next to learn from."""
 CASES: Mapping[str, int] = {"queries": 50, "rank": 40}
-"""Validation cases to judge on. With so many steps and cases all three trainings should take less than an hour on two cores."""
-SHARE = 0.3
-"""Share of the model's ranking in the score where it is judged; `evoke tune` finds the best one."""
-
-
-SHOWN = 10
-"""Users whose searches before and after are shown."""
+"""The most validation cases to judge on. With these numbers all three trainings should take less than an hour on two cores."""
+RERANK_SHARE = 0.3
+"""The weight of the model's ranking in the score when it is judged; `evoke tune` finds the best weight."""
+EXAMPLE_USERS = 10
+"""The users whose queries before and after training are shown."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rewritten:
-    """What the model writes of one person's history, before training and after."""
+class QueryExample:
+    """The titles of one user's latest history, and the queries that the model wrote for it before and after training."""
 
     history: list[str]
     before: list[str]
@@ -61,15 +59,19 @@ class Rewritten:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What a training came to: the adapter, on or off, the table that says why, and ten people's searches (kept nowhere).
+    """The result of a training.
 
-    `stays` is the adapter so far, where that stays on because the new one does not pay: the new one is not kept then.
+    Args:
+        adapter: the new adapter, on or off.
+        verdict: the comparison that decided it.
+        stays: the former adapter if it stays on because the new one does not pay; the new one is discarded then.
+        rewritten: the queries of ten users before and after training, which are not saved.
     """
 
     adapter: Adapter
     verdict: Verdict
     stays: Adapter | None
-    rewritten: list[Rewritten]
+    rewritten: list[QueryExample]
 
     def __rich__(self) -> Any:
         from rich.console import Group
@@ -78,10 +80,12 @@ class Training:
 
         if not self.rewritten:
             return self.verdict
-        shown = Table("history, the newest last", "searches before", "searches after", show_lines=True)
+        table = Table("history, newest last", "queries before", "queries after", show_lines=True)
         for one in self.rewritten:
-            shown.add_row(*(Text("\n".join(map(inert, part))) for part in (one.history, one.before, one.after)))
-        return Group(self.verdict, shown)
+            table.add_row(
+                *(Text("\n".join(map(strip_controls, part))) for part in (one.history, one.before, one.after))
+            )
+        return Group(self.verdict, table)
 
 
 def train(
@@ -97,50 +101,61 @@ def train(
     progress: Progress = quiet,
     **settings: Any,
 ) -> Training:
-    """Train an adapter for `task` ("queries" or "rank") and keep it in the store, on only where validation shows that it pays, or
-    `anyway`.
+    """Train an adapter and save it in the store. It is switched on only if it pays on validation cases, or with `anyway`.
 
-    Learns from at most `samples` steps before the cut and is judged on at most `cases` validation cases. Run again after a kill it
-    goes on where it stopped. Deterministic by seed on one machine's CPU; uses a GPU where there is one. Further keywords
-    override settings. Raises EvalError where there is too little to learn from, or the extra "train" is missing;
-    StoreBusy where another process is at it.
+    A training that was killed continues where it stopped when it is run again. The result depends on the seed alone, on the CPU
+    of one machine; a GPU is used if there is one.
+
+    Args:
+        task: "queries" or "rank".
+        dataset: the dataset's folder.
+        store: the store's folder, by default the dataset's own store.
+        seed: the seed.
+        samples: the most pairs to learn from, by default SAMPLES.
+        cases: the most validation cases to judge on, by default CASES.
+        anyway: switch the adapter on even if it does not pay.
+        say: prints a line about what is done.
+        progress: the progress display.
+        settings: these override the settings.
+
+    Raises EvalError if there are too few events, or if the extra "train" is missing; StoreBusy if another process trains.
     """
-    settle()
+    configure_torch()
     dataset = Path(dataset)
     known = validation_cases(dataset)
-    per_case([], [])  # says what is missing for measuring before the work, not after it
+    per_case([], [])  # raises an error about a missing extra now, and not after the training
     repeats = repeating(known)
     say("indexing")
     folder = indexed(dataset, store)
     tuned = Tuned.load(folder)
-    in_force = tuned.applied(Settings.load(**settings), folder)
-    prompts = Prompts(in_force.prompts)
-    if in_force.base_url:  # no server has the adapter yet: it is the embedded model that learns, and that is judged
-        in_force = in_force.model_copy(update={"base_url": None, "model": None})
+    active = tuned.applied(Settings.load(**settings), folder)
+    prompts = Prompts(active.prompts)
+    if active.base_url:  # no server has the new adapter: the embedded model is trained and judged
+        active = active.model_copy(update={"base_url": None, "model": None})
     fusion = tuned.judged_fusion(folder)
-    weights = find_weights(in_force.model).resolve()
+    weights = find_weights(active.model).resolve()
     check_architecture(weights)
     kept = folder / "trained" / f"{task}.unfinished"
     with alone(folder, task, f"training {task} for"), unfinished(kept) as check:
         with measured_catalog(folder, known.on) as catalog:
             drawn = pairs(known, catalog.snapshot(), samples or SAMPLES[task], seed)
             say(f"fitting on {len(known.events)} events before the cut")
-            signals = fit(known, catalog)
+            sources = fit_sources(known, catalog)
             examples = Examples.of(catalog, prompts)
-            # Searches are for what is new; ranked is whatever is recommended.
-            brought = near(known, catalog, drawn, repeats) if task == "rank" else chosen_next(known, catalog, drawn)
-            say(f"{len(drawn)} steps to learn from; loading {weights.stem}")
+            if task == "rank":
+                rows = retrieve_candidates(known, catalog, drawn, repeats)
+            else:
+                rows = retrieve_chosen_next(known, catalog, drawn)
+            say(f"{len(drawn)} pairs to learn from; loading {weights.stem}")
             lora = Lora(weights, seed)
             if task == "queries":
-                told = queries.teach(examples, drawn, brought, repeats, lora, kept, progress)
+                figures = queries.train_queries(examples, drawn, rows, repeats, lora, kept, progress)
             else:
-                windows = reranker.samples(examples, drawn, brought, repeats, seed)
+                windows = reranker.make_samples(examples, drawn, rows, repeats, seed)
                 if not windows:
-                    raise EvalError(
-                        f"{dataset}: no history has {reranker.WINDOW} candidates to choose among; add items or events"
-                    )
-                told = {"examples": len(windows)}
-                told["loss"] = lora.learn(windows, 1, kept / "windows.pt", "batches of windows learned", progress)
+                    raise EvalError(f"{dataset}: no history has {reranker.WINDOW} candidates; add items or events")
+                figures = {"examples": len(windows)}
+                figures["loss"] = lora.learn(windows, 1, kept / "windows.pt", "batches of rankings learned", progress)
             made = kept / "adapter"
             lora.save(made)
             export(made, weights)
@@ -153,27 +168,32 @@ def train(
                 weights.stem,
                 prompts.fingerprint(*PROMPTS[task]),
                 on=False,
-                evidence={"on": "valid", "seen": seen_hash(dataset), "seed": seed, "steps": len(drawn), **told},
+                evidence={"on": "valid", "seen": seen_hash(dataset), "seed": seed, "steps": len(drawn), **figures},
             )
             Trained.save(adapter)
-            del lora  # its memory is wanted by the engine that judges
-            bench = Bench(signals, fusion, in_force.weights, tuned.baselines, repeats)
-            judge = judging(known, cases or CASES[task], bench, seed, say)
-            judged = _queries_judged if task == "queries" else _rank_judged
-            verdict, rewritten = judged(judge, adapter, catalog, in_force, folder / "measured" / "answers.db", progress)
+            del lora  # the engine that judges needs its memory
+            fused = Fusion(active.weights, "weights" in tuned.settings, fusion, active.diversity)
+            bench = Bench(sources, fused, tuned.baselines, repeats)
+            judge = make_judge(known, cases or CASES[task], bench, seed, say)
+            judge_adapter = _judge_queries if task == "queries" else _judge_rank
+            verdict, rewritten = judge_adapter(
+                judge, adapter, catalog, active, folder / "measured" / "answers.db", progress
+            )
         evidence = adapter.evidence | {"verdict": verdict.as_json()}
         adapter = replace(adapter, on=verdict.paid or anyway, evidence=evidence)
         check()
         Trained.save(adapter)
-        stays = None if adapter.on else _good_still(folder, task, seen_hash(dataset))
+        stays = None if adapter.on else _former_adapter(folder, task, seen_hash(dataset))
         if not stays:
-            adapter = _taken_in(adapter, folder / "trained" / task)
+            adapter = _move_into_store(adapter, folder / "trained" / task)
         return Training(adapter, verdict, stays, rewritten)
 
 
-def _good_still(folder: Path, task: str, seen: str) -> Adapter | None:
-    """The adapter so far, which is not given up for one that does not pay: where it is on, was judged by these data, and nobody
-    was forgotten since."""
+def _former_adapter(folder: Path, task: str, seen: str) -> Adapter | None:
+    """Return the adapter in use if it was judged on these data and no user was deleted since; else None.
+
+    Such an adapter is not replaced by one that does not pay.
+    """
     try:
         former = Trained.load(folder, [task]).adapter(task)
     except EvokeError:
@@ -181,8 +201,8 @@ def _good_still(folder: Path, task: str, seen: str) -> Adapter | None:
     return former if former and former.evidence.get("seen") == seen and not former.knows_forgotten else None
 
 
-def _taken_in(adapter: Adapter, place: Path) -> Adapter:
-    """The adapter in its place in the store, whatever lay there before gone."""
+def _move_into_store(adapter: Adapter, place: Path) -> Adapter:
+    """Move the adapter into its folder in the store, in place of the former one; return it."""
     former = place.with_name(f"{place.name}.former")
     shutil.rmtree(former, ignore_errors=True)
     if place.exists():
@@ -192,61 +212,48 @@ def _taken_in(adapter: Adapter, place: Path) -> Adapter:
     return replace(adapter, folder=place)
 
 
-def _queries_judged(
-    judge: Judge, adapter: Adapter, catalog: Catalog, settings: Settings, kept: Path, progress: Progress
-) -> tuple[Verdict, list[Rewritten]]:
-    """The arm `queries` with the adapter and without, and had that written nothing, beside what it may join."""
+def _judge_queries(
+    judge: Judge, adapter: Adapter, _: Catalog, settings: Settings, kept: Path, progress: Progress
+) -> tuple[Verdict, list[QueryExample]]:
+    """Compare the arm `queries` with the adapter, without it, and with an empty model answer; and with other arms."""
+    cases, bench = judge.cases, judge.bench
     trained, plain = (
-        heard(
-            judge.cases, ("queries",), judge.bench, catalog, BUDGET,
-            settings=settings, kept=kept, adapter=given, progress=progress,
-        )
+        ask_model(cases, bench, parts=("queries",), settings=settings, kept=kept, adapter=given, progress=progress)
         for given in (adapter, None)
-    )  # fmt: skip
-    said = {
-        "queries": trained.lists["queries"],
-        "queries, untrained": plain.lists["queries"],
-        "queries, unsaid": unsaid(judge.cases, judge.bench, catalog, BUDGET, settings, adapter, progress),
-    }
-    dense = ranked(judge.bench, ["dense"], judge.cases)["dense"]
-    rows = judge.bench.snapshot.rows
-    base = [[rows[candidate.id] for candidate in own] for own in judge.fused()]
-    fused = judge.bench.by_weight({"dense": dense, "queries": said["queries"]}, BUDGET)
-    joined = judge.bench.by_weight({"base": base, "queries": said["queries"]}, BUDGET)
-    lists = said | {"dense": dense, "dense+queries": fused, "base": base, "base+queries": joined}
-    # What others chose is searched for with an adapter alone: ahead of the untrained model that might be the counting's merit.
+    )
+    empty = without_model(cases, bench, adapter)
+    lists = rank_all(bench, ["queries", "dense", "dense+queries", "base", "base+queries"], cases, trained.interests)
+    for name, interests in (("untrained", plain.interests), ("without model", empty)):
+        lists[f"queries, {name}"] = rank_all(bench, ["queries"], cases, interests)["queries"]
+    # Only with an adapter are the items that others chose next searched for. A gain on the untrained model could come from that
+    # alone, so the adapter must also be better than the same search without a model.
     pairs = [("queries", other) for other in lists if other != "queries"]
-    decisive = [("queries", before, "recall@50") for before in ("queries, untrained", "queries, unsaid")]
-    verdict = Verdict.of(judge.cases, lists, judge.bench.snapshot.ids, pairs, decisive)
-    return verdict, _rewritten(judge, plain, trained)
+    decisive = [("queries", before, "recall@50") for before in ("queries, untrained", "queries, without model")]
+    verdict = Verdict.of(cases, lists, pairs, decisive)
+    return verdict, _query_examples(judge, plain, trained)
 
 
-def _rewritten(judge: Judge, before: Heard, after: Heard) -> list[Rewritten]:
-    """The first case of each of ten users."""
-    snapshot = judge.bench.snapshot
+def _query_examples(judge: Judge, before: ModelAnswers, after: ModelAnswers) -> list[QueryExample]:
+    """Return the queries of the first case of each of ten users."""
+    snapshot = judge.bench.sources.snapshot
     first: dict[str, int] = {}
     for row, case in enumerate(judge.cases):
         first.setdefault(case.user, row)
-    shown = []
-    for row in list(first.values())[:SHOWN]:
+    examples = []
+    for row in list(first.values())[:EXAMPLE_USERS]:
         history = [snapshot.titles[snapshot.rows[id]] for id in judge.cases[row].known if id in snapshot.rows]
-        shown.append(Rewritten(history[-5:], before.found[row].queries, after.found[row].queries))
-    return shown
+        written = (list(answers.interests[row].queries) for answers in (before, after))
+        examples.append(QueryExample(history[-5:], *written))
+    return examples
 
 
-def _rank_judged(
-    judge: Judge, adapter: Adapter, catalog: Catalog, settings: Settings, _: Path, progress: Progress
-) -> tuple[Verdict, list[Rewritten]]:
-    """The fused list ranked with the adapter, and as it was."""
-    fused = judge.fused()
-    places: list[dict[str, float]] = []
-    with progress("cases ranked") as advance:
-        for start in range(0, len(fused), rerank.AT_ONCE):
-            at = slice(start, start + rerank.AT_ONCE)
-            places += rerank.placed(judge.cases[at], fused[at], catalog, settings, adapter)["places"]
-            advance(len(places), len(fused))
-    orders = {"ranked": rerank.blended(fused, places, SHARE), "as fused": fused}
-    rows = judge.bench.snapshot.rows
-    lists = {name: [[rows[candidate.id] for candidate in own] for own in order] for name, order in orders.items()}
-    pair = ("ranked", "as fused")
-    return Verdict.of(judge.cases, lists, judge.bench.snapshot.ids, [pair], [(*pair, "ndcg@10")]), []
+def _judge_rank(
+    judge: Judge, adapter: Adapter, catalog: Catalog, settings: Settings, kept: Path, progress: Progress
+) -> tuple[Verdict, list[QueryExample]]:
+    """Compare the fused list reranked with the adapter to the fused list."""
+    fused = judge.fused(settings.diversity)
+    found = rerank_cases(judge.cases, fused, catalog, settings, kept=kept, adapter=adapter, progress=progress)
+    orders = {"reranked": blend_all(fused, found.places, RERANK_SHARE, settings.rank_depth), "as fused": fused}
+    lists = {name: [[candidate.id for candidate in own] for own in order] for name, order in orders.items()}
+    pair = ("reranked", "as fused")
+    return Verdict.of(judge.cases, lists, [pair], [(*pair, "ndcg@10")]), []

@@ -1,5 +1,5 @@
-"""Two encoders of a store side by side on validation cases: what is found by their vectors alone, by everything that is fused, and
-by titles that are searched for."""
+"""Compare a store's present encoder with a newly trained one on validation cases: by its vectors alone, by everything fused, and by
+searching for titles."""
 
 from __future__ import annotations
 
@@ -9,71 +9,82 @@ from typing import Any
 
 import numpy as np
 
+from agent.ranking.candidates import Fusion
 from agent.ranking.learned_fusion import SEEDS, Learned
 from agent.ranking.tuned import Tuned
 from agent.settings import Settings
-from eval.comparison.arms import Bench, Lists
-from eval.comparison.llm_cache import Progress
+from eval.comparison.bench import Bench, Lists
 from eval.data.cases import Cases
 from eval.fitting.cross_fitting import lessons
-from eval.fitting.signals import fit
+from eval.fitting.signals import fit_sources
+from eval.progress import Progress
+from eval.significance import pays
 from eval.training.verdict import Verdict
-from eval.tuning.grid_search import Say, ranked
+from eval.tuning.objective import Say, rank_all
 from eval.tuning.tune import repeating
 from store import Catalog
 from store.embedder import Embedder
 from store.snapshot import Snapshot
 
 FUSIONS = SEEDS[:3]
-"""Models that fusion is learned by here, for each encoder: enough to tell, in a third of the time."""
+"""The seeds of learned fusion in this comparison: fewer than in production, in a third of the time."""
 SEARCHES = 500
-"""Titles that are searched for, to see that requests in words find as much as before."""
-SURE = 1.645
-"""Standard errors by which title search may not be worse (one-sided p < .05)."""
+"""The titles to search for, which show whether requests in words work as well as before."""
 
 
-def compared(
+def compare_encoders(
     known: Cases, present: Catalog, trained: Catalog, store: Path, seed: int, say: Say, progress: Progress
 ) -> Verdict:
-    """The arms `dense` and `base` by the trained vectors and by the present ones, fusion learned with each on the same steps by the
-    trees that tuning found for the present ones, or the default ones.
+    """Compare the arms `dense` and `base` with the vectors of the trained encoder and of the present one.
 
-    It paid where `dense` is surely ahead in recall@50 and `base` in recall@100: `base` is what recommends, and what anything
-    new has to add to.
+    Fusion is learned anew for each encoder, from the same pairs, with the tree parameters that tuning found for the present one
+    or the default ones. The training paid if `dense` gains in recall@50 and `base`, which recommends, gains in recall@100.
+
+    Args:
+        known: the validation cases.
+        present: the catalog with the vectors of the present encoder.
+        trained: the catalog with the vectors of the trained encoder.
+        store: the store's folder.
+        seed: the seed of learned fusion.
+        say: prints a line about what is done.
+        progress: the progress display.
     """
     tuned = Tuned.load(store)
     settings = tuned.applied(Settings.load(), store)
     snapshot = present.snapshot()
     lists: dict[str, Lists] = {}
     for name, catalog in ((", trained", trained), ("", present)):
-        say(f"judging what is fused with the {'trained' if name else 'present'} vectors")
-        for arm, found in _found(known, catalog, settings, tuned.evidence.get("trees", {}), seed, progress).items():
-            # Items may be added meanwhile; what pays is then not put in force.
-            lists[arm + name] = [[snapshot.rows[id] for id in ids if id in snapshot.rows] for ids in found]
+        say(f"judging the {'trained' if name else 'present'} encoder, alone and fused with everything else")
+        for arm, found in _rank(known, catalog, settings, tuned.evidence.get("trees", {}), seed, progress).items():
+            # Items may have been added in the meantime; the trained encoder is not put into use then.
+            lists[arm + name] = [[id for id in ids if id in snapshot.rows] for ids in found]
     pairs = [(f"{arm}, trained", arm) for arm in ("dense", "base")]
     decisive = [(*pair, measure) for pair, measure in zip(pairs, ("recall@50", "recall@100"), strict=True)]
-    return Verdict.of(known.cases, lists, snapshot.ids, pairs, decisive)
+    return Verdict.of(known.cases, lists, pairs, decisive)
 
 
-def _found(
+def _rank(
     known: Cases, catalog: Catalog, settings: Settings, trees: Mapping[str, Any], seed: int, progress: Progress
 ) -> dict[str, list[list[str]]]:
-    """The ids that `dense` and `base` rank for each case by the vectors of this catalog."""
-    signals, repeats = fit(known, catalog), repeating(known)
-    taught = lessons(known, catalog, repeats=repeats, seed=seed, progress=progress)
-    fusion = Learned.fit(*taught, seeds=FUSIONS, **trees) if taught[1].any() else None
-    bench = Bench(signals, fusion, settings.weights, {"dense": {"decay": settings.decay}}, repeats)
-    lists = ranked(bench, ["dense", "base"], known.cases)
-    ids = bench.snapshot.ids
-    return {arm: [[ids[row] for row in rows] for rows in found] for arm, found in lists.items()}
+    """Return the ids that `dense` and `base` rank for each case with the vectors of this catalog."""
+    repeats = repeating(known)
+    examples = lessons(known, catalog, repeats=repeats, seed=seed, progress=progress)
+    fusion = Learned.fit(*examples, seeds=FUSIONS, **trees) if examples[1].any() else None
+    fused = Fusion(settings.weights, learned=fusion, diversity=settings.diversity)
+    return rank_all(Bench(fit_sources(known, catalog), fused, repeats=repeats), ["dense", "base"], known.cases)
 
 
 def searched(
     snapshot: Snapshot, after: np.ndarray, present: Embedder, trained: Embedder, seed: int
 ) -> tuple[dict[str, float], bool]:
-    """How often a title finds its own item first, by both encoders; and whether that has become worse by more than luck.
+    """Return how often a title finds its own item first with each encoder, and whether the trained one is significantly worse.
 
-    `after` are the trained vectors of the snapshot's items, (n, dim).
+    Args:
+        snapshot: the items, with the vectors of the present encoder.
+        after: (n, dim) the vectors of the same items by the trained encoder.
+        present: the present encoder.
+        trained: the trained encoder.
+        seed: the seed that draws SEARCHES titles.
     """
     rows = np.random.default_rng(seed).permutation(len(snapshot))[:SEARCHES]
     titles = [snapshot.titles[row] for row in rows]
@@ -82,5 +93,5 @@ def searched(
         scores = embedder.encode_queries(titles) @ np.asarray(vectors).T
         first[name] = (scores > scores[np.arange(len(rows)), rows][:, None]).sum(axis=1) == 0
     lost = first["present"].astype(np.float64) - first["trained"]
-    worse = bool(lost.mean() > SURE * lost.std() / np.sqrt(len(lost)))
+    worse = pays(lost, [str(row) for row in rows])  # a loss of the present encoder's finds: each title is a unit
     return {name: float(own.mean()) for name, own in first.items()}, worse

@@ -1,4 +1,4 @@
-"""What samples for the language model are made of."""
+"""Training samples for the language model: prompts and answers made from pairs of a history and the items chosen next."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import numpy as np
 
 from agent.item_text import described
 from agent.profile.fallback import good_queries
-from agent.profile.interests import asked_trained
+from agent.profile.interests import messages_for_trained
 from agent.profile.schemas import MOST_QUERIES
+from agent.ranking.candidates import Fusion
 from agent.retrieval.channels import chosen_by_others
-from eval.comparison.arms import Bench
-from eval.data.cases import Cases
+from agent.settings import Settings
+from eval.comparison.bench import Bench
+from eval.data.cases import Case, Cases
 from eval.fitting.sequences import AHEAD, Pair, by_other_people
-from eval.fitting.signals import fit
+from eval.fitting.signals import fit_sources
 from eval.training.lora import Sample
 from prompts import Prompts
 from prompts.cleaning import harmless
@@ -27,54 +29,64 @@ from store.cooccurrence import Cooccurrence
 from store.history import interactions_of
 from store.snapshot import Snapshot
 
-SPELLED = 330
-"""Characters of all searches of a list: what is longer takes too long to write."""
-NEAR = 40
-"""What `base` brings for a history that is learned from."""
+QUERY_CHARACTERS = 330
+"""The most characters of all queries of an answer; longer answers take too long to generate."""
+CANDIDATES = 40
+"""The candidates that `base` retrieves for a history."""
 _BATCH = 256
 
-Brings = Callable[[Cases, Sequence[Pair]], list[list[int]]]
-"""What is brought for these pairs' histories by the events of some cases."""
+Retrieve = Callable[[Cases, Sequence[Pair]], list[list[int]]]
+"""Returns rows for the histories of these pairs, by the events of these cases."""
 
 
-def near(cases: Cases, catalog: Catalog, pairs: Sequence[Pair], repeats: bool = False) -> list[list[int]]:
-    """The NEAR rows that `base` brings for each pair's history by the events of other people before the cut. What the history holds
-    is among them with `repeats` alone."""
+def retrieve_candidates(
+    cases: Cases, catalog: Catalog, pairs: Sequence[Pair], repeats: bool = False
+) -> list[list[int]]:
+    """Return the first CANDIDATES rows of `base` for each pair's history, fitted on other users' events before the cut.
 
-    def brings(others: Cases, some: Sequence[Pair]) -> list[list[int]]:
-        bench = Bench(fit(others, catalog), repeats=repeats)
+    Items of the history are among them only with `repeats`.
+    """
+
+    snapshot = catalog.snapshot()
+    weights = Settings.model_fields["weights"].get_default(call_default_factory=True)
+
+    def retrieve(others: Cases, some: Sequence[Pair]) -> list[list[int]]:
+        bench = Bench(fit_sources(others, catalog), Fusion(weights), repeats=repeats)
         found: list[list[int]] = []
         for start in range(0, len(some), _BATCH):
-            read = [np.array(pair.history) for pair in some[start : start + _BATCH]]
-            found += bench.rank(["base"], read, NEAR)["base"]
+            asked = [
+                Case(p.user, tuple(snapshot.ids[row] for row in p.history), ()) for p in some[start : start + _BATCH]
+            ]
+            lists = bench.rank(["base"], asked, k=CANDIDATES)["base"]
+            found += [[snapshot.rows[id] for id in own] for own in lists]
         return found
 
-    return _by_other_people(cases, pairs, brings)
+    return _retrieve_from_other_users(cases, pairs, retrieve)
 
 
-def chosen_next(cases: Cases, catalog: Catalog, pairs: Sequence[Pair]) -> list[list[int]]:
-    """What other people chose after each pair's history, as the recommender shows it to a trained model."""
+def retrieve_chosen_next(cases: Cases, catalog: Catalog, pairs: Sequence[Pair]) -> list[list[int]]:
+    """Return the rows that other users chose after a history like each pair's, as the recommender shows them to a trained model."""
     snapshot = catalog.snapshot()
 
-    def brings(others: Cases, some: Sequence[Pair]) -> list[list[int]]:
+    def retrieve(others: Cases, some: Sequence[Pair]) -> list[list[int]]:
         counts = Cooccurrence.fit(interactions_of(others.events), snapshot)
         return [chosen_by_others(counts, np.array(pair.history), ~snapshot.hidden) for pair in some]
 
-    return _by_other_people(cases, pairs, brings)
+    return _retrieve_from_other_users(cases, pairs, retrieve)
 
 
-def _by_other_people(cases: Cases, pairs: Sequence[Pair], brings: Brings) -> list[list[int]]:
-    """What is brought for each pair by the events of other people: had it seen what this person chose next, it would bring that."""
+def _retrieve_from_other_users(cases: Cases, pairs: Sequence[Pair], retrieve: Retrieve) -> list[list[int]]:
+    """Return rows for each pair by events of other users only, because the pair's own user chose the items to be predicted."""
     found: list[list[int]] = [[] for _ in pairs]
-    for others, places in by_other_people(cases, pairs):
-        for at, brought in zip(places, brings(others, [pairs[at] for at in places]), strict=True):
-            found[at] = brought
+    for others, positions in by_other_people(cases, pairs):
+        for at, rows in zip(positions, retrieve(others, [pairs[at] for at in positions]), strict=True):
+            found[at] = rows
     return found
 
 
 @dataclass(frozen=True)
 class Examples:
-    """What samples are made of: the catalog and its prompts."""
+    """Makes prompts and samples from pairs, with the catalog's items and the prompt templates."""
 
     catalog: Catalog
     prompts: Prompts
@@ -83,55 +95,58 @@ class Examples:
 
     @classmethod
     def of(cls, catalog: Catalog, prompts: Prompts) -> Examples:
-        """The examples of a whole catalog."""
+        """Load all items of a catalog."""
         return cls(catalog, prompts, catalog.get(catalog.snapshot().ids), catalog.schema())
 
     @property
     def snapshot(self) -> Snapshot:
-        """The catalog's rows."""
+        """The catalog's snapshot."""
         return self.catalog.snapshot()
 
     def item(self, row: int) -> Item:
-        """The item of a snapshot row."""
+        """Return the item of a snapshot row."""
         return self.items[self.snapshot.ids[row]]
 
-    def asked(self, pair: Pair, others: Sequence[int], part: str) -> list[dict[str, str]]:
-        """The prompt for one part of what a trained model writes, which shows it what `others` chose next."""
-        shown = [self.item(row) for row in others]
-        return asked_trained(self.history(pair), shown, self.prompts, self.schema, part)
+    def prompt(self, pair: Pair, others: Sequence[int], part: str) -> list[dict[str, str]]:
+        """Return the prompt for one part of a trained model's answer ("queries" or "named").
 
-    def example(self, pair: Pair, others: Sequence[int], part: str) -> Sample:
-        """An answer of what `others` chose next, that first which this person chose, too: what is not shown can hardly be foretold,
-        which of it fits can."""
-        first = self.first_chosen(pair, others)
+        It shows the pair's history and `others`, the rows that other users chose next.
+        """
+        shown = [self.item(row) for row in others]
+        return messages_for_trained(self.history(pair), shown, self.prompts, self.schema, part)
+
+    def sample(self, pair: Pair, others: Sequence[int], part: str) -> Sample:
+        """Return the prompt with an answer made of `others`, beginning with those that this user chose, too.
+
+        The answer uses only items that the prompt shows: a model can learn to choose among them, but hardly to guess others.
+        """
+        rows = self.order_by_choice(pair, others)
         if part == "queries":
-            said = json.dumps({"queries": self.searches(pair, first)}, ensure_ascii=False)
+            answer = json.dumps({"queries": self.queries(pair, rows)}, ensure_ascii=False)
         else:
-            named = [
-                {"title": harmless(i.title, 80), "year": _year(i)} for i in (self.item(row) for row in first[:AHEAD])
-            ]
-            said = json.dumps({"named": named}, ensure_ascii=False)
-        return Sample(self.asked(pair, others, part), said)
+            items = [self.item(row) for row in rows[:AHEAD]]
+            named = [{"title": harmless(item.title, 80), "year": _year(item)} for item in items]
+            answer = json.dumps({"named": named}, ensure_ascii=False)
+        return Sample(self.prompt(pair, others, part), answer)
 
     @staticmethod
-    def first_chosen(pair: Pair, others: Sequence[int]) -> list[int]:
-        """What others chose next, in their order, but what this person chose first; where nothing is known of others, what is new
-        of what this person chose."""
+    def order_by_choice(pair: Pair, others: Sequence[int]) -> list[int]:
+        """Return `others` with the rows first that this user chose. Without `others`, return the new items that this user chose."""
         if not others:
             return [row for row in pair.chosen if row not in pair.history]
         return [row for row in pair.chosen if row in others] + [row for row in others if row not in pair.chosen]
 
-    def searches(self, pair: Pair, rows: Sequence[int]) -> list[str]:
-        """A search for each of these, at most MOST_QUERIES of SPELLED characters that pass the check."""
-        good = good_queries([self.described(row) for row in rows], self.history(pair))[:MOST_QUERIES]
-        return [query for query, end in zip(good, accumulate(map(len, good)), strict=True) if end <= SPELLED]
+    def queries(self, pair: Pair, rows: Sequence[int]) -> list[str]:
+        """Return a valid query for each of these rows, up to MOST_QUERIES and QUERY_CHARACTERS in all."""
+        good = good_queries([self.describe(row) for row in rows], self.history(pair))[:MOST_QUERIES]
+        return [query for query, end in zip(good, accumulate(map(len, good)), strict=True) if end <= QUERY_CHARACTERS]
 
     def history(self, pair: Pair) -> list[Item]:
-        """The items of a pair's history."""
+        """Return the items of a pair's history."""
         return [self.item(row) for row in pair.history]
 
-    def described(self, row: int) -> str:
-        """The item as one would search for it."""
+    def describe(self, row: int) -> str:
+        """Return a query that describes the item."""
         return described(self.item(row), self.schema)
 
 

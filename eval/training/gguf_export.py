@@ -1,7 +1,8 @@
-"""A LoRA adapter as the embedded engine takes it: peft's folder in, one GGUF file out.
+"""Export a LoRA adapter from peft's folder to one GGUF file, which the embedded engine can load.
 
-GGUF keeps the base model's own tensor names with `.lora_a` and `.lora_b`. Where the conversion of the base reordered rows of
-its query and key weights (llama: each head's two rotary halves interleaved), the adapter's rows go the same way.
+GGUF uses the base model's tensor names with `.lora_a` and `.lora_b` appended. If the conversion of the base model reordered
+rows of its query and key weights (llama: the two rotary halves of each head are interleaved), the adapter's rows are reordered
+in the same way.
 """
 
 from __future__ import annotations
@@ -27,18 +28,21 @@ NAMES = {
     "mlp.down_proj": "ffn_down",
 }
 REORDERED = {"llama": True, "qwen2": False, "qwen3": False}
-"""The architectures whose layers are named so, and whether their query and key rows were reordered."""
+"""The architectures with these layer names, and whether their query and key rows are reordered in GGUF."""
 PEFT = re.compile(r"base_model\.model\.model\.layers\.(\d+)\.(.+)\.lora_([AB])\.weight")
-OTHER_KINDS = ("use_dora", "use_rslora", "alpha_pattern", "modules_to_save", "fan_in_fan_out")
-ELSEWHERE = "serve it with vLLM, or train plain LoRA on linear layers"
+UNSUPPORTED = ("use_dora", "use_rslora", "alpha_pattern", "modules_to_save", "fan_in_fan_out")
+REMEDY = "serve it with vLLM, or train plain LoRA on linear layers"
 
 
 def check_architecture(weights: Path) -> str:
-    """The architecture of a GGUF file. Raises EvokeError where adapters for it have no GGUF form, MissingExtra without gguf."""
+    """Return the architecture of a GGUF file.
+
+    Raises EvokeError if adapters for it cannot be exported, MissingExtra without the package gguf.
+    """
     try:
         architecture = _field(_gguf().GGUFReader(weights), "general.architecture")
     except ValueError:
-        raise EvokeError(f"{weights.name} is no GGUF file; set EVOKE_MODEL to one") from None
+        raise EvokeError(f"{weights.name} is not a GGUF file; set EVOKE_MODEL to one") from None
     if architecture not in REORDERED:
         raise EvokeError(
             f"{weights.name}: adapters for architecture {architecture} cannot be written; set EVOKE_MODEL to a GGUF file of "
@@ -48,19 +52,19 @@ def check_architecture(weights: Path) -> str:
 
 
 def export(folder: Path, weights: Path) -> Path:
-    """Write `adapter.gguf` beside peft's files in `folder`, for the base model in the GGUF file `weights`; returns its path.
+    """Write `adapter.gguf` into `folder` with peft's files, for the base model in the GGUF file `weights`; return its path.
 
-    Raises EvokeError for an adapter or an architecture that has no such form, MissingExtra without the package gguf.
+    Raises EvokeError for an adapter or an architecture that cannot be exported, MissingExtra without the package gguf.
     """
     gguf = _gguf()
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    if odd := [kind for kind in OTHER_KINDS if config.get(kind)]:
-        raise EvokeError(f"{folder.name}: an adapter with {odd[0]} has no GGUF form; {ELSEWHERE}")
+    if unsupported := [kind for kind in UNSUPPORTED if config.get(kind)]:
+        raise EvokeError(f"{folder.name}: an adapter with {unsupported[0]} has no GGUF form; {REMEDY}")
     base = gguf.GGUFReader(weights)
     architecture = check_architecture(weights)
-    heads = _heads(base, architecture) if REORDERED[architecture] else {}
-    tensors = {name: _reordered(name, tensor, heads) for name, tensor in _named(folder).items()}
-    _check(tensors, base, weights)
+    heads = _count_heads(base, architecture) if REORDERED[architecture] else {}
+    tensors = {name: _reorder(name, tensor, heads) for name, tensor in _read_tensors(folder).items()}
+    _check_shapes(tensors, base, weights)
     partial = folder / f"{FILE}.part"
     writer = gguf.GGUFWriter(partial, architecture)
     writer.add_type(gguf.GGUFType.ADAPTER)
@@ -75,26 +79,26 @@ def export(folder: Path, weights: Path) -> Path:
     return partial.replace(folder / FILE)
 
 
-def _named(folder: Path) -> dict[str, np.ndarray]:
-    """The adapter's matrices in single precision, by their GGUF names."""
+def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
+    """Return the adapter's matrices in single precision, by their GGUF names."""
     from safetensors.torch import load_file
 
-    named = {}
+    tensors = {}
     for name, tensor in load_file(folder / "adapter_model.safetensors").items():
         found = PEFT.fullmatch(name)
         if not found or found[2] not in NAMES:
-            raise EvokeError(f"{folder.name}: {name} has no place in a GGUF adapter; {ELSEWHERE}")
-        named[f"blk.{found[1]}.{NAMES[found[2]]}.weight.lora_{found[3].lower()}"] = tensor.float().numpy()
-    return named
+            raise EvokeError(f"{folder.name}: {name} has no place in a GGUF adapter; {REMEDY}")
+        tensors[f"blk.{found[1]}.{NAMES[found[2]]}.weight.lora_{found[3].lower()}"] = tensor.float().numpy()
+    return tensors
 
 
-def _heads(base: Any, architecture: str) -> dict[str, int]:
+def _count_heads(base: Any, architecture: str) -> dict[str, int]:
     heads = _field(base, f"{architecture}.attention.head_count")
     return {"attn_q": heads, "attn_k": _field(base, f"{architecture}.attention.head_count_kv", heads)}
 
 
-def _reordered(name: str, tensor: np.ndarray, heads: dict[str, int]) -> np.ndarray:
-    """The rows of what a query or key projection puts out, in the order that the base model's file has them."""
+def _reorder(name: str, tensor: np.ndarray, heads: dict[str, int]) -> np.ndarray:
+    """Return the tensor; for the output of a query or key projection, with rows in the order of the base model's file."""
     n = heads.get(name.split(".")[2])
     if n is None or not name.endswith("lora_b"):
         return tensor
@@ -103,14 +107,16 @@ def _reordered(name: str, tensor: np.ndarray, heads: dict[str, int]) -> np.ndarr
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows, rank)
 
 
-def _check(tensors: dict[str, np.ndarray], base: Any, weights: Path) -> None:
-    """That each matrix fits the base model's weight of that name: llama.cpp would end the process otherwise."""
+def _check_shapes(tensors: dict[str, np.ndarray], base: Any, weights: Path) -> None:
+    """Raise EvokeError unless each matrix fits the base model's weight of that name. llama.cpp would abort the process."""
     shapes = {tensor.name: tuple(int(n) for n in tensor.shape) for tensor in base.tensors}
     for name, tensor in tensors.items():
         weight, _, side = name.rpartition(".")
         wide, tall = shapes.get(weight, (0, 0))
         if not (tensor.shape[1] == wide if side == "lora_a" else tensor.shape[0] == tall):
-            raise EvokeError(f"the adapter does not fit {weights.name} ({weight}): name the weights it was trained on")
+            raise EvokeError(
+                f"the adapter does not fit {weights.name} ({weight}): set EVOKE_MODEL to the model it was trained on"
+            )
 
 
 def _field(base: Any, name: str, default: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv 2106.09685) for a language model: learning from samples, and writing so."""
+"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv 2106.09685) for a language model: training on samples, and generating text."""
 
 from __future__ import annotations
 
@@ -12,44 +12,48 @@ from typing import Any
 
 import numpy as np
 
-from agent.llm.embedded import file_hash
-from eval.comparison.llm_cache import Progress
+from agent.llm.weights import file_hash
+from eval.progress import Progress
 from eval.training.base_model import load
-from eval.training.checkpoint import Checkpoint, schedule
-from eval.training.chunked_loss import compared
+from eval.training.checkpoint import Checkpoint, mean_of_last_tenth, schedule
+from eval.training.chunked_loss import chunked_cross_entropy
 
 RANK = 16
 LAYERS = 0.5
-"""Share of the layers that are adapted, the upper ones: below them nothing has to be run backwards."""
+"""The share of layers with an adapter, from the top: layers below need no backward pass."""
 BATCH = 16
 RATE = 1e-3
 POLICY_RATE = 1e-4
-"""Its own lists say less, and less surely, than examples do."""
-WARM = 0.06
-"""Share of the steps in which the rate rises."""
-WRITING = 32
-"""Prompts that are answered at once."""
-
-HELD = 2048
-"""Tokens that go through the model at once: about 1.5 MB of each are held until it has run backwards."""
+"""The learning rate of policy gradient, lower because rewards of sampled lists are a noisier signal than examples."""
+WARM_UP = 0.06
+"""The share of steps in which the learning rate rises."""
+PROMPTS_AT_ONCE = 32
+"""The batch size of generation."""
+TOKENS_AT_ONCE = 2048
+"""The most tokens in one forward and backward pass, each of which takes about 1.5 MB."""
 
 Messages = Sequence[dict[str, str]]
 Row = tuple[list[int], int, float]
-"""A sample's tokens, how many of them are its answer, and its weight."""
+"""A sample's tokens, the number of them that are its answer, and its weight."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What is asked and what is right; `weight` is what it counts in the loss (below 0: it is wrong by so much).
+    """A prompt with the answer to learn.
 
-    How the answer has `begun` was given, and is not learned; an answer that has not `ended` broke off.
+    Args:
+        messages: the prompt.
+        answer: the answer.
+        weight: the weight in the loss; below 0, the answer becomes less likely.
+        prefix: the beginning of the answer that was given, and is not learned.
+        complete: whether the answer ends here; an incomplete one was cut off.
     """
 
     messages: Messages
     answer: str
     weight: float = 1.0
-    begun: str = ""
-    ended: bool = True
+    prefix: str = ""
+    complete: bool = True
 
 
 class Lora:
@@ -81,58 +85,70 @@ class Lora:
             autocast_adapter_dtype=False,
         )
         self.seed = seed
-        self._taught: list[Any] = [p for p in self.model.parameters() if p.requires_grad]
+        self.adapter: list[Any] = [p for p in self.model.parameters() if p.requires_grad]
 
     def learn(self, samples: Sequence[Sample], epochs: int, kept: Path, what: str, progress: Progress) -> float:
-        """Goes over the samples so often; returns the mean loss of the last tenth. Ended early it goes on from the last
-        checkpoint (`kept`), which is of no use to other samples. The same seed gives the same adapter on one machine."""
-        rows = [self._tokens(sample) for sample in samples]
-        steps = list(self._batches([len(row[0]) for row in rows], epochs))
-        whole, optimizer = self._optimized()
+        """Train on the samples; return the mean loss of the last tenth of the steps.
+
+        A training that was killed continues from its last checkpoint. The same seed gives the same adapter on one machine.
+
+        Args:
+            samples: the samples.
+            epochs: how often all samples are used.
+            kept: the file of the checkpoint. A checkpoint of other samples is ignored.
+            what: the name of the steps in the progress display.
+            progress: the progress display.
+        """
+        rows = [self._tokenize(sample) for sample in samples]
+        batches = list(self._batches([len(row[0]) for row in rows], epochs))
+        master = _MasterWeights(self)
+
+        def take(step: int) -> float:
+            batch = [(*rows[row], samples[row].weight) for row in batches[step]]
+            tokens = sum(answer * weight for _, answer, weight in batch)
+            return master.step(batch, tokens, RATE * schedule(step, len(batches), WARM_UP))
+
         checkpoint = Checkpoint(kept, _key(samples, epochs, self.seed, self.weights))
-        at, losses = self._resumed(checkpoint, whole, optimizer)
-        with progress(what) as advance:
-            for step in range(at, len(steps)):
-                batch = [(*rows[row], samples[row].weight) for row in steps[step]]
-                counted = sum(answer * weight for _, answer, weight in batch)
-                losses.append(self._step(batch, counted, whole, optimizer, RATE * schedule(step, len(steps), WARM)))
-                if checkpoint.due or step + 1 == len(steps):
-                    checkpoint.save(step=step + 1, losses=losses, weights=whole, optimizer=optimizer.state_dict())
-                advance(step + 1, len(steps))
+        losses = checkpoint.run(len(batches), take, master, what, progress)
         self.model.eval()
-        return float(np.mean(losses[-max(len(losses) // 10, 1) :]))
+        return mean_of_last_tenth(losses)
 
     def reinforce(
         self,
         rounds: int,
-        drawn: Callable[[int], tuple[Sequence[Sample], float]],
+        draw: Callable[[int], tuple[Sequence[Sample], float]],
         key: str,
         kept: Path,
         progress: Progress,
     ) -> list[float]:
-        """One step by policy gradient in each round, on what `drawn(round)` says: samples that this very model wrote, each weighed
-        by how far it is ahead of the others (below 0: behind), and their mean reward. A step is smaller where they differ less.
-        Returns the mean reward of each round. Ended early it goes on from the last checkpoint (`kept`), which is of no use to
-        another `key`."""
-        whole, optimizer = self._optimized()
-        checkpoint = Checkpoint(kept, f"{self.learned} {self.seed} {rounds} {POLICY_RATE} {key}")
-        at, earned = self._resumed(checkpoint, whole, optimizer)
-        with progress("steps learned by reward") as advance:
-            for turn in range(at, rounds):
-                samples, mean = drawn(turn)
-                earned.append(float(mean))
-                batch = [(*self._tokens(sample), sample.weight) for sample in samples]
-                rate = POLICY_RATE * schedule(turn, rounds, WARM)
-                self._step(batch, sum(answer for _, answer, _ in batch), whole, optimizer, rate)
-                if checkpoint.due or turn + 1 == rounds:
-                    checkpoint.save(step=turn + 1, losses=earned, weights=whole, optimizer=optimizer.state_dict())
-                advance(turn + 1, rounds)
-        return earned
+        """Take one policy-gradient step in each round; return the mean reward of each round.
 
-    def write(
+        A step is smaller if rewards differ less. A training that was killed continues from its last checkpoint.
+
+        Args:
+            rounds: the number of steps.
+            draw: returns, for the number of a round, samples that this model has generated, and their mean reward. The weight of
+                a sample is its advantage: its reward, less the mean reward of its group.
+            key: names everything that `draw` depends on.
+            kept: the file of the checkpoint. A checkpoint with another key is ignored.
+            progress: the progress display.
+        """
+        key = f"{self.state_hash} {self.seed} {rounds} {POLICY_RATE} {key}"
+        master = _MasterWeights(self)
+
+        def take(step: int) -> float:
+            samples, mean = draw(step)
+            batch = [(*self._tokenize(sample), sample.weight) for sample in samples]
+            tokens = sum(answer for _, answer, _ in batch)
+            master.step(batch, tokens, POLICY_RATE * schedule(step, rounds, WARM_UP))
+            return float(mean)
+
+        return Checkpoint(kept, key).run(rounds, take, master, "policy-gradient steps taken", progress)
+
+    def generate(
         self,
-        asked: Sequence[Messages],
-        begun: str,
+        prompts: Sequence[Messages],
+        prefix: str,
         tokens: int,
         temperature: float,
         what: str,
@@ -140,146 +156,163 @@ class Lora:
         draw: int = 0,
         top_p: float = 0.95,
     ) -> list[str]:
-        """An answer to each that begins so and has at most so many tokens more, drawn at this temperature from the likeliest tokens
-        that make up `top_p`; others for another `draw`."""
+        """Sample an answer to each prompt; return the answers with their prefix.
+
+        Args:
+            prompts: the prompts.
+            prefix: how each answer begins.
+            tokens: the most tokens after the prefix.
+            temperature: the temperature of sampling.
+            what: the name of the prompts in the progress display.
+            progress: the progress display.
+            draw: another number gives other answers.
+            top_p: sample from the most likely tokens that have this probability together.
+        """
         import torch
 
         self.model.eval()
         self.tokenizer.padding_side = "left"
-        texts = [self._prompt(messages) + begun for messages in asked]
-        written = [""] * len(texts)
+        texts = [self._render(messages) + prefix for messages in prompts]
+        answers = [""] * len(texts)
         order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
         options = {"do_sample": True, "max_new_tokens": tokens, "temperature": temperature, "top_k": 0, "top_p": top_p}
         torch.manual_seed(int(np.random.SeedSequence([self.seed, draw]).generate_state(1)[0]) if draw else self.seed)
         with progress(what) as advance, torch.no_grad():
-            for start in range(0, len(order), WRITING):
-                rows = order[start : start + WRITING]
+            for start in range(0, len(order), PROMPTS_AT_ONCE):
+                rows = order[start : start + PROMPTS_AT_ONCE]
                 batch = self.tokenizer(
                     [texts[row] for row in rows], return_tensors="pt", padding=True, add_special_tokens=False
                 ).to(self.model.device)
                 out = self.model.generate(**batch, **options, pad_token_id=self._end)
                 for row, ids in zip(rows, out[:, batch["input_ids"].shape[1] :], strict=True):
-                    written[row] = begun + self.tokenizer.decode(ids, skip_special_tokens=True)
+                    answers[row] = prefix + self.tokenizer.decode(ids, skip_special_tokens=True)
                 advance(start + len(rows), len(order))
-        return written
+        return answers
 
     def save(self, folder: Path) -> None:
         """Write the adapter as peft does: adapter_config.json and adapter_model.safetensors."""
-        with warnings.catch_warnings(action="ignore"):  # that a GGUF file has no config.json beside it
+        with warnings.catch_warnings(action="ignore"):  # peft warns that a GGUF file has no config.json
             self.model.save_pretrained(str(folder))
 
     @property
     def on_gpu(self) -> bool:
-        """Whether it learns on a GPU."""
+        """Whether the model is on a GPU."""
         return str(self.model.device.type) != "cpu"
 
     @property
-    def learned(self) -> str:
-        """A hash of the base model and of what the adapter has learned so far."""
+    def state_hash(self) -> str:
+        """A hash of the base model and of the adapter's present weights."""
         import torch
 
         whole = hashlib.blake2b(self.weights.encode(), digest_size=12)
-        for weights in self._taught:
+        for weights in self.adapter:
             whole.update(weights.detach().cpu().view(torch.uint8).numpy().tobytes())
         return whole.hexdigest()
 
-    @property
-    def _end(self) -> int:
-        return int(self.tokenizer.eos_token_id)
+    def backward(self, rows: Sequence[Row], tokens: float) -> float:
+        """Return the loss of these rows, and add its gradients to those of the adapter.
 
-    def _prompt(self, messages: Messages) -> str:
-        return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
-
-    def _tokens(self, sample: Sample) -> tuple[list[int], int]:
-        """The sample's tokens, and how many of them are its answer."""
-        prompt, answer = (
-            self.tokenizer(text, add_special_tokens=False)["input_ids"]
-            for text in (self._prompt(sample.messages) + sample.begun, sample.answer)
-        )
-        answer += [self._end] if sample.ended else []
-        return prompt + answer, len(answer)
-
-    def _batches(self, lengths: Sequence[int], epochs: int) -> Iterator[list[int]]:
-        """Rows of like length together, in an order drawn anew for each epoch."""
-        rng = np.random.default_rng(self.seed)
-        for _ in range(epochs):
-            near = np.asarray(lengths) + rng.uniform(0, 16, len(lengths))
-            order = np.argsort(near)
-            groups = [order[start : start + BATCH].tolist() for start in range(0, len(order), BATCH)]
-            for group in rng.permutation(len(groups)):
-                yield groups[group]
-
-    def _optimized(self) -> tuple[list[Any], Any]:
-        """What is taught, in full precision, and its optimizer: bfloat16 is too coarse to add small steps to."""
-        import torch
-
-        whole = [p.detach().float().clone().requires_grad_() for p in self._taught]
-        return whole, torch.optim.AdamW(whole, lr=RATE, weight_decay=0.0)
-
-    def _step(self, batch: Sequence[Row], counted: float, whole: Sequence[Any], optimizer: Any, rate: float) -> float:
-        """One step at this rate; returns the batch's loss, the mean over so many `counted` tokens."""
-        import torch
-
-        self.model.train()
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        loss = sum(self._backward(few, counted) for few in _held(batch))
-        for own, used in zip(whole, self._taught, strict=True):
-            own.grad, used.grad = used.grad.float(), None
-        torch.nn.utils.clip_grad_norm_(whole, 1.0)
-        optimizer.step()
-        self._take(whole)
-        return loss
-
-    def _backward(self, rows: Sequence[Row], whole: float) -> float:
-        """The cross-entropy of the answers' tokens, each by its share in the weight of a `whole` batch; adds its gradients to those
-        of what is taught."""
+        The loss is the weighted sum of the cross-entropies of the answers' tokens, over `tokens` of the whole batch.
+        """
         import torch
 
         device = self.model.device
         most = max(len(ids) for ids, _, _ in rows)
         ids = torch.full((len(rows), most), self._end, device=device)
-        there = torch.zeros((len(rows), most), dtype=torch.long, device=device)
-        said = torch.zeros((len(rows), most), dtype=torch.bool, device=device)
+        mask = torch.zeros((len(rows), most), dtype=torch.long, device=device)
+        predicts = torch.zeros((len(rows), most), dtype=torch.bool, device=device)
         weights = torch.zeros((len(rows), most), device=device)
         for row, (own, answer, weight) in enumerate(rows):
             ids[row, : len(own)] = torch.tensor(own)
-            there[row, : len(own)] = 1
-            said[row, len(own) - answer - 1 : len(own) - 1] = True
+            mask[row, : len(own)] = 1
+            predicts[row, len(own) - answer - 1 : len(own) - 1] = True
             weights[row, len(own) - answer - 1 : len(own) - 1] = weight
         causal = self.model.get_base_model()
-        hidden = causal.model(input_ids=ids, attention_mask=there, use_cache=False).last_hidden_state[said]
-        counts = weights[said] / max(whole, 1e-6)
-        loss, gradient = compared(hidden.detach(), causal.lm_head.weight, ids.roll(-1, 1)[said], counts)
+        hidden = causal.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[predicts]
+        shares = weights[predicts] / max(tokens, 1e-6)
+        targets = ids.roll(-1, 1)[predicts]
+        loss, gradient = chunked_cross_entropy(hidden.detach(), causal.lm_head.weight, targets, shares)
         hidden.backward(gradient)
         return loss
 
-    def _take(self, whole: Sequence[Any]) -> None:
+    @property
+    def _end(self) -> int:
+        return int(self.tokenizer.eos_token_id)
+
+    def _render(self, messages: Messages) -> str:
+        return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+
+    def _tokenize(self, sample: Sample) -> tuple[list[int], int]:
+        """Return the sample's tokens, and the number of them that are its answer."""
+        prompt, answer = (
+            self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            for text in (self._render(sample.messages) + sample.prefix, sample.answer)
+        )
+        answer += [self._end] if sample.complete else []
+        return prompt + answer, len(answer)
+
+    def _batches(self, lengths: Sequence[int], epochs: int) -> Iterator[list[int]]:
+        """Yield batches of rows of similar length, in a new order in each epoch."""
+        rng = np.random.default_rng(self.seed)
+        for _ in range(epochs):
+            order = np.argsort(np.asarray(lengths) + rng.uniform(0, 16, len(lengths)))
+            groups = [order[start : start + BATCH].tolist() for start in range(0, len(order), BATCH)]
+            for group in rng.permutation(len(groups)):
+                yield groups[group]
+
+
+class _MasterWeights:
+    """The adapter's weights in float32, with their optimizer: bfloat16 is too coarse for small steps."""
+
+    def __init__(self, lora: Lora) -> None:
+        import torch
+
+        self.lora, self.device = lora, lora.model.device
+        self.weights = [p.detach().float().clone().requires_grad_() for p in lora.adapter]
+        self.optimizer = torch.optim.AdamW(self.weights, lr=RATE, weight_decay=0.0)
+
+    def step(self, batch: Sequence[Row], tokens: float, rate: float) -> float:
+        """Take one step at this learning rate; return the batch's loss, the mean over so many `tokens`."""
+        import torch
+
+        self.lora.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = sum(self.lora.backward(rows, tokens) for rows in _split(batch))
+        for own, used in zip(self.weights, self.lora.adapter, strict=True):
+            own.grad, used.grad = used.grad.float(), None
+        torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
+        self.optimizer.step()
+        self._copy_to_adapter()
+        return loss
+
+    def state(self) -> dict[str, Any]:
+        """Return the weights and the state of the optimizer."""
+        return {"weights": self.weights, "optimizer": self.optimizer.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from what `state` returned."""
         import torch
 
         with torch.no_grad():
-            for own, used in zip(whole, self._taught, strict=True):
+            for own, value in zip(self.weights, state["weights"], strict=True):
+                own.copy_(value)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._copy_to_adapter()
+
+    def _copy_to_adapter(self) -> None:
+        import torch
+
+        with torch.no_grad():
+            for own, used in zip(self.weights, self.lora.adapter, strict=True):
                 used.copy_(own)
 
-    def _resumed(self, checkpoint: Checkpoint, whole: Sequence[Any], optimizer: Any) -> tuple[int, list[float]]:
-        import torch
 
-        state = checkpoint.load(self.model.device)
-        if state is None:
-            return 0, []
-        with torch.no_grad():
-            for own, value in zip(whole, state["weights"], strict=True):
-                own.copy_(value)
-        optimizer.load_state_dict(state["optimizer"])
-        self._take(whole)
-        return state["step"], state["losses"]
-
-
-def _held(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    """The rows in turn, as many at once as can be held."""
-    at_once = max(HELD // max(len(ids) for ids, _, _ in rows), 1)
-    for start in range(0, len(rows), at_once):
-        yield rows[start : start + at_once]
+def _split(batch: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """Yield the batch in parts of TOKENS_AT_ONCE, of one row at least."""
+    at_once = max(TOKENS_AT_ONCE // max(len(ids) for ids, _, _ in batch), 1)
+    for start in range(0, len(batch), at_once):
+        yield batch[start : start + at_once]
 
 
 def _key(samples: Sequence[Sample], epochs: int, seed: int, weights: str) -> str:

@@ -1,8 +1,8 @@
-"""`evoke train retriever`: teach the store's encoder on the events before the cut, index with it, judge it on validation cases; and
-where it paid, teach it once more on all events that may be known in use, and put that in force.
+"""`evoke train retriever`: train the store's encoder on the events before the cut, index with it, and judge it on validation cases.
+If it paid, train it again for production, with the events of the validation period too, and put it into use.
 
-What was judged is kept beside it. It has seen no event of the validation period: whatever is fitted on validation cases
-reads its vectors (`eval.data.leakage.measured_catalog`).
+The judged encoder is kept. It has seen no event of the validation period, so everything that is fitted on validation cases uses
+its vectors (`eval.data.leakage.measured_catalog`).
 """
 
 from __future__ import annotations
@@ -19,39 +19,47 @@ import numpy as np
 from agent.llm.adapters import Trained
 from agent.ranking.tuned import Tuned
 from agent.settings import Settings
-from eval.comparison.llm_cache import Progress, quiet
 from eval.data.cases import Cases
 from eval.data.dataset import indexed
-from eval.data.leakage import EVIDENCE, measured_catalog, seen_hash, untrained
+from eval.data.leakage import EVIDENCE, measured_catalog, seen_hash, untrained_encoder
 from eval.data.read_cases import data_hash, known_in_use
 from eval.errors import EvalError
 from eval.fitting.ablation import MOST_CASES
 from eval.fitting.sequences import FOLDS, fold_of, pairs, sequences
 from eval.fitting.signals import TURNS, turns_of
 from eval.metrics import per_case
+from eval.progress import Progress, quiet
 from eval.training.checkpoint import unfinished
-from eval.training.compare_encoders import SEARCHES, compared, searched
+from eval.training.compare_encoders import SEARCHES, compare_encoders, searched
 from eval.training.contrastive import Encoder, Material
 from eval.training.verdict import Verdict
 from eval.tuning.grid_search import Say
 from eval.tuning.tune import validation_cases
-from store import Catalog, History, paths
+from store import Catalog, History, locks, paths
 from store.embedder import UNTRAINED, Embedder, turned
 from store.index import refresh
 from store.reembed import embed_anew, put_in_force
 from store.snapshot import Snapshot
 
 PAIRS = 20_000
-"""Steps from one item to the next to learn from."""
+"""The most pairs of a history and the item chosen next to learn from."""
 UNFINISHED = "retriever.unfinished"
-APART = 0.5
-"""Share of the steps that each of those encoders takes which learn without some of the people: there are FOLDS of them."""
+FOLD_STEPS = 0.5
+"""The share of the steps that an encoder for one fold takes; there are FOLDS of them (see `_train_fold_encoders`)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Retrained:
-    """What a training came to: how recall and title search changed, whether it `pays`, and whether the encoder is `on`. `name` is
-    that of the model in force, or of the one that is not."""
+class TrainedRetriever:
+    """The result of a training.
+
+    Args:
+        name: the name of the new encoder.
+        pays: whether it is significantly better.
+        on: whether the store uses it now.
+        verdict: the comparison of recall.
+        searches: how often a title finds its own item first, with the present and the trained encoder.
+        evidence: the record that is saved with the encoder.
+    """
 
     name: str
     pays: bool
@@ -64,16 +72,16 @@ class Retrained:
         from rich.console import Group
 
         found = ", ".join(f"{name} {share:.3f}" for name, share in self.searches.items())
-        lines = [f"title search, own item first of {SEARCHES} at most: {found}"]
+        lines = [f"title search, share of up to {SEARCHES} titles that find their own item first: {found}"]
         if for_use := self.evidence["for use"]:
             lines.append(
-                f"judged: learned from {self.evidence['pairs']:,} steps before the validation cases; "
-                f"for use: from {for_use['pairs']:,}, later ones too"
+                f"judged: trained on {self.evidence['pairs']:,} pairs before the validation cases; "
+                f"for production: on {for_use['pairs']:,} pairs, later ones too"
             )
         return Group(self.verdict, *lines)
 
     def as_json(self) -> dict[str, Any]:
-        """All of it as plain values."""
+        """Return all of it as plain values."""
         return {"retriever": self.name, "pays": self.pays, "on": self.on, "evidence": self.evidence}
 
 
@@ -86,40 +94,50 @@ def train(
     anyway: bool = False,
     say: Say = lambda _: None,
     progress: Progress = quiet,
-) -> Retrained:
-    """Train the store's encoder, and use it from now on where validation shows that it finds more, alone and with everything fused,
-    and title search no less; or `anyway`.
+) -> TrainedRetriever:
+    """Train the store's encoder. It is put into use if it pays: recall grows alone and with everything fused, and title search is
+    not worse; or with `anyway`.
 
-    Learns from at most `samples` steps before the cut; and where that paid once more, for use, from as many of all those that may
-    be known in use. Run again after a kill it goes on where it stopped; until all is done the store is as before. Deterministic
-    by seed on one machine's CPU; uses a GPU where there is one. Raises EvalError where there is too little to learn from, or
-    the store's vectors come from a server.
+    If it pays, it is trained again for production, on all events that a model in production may learn from. A training that was
+    killed continues where it stopped when it is run again, and the store does not change until all is done. The result depends
+    on the seed alone, on the CPU of one machine; a GPU is used if there is one.
+
+    Args:
+        dataset: the dataset's folder.
+        store: the store's folder, by default the dataset's own store.
+        seed: the seed.
+        samples: the most pairs to learn from, by default PAIRS.
+        anyway: put the encoder into use even if it does not pay.
+        say: prints a line about what is done.
+        progress: the progress display.
+
+    Raises EvalError if there are too few events, or if the store's vectors come from a server.
     """
     dataset = Path(dataset)
     known, in_use = validation_cases(dataset).sample(MOST_CASES, seed), known_in_use(dataset)
-    per_case([], [])  # says what is missing for measuring before the work, not after it
+    per_case([], [])  # raises an error about a missing extra now, and not after the training
     say("indexing")
     folder, present = indexed(dataset, store), Settings.load().embedder()
     kept = folder / "trained" / UNFINISHED
-    with paths.alone(folder, "tuning", "training the retriever of"), unfinished(kept) as check:
+    with locks.alone(folder, "tuning", "training the retriever of"), unfinished(kept) as check:
         with measured_catalog(folder, known.on) as catalog:
-            _check(folder, catalog)
-            snapshot, documents = _texts(folder, catalog)
-            before = _material(known, snapshot, samples or PAIRS, seed)
-            made, loss, vectors = _taught(catalog, before, documents, seed, kept / "encoder.pt", say, progress)
+            _check_replaceable(folder, catalog)
+            snapshot, documents = _read_documents(folder, catalog)
+            data = _make_material(known, snapshot, samples or PAIRS, seed)
+            made, loss, vectors = _train_encoder(catalog, data, documents, seed, kept / "encoder.pt", say, progress)
             check()
-            facts = _indexed(folder, made, vectors, present, say, progress)
-            # As the store will read it: in its precision, and whole documents.
+            facts = _index(folder, made, vectors, present, say, progress)
+            # Opened as the store will open it: in its precision, and with whole documents.
             with Catalog.open(made, create=False, embedder=Embedder(str(made))) as anew:
-                verdict = compared(known, catalog, anew, folder, seed, say, progress)
+                verdict = compare_encoders(known, catalog, anew, folder, seed, say, progress)
                 check()
                 after = anew.vectors(snapshot.ids)
                 searches, worse = searched(snapshot, after, catalog.embedder, anew.embedder, seed)
         trained = paths.retriever(folder)
-        first = untrained(trained) if trained else catalog.embedder.found_at
+        original = untrained_encoder(trained) if trained else catalog.embedder.found_at
         evidence = {
-            "on": "valid", "seen": seen_hash(dataset), "seed": seed, "pairs": len(before.pairs), "loss": loss,
-            "from": catalog.embedder.name, "untrained": first,
+            "on": "valid", "seen": seen_hash(dataset), "seed": seed, "pairs": len(data.pairs), "loss": loss,
+            "from": catalog.embedder.name, "untrained": original,
             "verdict": verdict.as_json(), "title search": searches, "for use": None,
         }  # fmt: skip
         pays = verdict.paid and not worse
@@ -127,48 +145,52 @@ def train(
         if pays or anyway:
             judged = made
             with Catalog.open(folder, create=False, embedder=present) as catalog:
-                snapshot, documents = _texts(folder, catalog)
-                for_use = _material(in_use, snapshot, samples or PAIRS, seed)
-                if not for_use.same(before):
-                    say("learning once more, for use")
-                    made, loss, vectors = _taught(catalog, for_use, documents, seed, kept / "for use.pt", say, progress)
+                snapshot, documents = _read_documents(folder, catalog)
+                for_use = _make_material(in_use, snapshot, samples or PAIRS, seed)
+                if not for_use.same(data):
+                    say("training again, for production")
+                    made, loss, vectors = _train_encoder(
+                        catalog, for_use, documents, seed, kept / "for use.pt", say, progress
+                    )
                     check()
-                    facts = _indexed(folder, made, vectors, present, say, progress)
+                    facts = _index(folder, made, vectors, present, say, progress)
                     evidence["for use"] = {"pairs": len(for_use.pairs), "loss": loss, "data": data_hash(dataset)}
             (made / EVIDENCE).write_text(json.dumps(evidence, indent=1) + "\n", encoding="utf-8")
-            shutil.rmtree(made / "derived", ignore_errors=True)  # judging left it; the store keeps its own
+            shutil.rmtree(made / "derived", ignore_errors=True)  # made when it was judged; the store has its own
             check()
             put_in_force(folder, made, facts, judged if judged != made else None, present, lambda: _outdate(folder))
             with Catalog.open(folder, create=False) as catalog, History.open(folder) as history:
                 refresh(catalog, history)
-        return Retrained(made.name, pays, pays or anyway, verdict, searches, evidence)
+        return TrainedRetriever(made.name, pays, pays or anyway, verdict, searches, evidence)
 
 
-def _check(folder: Path, catalog: Catalog) -> None:
-    """Raises EvalError where the store's vectors cannot be replaced by those of a model trained here."""
-    again = "index into a store whose vectors are in its folder, by a sentence-transformers model"
+def _check_replaceable(folder: Path, catalog: Catalog) -> None:
+    """Raise EvalError if the store's vectors cannot be replaced by those of an encoder trained here."""
+    remedy = "index into a store that has its vectors in its folder, made by a sentence-transformers model"
     if paths.about(folder).get("chroma"):
-        raise EvalError(f"{folder} has its vectors on a Chroma server, which are not replaced; {again}")
+        raise EvalError(f"{folder} has its vectors on a Chroma server, which cannot be replaced; {remedy}")
     if catalog.embedder.remote:
-        raise EvalError(f"{folder} has its vectors from an embeddings URL, whose model cannot be trained here; {again}")
+        raise EvalError(
+            f"{folder} has its vectors from an embeddings URL, whose model cannot be trained here; {remedy}"
+        )
 
 
-def _texts(folder: Path, catalog: Catalog) -> tuple[Snapshot, list[str]]:
-    """The items as they are, and their texts: what is written meanwhile would give a text the vector of another."""
-    with paths.writing(folder):
+def _read_documents(folder: Path, catalog: Catalog) -> tuple[Snapshot, list[str]]:
+    """Return the snapshot and the text of each of its items. A lock keeps other writers out, so that both fit together."""
+    with locks.writing(folder):
         snapshot = catalog.snapshot()
         return snapshot, [item.document for item in catalog.get(snapshot.ids).values()]
 
 
-def _material(cases: Cases, snapshot: Snapshot, n: int, seed: int) -> Material:
-    """What is learned from: `n` steps at most to something new, of the events that may be fitted on with these cases."""
+def _make_material(cases: Cases, snapshot: Snapshot, n: int, seed: int) -> Material:
+    """Return at most `n` pairs in which the next item is new, from the events that may be fitted on with these cases."""
     drawn = [pair for pair in pairs(cases, snapshot, n, seed) if pair.chosen[0] not in pair.history]
     if not drawn:
-        raise EvalError(f"{cases.dataset}: nobody chose anything new before the cut; add events")
+        raise EvalError(f"{cases.dataset}: no user chose a new item before the cut; add events")
     return Material(drawn, sequences(cases, snapshot), np.asarray(snapshot.vectors))
 
 
-def _taught(
+def _train_encoder(
     catalog: Catalog,
     material: Material,
     documents: Sequence[str],
@@ -177,47 +199,51 @@ def _taught(
     say: Say,
     progress: Progress,
 ) -> tuple[Path, float, dict[str, np.ndarray]]:
-    """The folder of the encoder that learned from this, beside the checkpoint; its loss; what it makes of the texts."""
-    say(f"{len(material.pairs)} steps to learn from; loading {catalog.embedder.name}")
+    """Train an encoder, and save it next to the checkpoint; return its folder, its loss, and the vectors of the documents."""
+    say(f"{len(material.pairs)} pairs to learn from; loading {catalog.embedder.name}")
     encoder = Encoder(catalog.embedder, seed)
     loss = encoder.learn(material, checkpoint, progress)
-    made = _saved(encoder, checkpoint.parent)
-    np.save(made / TURNS, _turns(encoder, catalog, material, seed, checkpoint, progress))
+    made = _save_encoder(encoder, checkpoint.parent)
+    np.save(made / TURNS, _train_fold_encoders(encoder, catalog, material, seed, checkpoint, progress))
     back, former = np.linalg.inv(encoder.matrix.astype(np.float64)), catalog.embedder.turn_back
     np.save(made / UNTRAINED, (back if former is None else former @ back).astype(np.float32))
-    return made, loss, dict(zip(documents, encoder.through(material.vectors), strict=True))
+    return made, loss, dict(zip(documents, encoder.transform(material.vectors), strict=True))
 
 
-def _turns(
+def _train_fold_encoders(
     encoder: Encoder, catalog: Catalog, material: Material, seed: int, checkpoint: Path, progress: Progress
 ) -> np.ndarray:
-    """See `eval.fitting.signals.turns_of`: for each part of the people an encoder learns from the others alone, and goes on, where
-    the one before was trained, too, from what had learned from these alone."""
+    """Train an encoder for each fold of users on the pairs of all other users. Return, (FOLDS, dim, dim), the matrices that turn
+    the vectors of `encoder` into those of each fold's encoder: see `eval.fitting.signals.turns_of`.
+
+    If the store's encoder was trained before, each fold's encoder continues from the former encoder of that fold.
+    """
     back = np.linalg.inv(encoder.matrix.astype(np.float64))
     former = turns_of(catalog)
     turns = []
     for fold in range(FOLDS):
         others = [pair for pair in material.pairs if fold_of(pair.user) != fold]
-        apart = Encoder(catalog.embedder, seed)
+        fold_encoder = Encoder(catalog.embedder, seed)
         if others:
             kept = checkpoint.with_name(f"{checkpoint.stem}, part {fold}.pt")
-            what = f"steps learned without part {fold + 1} of {FOLDS} of the people"
+            what = f"steps learned without fold {fold + 1} of {FOLDS}"
             vectors = material.vectors if former is None else turned(material.vectors, former[fold])
-            apart.learn(replace(material, pairs=others, vectors=vectors), kept, progress, what, APART)
-        turns.append((apart.matrix if former is None else apart.matrix @ former[fold]) @ back)
+            fold_encoder.learn(replace(material, pairs=others, vectors=vectors), kept, progress, what, FOLD_STEPS)
+        matrix = fold_encoder.matrix
+        turns.append((matrix if former is None else matrix @ former[fold]) @ back)
     return np.stack(turns).astype(np.float32)
 
 
-def _indexed(
+def _index(
     folder: Path, made: Path, vectors: dict[str, np.ndarray], present: Embedder | None, say: Say, progress: Progress
 ) -> dict[str, Any]:
-    say("indexing with what was learned")
+    say("indexing with the trained encoder")
     with progress("items indexed") as advance:
         return embed_anew(folder, made, advance, vectors, present)
 
 
-def _saved(encoder: Encoder, kept: Path) -> Path:
-    """The folder that the encoder was saved in, named after its weights, as stores know their model by name."""
+def _save_encoder(encoder: Encoder, kept: Path) -> Path:
+    """Save the encoder; return its folder, which is named after the weights because stores identify their model by name."""
     half = kept / "half"
     shutil.rmtree(half, ignore_errors=True)
     encoder.save(half)
@@ -226,7 +252,7 @@ def _saved(encoder: Encoder, kept: Path) -> Path:
 
 
 def _outdate(folder: Path) -> None:
-    """What was tuned was tuned for other vectors: learned fusion is off until `evoke tune` has seen the new ones."""
+    """Switch learned fusion off until `evoke tune` runs again, because it was tuned for other vectors."""
     tuned = Tuned.load(folder)
     if tuned.evidence:
         reason = "it was tuned before the retriever was trained; run `evoke tune` again"
@@ -236,10 +262,13 @@ def _outdate(folder: Path) -> None:
 
 
 def to_do_next(folder: Path) -> list[str]:
-    """What should be run again after the vectors have changed, a line each."""
-    told = ["run `evoke tune` again: what it found was for the vectors before", "restart a running `evoke serve`"]
+    """Return what should be run again after the vectors have changed, one line for each."""
+    lines = [
+        "run `evoke tune` again: its results were for the former vectors",
+        "restart `evoke serve` if it is running",
+    ]
     if Settings.load().embedding_model:
-        told.append("take the setting embedding_model away: the store has a model of its own now")
+        lines.append("remove the setting embedding_model: the store has a model of its own now")
     if "queries" in Trained.load(folder).adapters:
-        told.append("the queries adapter was taught with the vectors before: run `evoke train queries` again")
-    return told
+        lines.append("run `evoke train queries` again: the queries adapter was trained with the former vectors")
+    return lines

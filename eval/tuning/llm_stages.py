@@ -143,7 +143,7 @@ def _weights(judge: Judge, lists: HitLists) -> tuple[dict[str, float], list[dict
 
 
 def _with_dense(judge: Judge, lists: HitLists) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """The weight and depth of each of the model's channels in its arm with dense whose gain in recall@50 is the most significant, and
+    """The weight and depth of each of the model's channels in its arm with dense with the most significant gain in recall@50, and
     the recall that each gave."""
     plain = replace(judge.bench, fusion=replace(judge.bench.fusion, learned=None))
     dense = retrieve_all(plain, ["dense"], judge.cases)["dense"]

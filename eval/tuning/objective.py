@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from agent.ranking.candidates import with_learned
+from agent.ranking.candidates import BASE, with_learned
 from agent.ranking.diversity import diversify
 from agent.ranking.features import Candidates
 from agent.ranking.fusion import Candidate, fuse
 from agent.results import Interests
 from agent.retrieval.channels import Batch, retrieve
 from eval import metrics
+from eval.comparison.arms import MODEL_FREE
 from eval.comparison.bench import BUDGET, Bench, Lists, request_of
 from eval.data.cases import Case, Cases
 from eval.fitting.signals import batches
@@ -66,6 +67,13 @@ def retrieve_all(
         for channel in dict.fromkeys(name for of_case in found for name in of_case):
             lists.setdefault(channel, []).extend(of_case.get(channel, []) for of_case in found)
     return lists
+
+
+def judge_base(bench: Bench, cases: Sequence[Case], weights: Mapping[str, float], say: Say) -> Judge:
+    """Return the judge of what is added to `base` for these cases: to learned fusion, or to the channels with these weights."""
+    learned = bench.fusion.learned is not None
+    lists = retrieve_all(bench, () if learned else MODEL_FREE, cases)
+    return Judge(cases, lists, {BASE: 1.0} if learned else {c: weights[c] for c in MODEL_FREE}, bench, say)
 
 
 def quality_of_scores(table: Candidates, chosen: np.ndarray, scores: np.ndarray, cases: Cases) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Finished steps of a long run, kept so that one that was killed goes on where it stopped."""
+"""Resumable work: the finished steps of a long run, kept so that a run that was killed continues where it stopped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from store.paths import write_atomically
 
 
 class Steps:
-    """The results of steps by name, in a file beside the store; those of another `key` do not count."""
+    """The results of steps by name, in a file of the store; results of another `key` do not count."""
 
     def __init__(self, file: Path, key: str) -> None:
         self._file, self._key = file, key
@@ -21,8 +21,8 @@ class Steps:
         self._done: dict[str, Any] = kept.get("steps", {}) if kept.get("key") == key else {}
 
     def step(self, name: str, work: Callable[[], Any]) -> Any:
-        """The step's result: kept from an earlier run of the same key, or worked out and kept. Raises EvalError where somebody was
-        forgotten meanwhile."""
+        """Return the step's result: kept from an earlier run of the same key, or worked out and kept. Raises EvalError where a user
+        was deleted during the run."""
         if name not in self._done:
             self._done[name] = work()
             self.check()
@@ -32,10 +32,10 @@ class Steps:
         return self._done[name]
 
     def check(self) -> None:
-        """Raises EvalError where the file is gone: forgetting somebody removes it, and what is at hand may be about them."""
+        """Raise EvalError where the file is gone: deleting a user removes it, and the results may be about that user."""
         if self._kept and not self._file.is_file():
-            raise EvalError("somebody was forgotten meanwhile, and what was found is about them, too; run it again")
+            raise EvalError("a user was deleted during this run, so its results were discarded; run the command again")
 
     def finish(self) -> None:
-        """All is done: nothing is left to resume."""
+        """Remove the file: nothing is left to resume."""
         self._file.unlink(missing_ok=True)

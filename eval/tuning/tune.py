@@ -13,12 +13,11 @@ import numpy as np
 
 from agent.errors import ModelError
 from agent.llm.adapters import Trained
-from agent.ranking.candidates import BASE, Fusion
+from agent.ranking.candidates import Fusion
 from agent.ranking.learned_fusion import Learned
 from agent.ranking.tuned import JUDGED, Tuned
 from agent.retrieval.signals import Signals
 from agent.settings import Settings
-from eval.comparison.arms import MODEL_FREE
 from eval.comparison.baselines import PARAMETERS
 from eval.comparison.bench import Bench
 from eval.data.cases import Cases
@@ -32,11 +31,11 @@ from eval.fitting.signals import fit_sources, table
 from eval.progress import Progress, quiet
 from eval.tuning.grid_search import MEASURE, best_trees, channel_weights, parameters
 from eval.tuning.llm_stages import diversity, model_channels, reranking
-from eval.tuning.objective import Judge, Say, retrieve_all
+from eval.tuning.objective import Judge, Say, judge_base
 from eval.tuning.resumable import Steps
 from store import Catalog, History
 from store.cooccurrence import Cooccurrence
-from store.paths import alone
+from store.locks import alone
 
 SEARCH_CASES = 1500
 """Cases that weights and the comparison's baselines are searched on."""
@@ -108,8 +107,7 @@ def tune(
             judged_fusion = Learned.fit(*taught, **trees)
         judged = tuple(cases.cases[row] for row in _drawn(cases, seed))
         bench = replace(bench, fusion=Fusion({}, learned=judged_fusion), baselines=baselines)
-        lists = retrieve_all(bench, () if pays else MODEL_FREE, judged)
-        judge = Judge(judged, lists, {BASE: 1.0} if pays else weights, bench, say)
+        judge = judge_base(bench, judged, weights, say)
         found = _judge_added(judge, folder, in_use, model_cases, minutes, progress)
         defaults = Settings.model_fields["weights"].get_default(call_default_factory=True)
         # With learned fusion the four channels serve requests with text, which no validation case holds: they keep their defaults.

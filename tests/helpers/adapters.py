@@ -1,4 +1,4 @@
-"""LoRA adapters and ranking prompts to test with, drawn by a seed from the demo films."""
+"""LoRA adapters and ranking prompts for tests, drawn by a seed from the demo films."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from agent.item_text import line, lines
 from agent.llm import parsing
 from agent.llm.adapters import GGUF, PROMPTS, WEIGHTS, Adapter, Trained
 from agent.llm.client import TOP_LOGPROBS
-from agent.llm.embedded import file_hash, find_weights
+from agent.llm.weights import file_hash, find_weights
 from agent.ranking.rerank import WINDOW
 from eval.training.gguf_export import export
 from eval.training.lora import Sample
@@ -23,8 +23,8 @@ LABELS = ascii_uppercase[:WINDOW]
 Messages = Sequence[dict[str, str]]
 
 
-def adapter(folder: Path, task: str, model: Any) -> Adapter:
-    """The record of a peft model's adapter, written with all its files into `folder`, on."""
+def export_adapter(folder: Path, task: str, model: Any) -> Adapter:
+    """Write a peft model's adapter with its record into `folder`, switched on; return it."""
     model.save_pretrained(str(folder))
     weights = find_weights()
     export(folder, weights)
@@ -43,8 +43,29 @@ def adapter(folder: Path, task: str, model: Any) -> Adapter:
     return found
 
 
+def record_adapter(task: str, store: Path, **other: Any) -> Adapter:
+    """Write an adapter that no engine can run, with its record, into the store; return it."""
+    folder = store / "trained" / task
+    folder.mkdir(parents=True)
+    (folder / "adapter_model.safetensors").write_bytes(task.encode())
+    (folder / "adapter.gguf").write_bytes(b"nothing")
+    (folder / "adapter_config.json").write_text('{"r": 12}')
+    facts = {
+        "hash": file_hash(folder / "adapter_model.safetensors"),
+        "gguf_hash": file_hash(folder / "adapter.gguf"),
+        "weights": file_hash(find_weights()),
+        "model": "TheModel",
+        "prompt": Prompts().fingerprint(*PROMPTS[task]),
+        "on": True,
+        "evidence": {"ndcg@10": [0.1, 0.2]},
+    }
+    found = Adapter(task=task, folder=folder, **(facts | other))
+    Trained.save(found)
+    return found
+
+
 def random_lora(base: Any, seed: int, scale: float = 0.08) -> Any:
-    """The base model with an adapter on all linear layers that nobody trained, large enough to change what it says."""
+    """Return the base model with a random adapter on all linear layers, large enough to change its answers."""
     import torch
     from peft import LoraConfig, get_peft_model
 
@@ -57,7 +78,7 @@ def random_lora(base: Any, seed: int, scale: float = 0.08) -> Any:
 
 
 def ranking_samples(store: Path, n: int, seed: int) -> list[Sample]:
-    """`n` prompts that rank a window of films for a user, in the order of users, so that what they share is read once.
+    """Return `n` prompts that rank a window of films for a user, in the order of users, so that shared prefixes are cached.
 
     The right answer is the label of the film that the user liked last; it is not in the history shown.
     """
@@ -82,7 +103,7 @@ def ranking_samples(store: Path, n: int, seed: int) -> list[Sample]:
 
 
 def torch_labels(model: Any, tokenizer: Any, asked: Sequence[Messages]) -> list[dict[str, float]]:
-    """What `LLM.labels` gives, read from the model in this process."""
+    """Return the label scores that `LLM.labels` returns, computed by the model in this process."""
     import torch
 
     found = []
@@ -91,17 +112,17 @@ def torch_labels(model: Any, tokenizer: Any, asked: Sequence[Messages]) -> list[
             text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
             tokens = tokenizer(text, return_tensors="pt", add_special_tokens=False)
             scores = model(**tokens, logits_to_keep=1).logits[0, -1].float().log_softmax(-1).topk(TOP_LOGPROBS)
-            best = [(tokenizer.decode([id]), float(score)) for score, id in zip(*scores, strict=True)]
-            found.append(parsing.label_scores(best, list(LABELS)))
+            top = [(tokenizer.decode([id]), float(score)) for score, id in zip(*scores, strict=True)]
+            found.append(parsing.label_scores(top, list(LABELS)))
     return found
 
 
-def best(labels: dict[str, float]) -> str:
-    """The label with the highest log-probability."""
+def best_label(labels: dict[str, float]) -> str:
+    """Return the label with the highest log-probability."""
     return max(labels, key=lambda label: labels[label])
 
 
 def gap(labels: dict[str, float]) -> float:
-    """How far, in nats, the best label is ahead of the second."""
+    """Return the difference, in nats, between the best label and the second."""
     first, second, *_ = sorted(labels.values(), reverse=True)
     return first - second

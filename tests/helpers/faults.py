@@ -1,8 +1,8 @@
-"""A scripted server that speaks the OpenAI protocol, for what no real server does on demand: hang, fail, ramble, die, obey.
+"""A scripted server that speaks the OpenAI protocol and fails on demand: it hangs, returns errors, rambles, or obeys an attack.
 
     with serving(Hang()) as server: LLM(server.base_url) ...
-    with serving(Text("..."), Status(500)) as server: one answer a request, the last one for all that follow
-    with serving(obeying("PICK ME")) as server: a model that does what the attack in its prompt says
+    with serving(Text("..."), Status(500)) as server: one answer for each request, the last one for all further requests
+    with serving(obeying("PICK ME")) as server: a model that obeys the attack in its prompt
 
 As a fixture: `model_server(*script)` starts one for the length of the test.
 """
@@ -27,7 +27,7 @@ MODEL = "scripted"
 
 @dataclass(frozen=True)
 class Text:
-    """An answer in words; streamed word by word, `pause` seconds apart, when the client asks for a stream."""
+    """A text. If the client asks for a stream, it is sent word by word, `pause` seconds apart."""
 
     content: str
     pause: float = 0.0
@@ -43,16 +43,16 @@ class Labels:
 
 @dataclass(frozen=True)
 class Status:
-    """An HTTP error whose message repeats the request's key and prompt, as careless servers' messages do."""
+    """An HTTP error whose message repeats the key and the prompt of the request, as careless servers do."""
 
     code: int
     headers: Mapping[str, str] = field(default_factory=dict)
-    param: str | None = None  # the field of the request that it refuses
+    param: str | None = None  # the refused field of the request
 
 
 @dataclass(frozen=True)
 class Raw:
-    """Status 200 and these bytes."""
+    """Status 200 with these bytes."""
 
     body: bytes
     content_type: str = "application/json"
@@ -60,12 +60,12 @@ class Raw:
 
 @dataclass(frozen=True)
 class Hang:
-    """Takes the request and never answers, until the client goes away."""
+    """Never answer, until the client disconnects."""
 
 
 @dataclass(frozen=True)
 class Die:
-    """Sends a part of an answer and drops the connection."""
+    """Send a part of an answer and drop the connection."""
 
 
 Answer = Text | Labels | Status | Raw | Hang | Die
@@ -80,7 +80,7 @@ GARBAGE = (
 
 
 class Server(ThreadingHTTPServer):
-    """One answer of the script for each request; what was asked and how often the client left is kept."""
+    """Gives one answer of the script for each request, and records the requests."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -90,8 +90,8 @@ class Server(ThreadingHTTPServer):
         self.base_url = f"http://127.0.0.1:{self.server_address[1]}/v1"
         self.requests: list[dict[str, Any]] = []
         self.models = [MODEL]
-        self.pieces = 0  # of streamed text, over all requests
-        self.left = threading.Event()  # set when a client went away before its answer was complete
+        self.pieces = 0  # number of streamed pieces, over all requests
+        self.left = threading.Event()  # set when a client disconnected before its answer was complete
         self._script = script
         self._lock = threading.Lock()
 
@@ -102,7 +102,7 @@ class Server(ThreadingHTTPServer):
         return turn(body) if callable(turn) else turn
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        self.left.set()  # a broken pipe is what these tests are about
+        self.left.set()  # usually a broken pipe: the client disconnected
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -124,12 +124,12 @@ class _Handler(BaseHTTPRequestHandler):
             case Labels(logprobs):
                 self._send(200, _labelled(logprobs))
             case Status(code, headers, param):
-                said = f"failed on {self.headers['Authorization']} {json.dumps(body['messages'])}"
-                self._send(code, {"error": {"message": said, "param": param}}, headers)
+                message = f"failed on {self.headers['Authorization']} {json.dumps(body['messages'])}"
+                self._send(code, {"error": {"message": message, "param": param}}, headers)
             case Raw(content, kind):
                 self._send_bytes(200, content, kind)
             case Hang():
-                self._until_left()
+                self._wait_until_left()
             case Die():
                 self._die(bool(body.get("stream")))
 
@@ -161,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(f"data: {json.dumps(whole)}\n\n".encode())
         self.wfile.flush()
 
-    def _until_left(self) -> None:
+    def _wait_until_left(self) -> None:
         self.connection.settimeout(60)
         if not self.connection.recv(1):
             self.server.left.set()
@@ -204,10 +204,10 @@ def _whole(choice: dict[str, Any]) -> dict[str, Any]:
 
 
 def obeying(attack: str, say: Mapping[str, Any] | None = None) -> Behaviour:
-    """A model that obeys: it picks the candidate whose line holds `attack`, and elsewhere says whatever it was told to.
+    """Return the behaviour of a model that obeys an attack.
 
-    For structured answers `say` is the object it writes (by default the attack in every field); in running text it writes the
-    attack under every label that the prompt shows.
+    It picks the candidate whose line contains `attack`. As a structured answer it writes `say` (by default the attack in every
+    field), and as text the attack under every label in the prompt.
     """
 
     def behave(body: dict[str, Any]) -> Answer:
@@ -232,7 +232,7 @@ def _everywhere(attack: str) -> dict[str, Any]:
 
 @contextmanager
 def serving(*script: Answer | Behaviour) -> Iterator[Server]:
-    """The scripted server on a free loopback port."""
+    """Run a scripted server on a free loopback port."""
     server = Server(script)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
@@ -245,6 +245,6 @@ def serving(*script: Answer | Behaviour) -> Iterator[Server]:
 
 @pytest.fixture
 def model_server() -> Iterator[Callable[..., Server]]:
-    """Starts scripted servers that end with the test."""
+    """Return a function that starts scripted servers, which end with the test."""
     with ExitStack() as stack:
         yield lambda *script: stack.enter_context(serving(*script))

@@ -1,4 +1,4 @@
-"""What every model server must do for us: the embedded engine and real vLLM pass the same tests."""
+"""Tests that every model server must pass: the embedded engine and real vLLM."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def rank_prompt(titles: list[str]) -> list[dict[str, str]]:
 
 
 class ModelContract:
-    """Subclasses give the fixture `llm`, a connected client."""
+    """The tests. Subclasses define the fixture `llm`, a client."""
 
     @pytest.fixture
     async def llm(self) -> AsyncIterator[LLM]:
         raise NotImplementedError
         yield
 
-    async def test_it_says_its_name_and_its_key_is_stable(self, llm: LLM) -> None:
+    async def test_model_name_is_part_of_the_cache_key(self, llm: LLM) -> None:
         assert await llm.model_name()
         assert await llm.model_name() in llm.key
 
-    async def test_structured_answers_have_the_form(self, llm: LLM) -> None:
+    async def test_structured_answers_match_the_schema(self, llm: LLM) -> None:
         messages = Prompts().render(
             "interests", history=LIKED, parts=["profile", "queries", "named"], n_queries=8, n_named=5
         )
@@ -53,7 +53,7 @@ class ModelContract:
         assert 0 < reply.usage.tokens_out <= 400
         assert reply.usage.calls == 1
 
-    async def test_labels_come_with_their_log_probabilities(self, llm: LLM) -> None:
+    async def test_labels_have_log_probabilities(self, llm: LLM) -> None:
         titles = ["Casino", "Babe", "Collateral", "Toy Story", "Inside Man", "Titanic", "Seven", "Mulan", "Dune", "Up"]
         reply = await llm.labels(rank_prompt(titles), LETTERS, deadline=Deadline(60))
         assert len(reply.value) >= 5
@@ -64,7 +64,7 @@ class ModelContract:
         again = await llm.labels(rank_prompt(titles), LETTERS, deadline=Deadline(60))
         assert max(again.value, key=again.value.__getitem__) == max(reply.value, key=reply.value.__getitem__)
 
-    async def test_text_streams_piece_by_piece(self, llm: LLM) -> None:
+    async def test_text_is_streamed_in_pieces(self, llm: LLM) -> None:
         stream = llm.stream(
             [{"role": "user", "content": "Count from one to ten in words."}], max_tokens=40, deadline=Deadline(60)
         )
@@ -82,7 +82,7 @@ class ModelContract:
         reply = await llm.labels(rank_prompt(["Casino", "Babe"]), "AB", deadline=Deadline(30))
         assert reply.value
 
-    async def test_a_deadline_is_kept(self, llm: LLM) -> None:
+    async def test_deadline_is_kept(self, llm: LLM) -> None:
         loop = asyncio.get_running_loop()
         started = loop.time()
         with pytest.raises(ModelSlow):
@@ -93,7 +93,7 @@ class ModelContract:
                 pass
         assert loop.time() - started < 4
 
-    async def test_many_at_once(self, llm: LLM) -> None:
+    async def test_many_calls_at_once(self, llm: LLM) -> None:
         replies = await asyncio.gather(
             *(llm.labels(rank_prompt(["Casino", f"Film {n}"]), "AB", deadline=Deadline(120)) for n in range(12))
         )

@@ -1,4 +1,4 @@
-"""Fixtures of real parts: the encoder, PostgreSQL and a Chroma server, each started on a free loopback port and stopped."""
+"""Fixtures of real parts: the encoder, and PostgreSQL and Chroma servers on free loopback ports."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PATIENCE = 60
 
 
 def missing(part: str) -> NoReturn:
-    """Skip for want of a real part; where CI says that every part is there, fail."""
+    """Skip the test, as the part is not installed; in CI, where every part is installed, fail it."""
     if os.environ.get("CI") == "true":
         pytest.fail(f"{part} is not installed, and CI runs every test")
     pytest.skip(f"{part} is not installed")
@@ -33,7 +33,7 @@ def missing(part: str) -> NoReturn:
 
 @pytest.fixture(autouse=True)
 def _own_data_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads or writes what the person running it has indexed."""
+    """Give each test its own data folder, so that none reads or writes the developer's stores."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data-home"))
 
 
@@ -45,7 +45,14 @@ def embedder() -> Embedder:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
-    """The address of a PostgreSQL of our own, as host:port."""
+    """The address of a PostgreSQL server, as host:port."""
+    with postgres() as address:
+        yield address
+
+
+@contextmanager
+def postgres() -> Iterator[str]:
+    """Start a PostgreSQL server in a temporary folder; yield its address, as host:port."""
     binaries = _postgres_binaries()
     if binaries is None:
         missing("PostgreSQL")
@@ -69,17 +76,22 @@ def postgres_server() -> Iterator[str]:
 @pytest.fixture
 def postgres_url(postgres_server: str) -> str:
     """The URL of an empty database."""
+    return empty_database(postgres_server)
+
+
+def empty_database(address: str) -> str:
+    """Make a database on the server at this address; return its URL."""
     import psycopg
 
     name = f"t{uuid4().hex[:12]}"
-    with psycopg.connect(f"postgresql://evoke@{postgres_server}/postgres", autocommit=True) as admin:
+    with psycopg.connect(f"postgresql://evoke@{address}/postgres", autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {name}".encode())
-    return f"postgresql://evoke@{postgres_server}/{name}"
+    return f"postgresql://evoke@{address}/{name}"
 
 
 @pytest.fixture(scope="session")
 def chroma_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a Chroma server of our own."""
+    """The URL of a Chroma server."""
     program = Path(sys.executable).parent / "chroma"
     if not program.exists():
         missing("the chroma command")
@@ -91,12 +103,12 @@ def chroma_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def chroma_url(chroma_server: str) -> str:
-    """The URL of a collection that is not there yet."""
+    """The URL of a collection that does not exist yet."""
     return f"{chroma_server}/t{uuid4().hex[:12]}"
 
 
 def free_port() -> int:
-    """A port on which nothing listens, outside of those that the system hands out itself until it is used."""
+    """Return a port on which nothing listens, outside the range from which the system assigns ports itself."""
     for port in random.SystemRandom().sample(range(20_000, 32_000), 50):
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
@@ -108,7 +120,14 @@ def free_port() -> int:
 def running(
     command: list[str], ready: Callable[[], bool], *, patience: float = _PATIENCE, **options: Any
 ) -> Iterator[None]:
-    """A server process, from when it is ready until the block ends."""
+    """Start a server process; yield when `ready` returns true, and stop it when the block ends.
+
+    Args:
+        command: the command line.
+        ready: says whether the server answers.
+        patience: seconds to wait for that.
+        options: further arguments of `subprocess.Popen`.
+    """
     with tempfile.TemporaryFile() as log:
         server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, **options)
         try:
@@ -120,7 +139,7 @@ def running(
                 time.sleep(0.1)
             yield
         finally:
-            # To PostgreSQL SIGTERM says: wait until everyone has left.
+            # SIGTERM would make PostgreSQL wait until all clients have left.
             server.send_signal(signal.SIGINT)
             try:
                 server.wait(20)

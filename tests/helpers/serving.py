@@ -1,4 +1,4 @@
-"""The service for tests: in this process on a free port, or as `evoke serve` in a process of its own that can be killed."""
+"""The service for tests: in this process on a free port, or as `evoke serve` in a separate process that can be killed."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ import pytest
 from agent.settings import Settings
 
 DEAD = "http://127.0.0.1:9/v1"
-"""A model server that is not there."""
+"""Base URL without a server."""
 
 
 @dataclass
 class Service:
-    """A running service: its address, and clients for it."""
+    """A running service, and clients for it."""
 
     url: str
     app: Any = None
@@ -47,19 +47,19 @@ class Service:
 
 
 def until(true: Any, patience: float = 60) -> None:
-    """Wait for what happens soon after an answer: it is counted when it has been sent."""
+    """Wait until `true()` holds, for at most `patience` seconds. Answers are counted shortly after they were sent."""
     end = time.monotonic() + patience
     while not true():
-        assert time.monotonic() < end, "it did not happen"
+        assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.02)
 
 
 @contextmanager
 def served(**settings: Any) -> Iterator[Service]:
-    """The service in this process, with these settings; `tenants` as in evoke.toml, else `store`."""
-    from agent.serve.server import listening
+    """Run the service in this process with the given settings: `tenants` as in evoke.toml, or `store`."""
+    from agent.serve.server import create_server
 
-    server, sockets = listening(Settings.load(**{"base_url": DEAD, **settings}), "127.0.0.1", 0)
+    server, sockets = create_server(Settings.load(**{"base_url": DEAD, **settings}), "127.0.0.1", 0)
     thread = threading.Thread(target=server.run, args=(sockets,), daemon=True)
     thread.start()
     url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
@@ -73,7 +73,7 @@ def served(**settings: Any) -> Iterator[Service]:
 
 @contextmanager
 def process(store: Path | None, cwd: Path, **variables: str) -> Iterator[Service]:
-    """`evoke serve` in a process of its own, ended with SIGTERM at the end unless the test has ended it."""
+    """Run `evoke serve` in a separate process. It is ended with SIGTERM unless the test has ended it."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("EVOKE_", "OPENAI_"))}
     env = clean | {"EVOKE_BASE_URL": DEAD} | variables
     command = [
@@ -89,7 +89,7 @@ def process(store: Path | None, cwd: Path, **variables: str) -> Iterator[Service
         root = str(Path(__file__).parents[2])
         found = subprocess.Popen(command, stdout=log, stderr=log, cwd=cwd, env=env | {"PYTHONPATH": root})
         try:
-            url = _announced(Path(log.name), found)
+            url = _read_url(Path(log.name), found)
             _until_ready(url, lambda: found.poll() is None)
             yield Service(url, process=found)
         finally:
@@ -102,16 +102,16 @@ def process(store: Path | None, cwd: Path, **variables: str) -> Iterator[Service
                 found.wait()
 
 
-def _announced(log: Path, running: subprocess.Popen[bytes]) -> str:
+def _read_url(log: Path, running: subprocess.Popen[bytes]) -> str:
     until = time.monotonic() + 120
     while time.monotonic() < until:
-        said = log.read_text(errors="replace")
-        if found := re.search(r"on (http://\S+)", said):
+        output = log.read_text(errors="replace")
+        if found := re.search(r"on (http://\S+)", output):
             return found[1]
         if running.poll() is not None:
-            raise RuntimeError(f"evoke serve ended: {said[-1000:]}")
+            raise RuntimeError(f"evoke serve ended: {output[-1000:]}")
         time.sleep(0.05)
-    raise RuntimeError("evoke serve did not say where it listens")
+    raise RuntimeError("evoke serve did not print its address")
 
 
 def _until_ready(url: str, alive: Any) -> None:
@@ -126,12 +126,12 @@ def _until_ready(url: str, alive: Any) -> None:
             return
         except (OSError, httpx.TransportError):
             time.sleep(0.05)
-    raise RuntimeError("the service did not come up")
+    raise RuntimeError("the service did not start")
 
 
 @pytest.fixture
 def service(films: Path, model_server: Any) -> Iterator[Any]:
-    """Starts services over one copy of the demo store, each with a scripted model (`model`) and settings."""
+    """Return a function that starts services over one copy of the demo store, with a scripted model and settings."""
     from contextlib import ExitStack
 
     from tests.helpers.recommending import modelled

@@ -1,4 +1,4 @@
-"""The real vLLM (its CPU build, in an environment of its own), serving the embedded model's weights on a loopback port."""
+"""Real vLLM (its CPU build, in a separate environment), serving the weights of the embedded model on a loopback port."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from urllib.request import urlopen
 import pytest
 
 from agent.llm.adapters import Adapter, vllm_options
-from agent.llm.embedded import find_weights
+from agent.llm.weights import find_weights
 from agent.terminal.progress import progress
 from eval.training.lora import Lora
 from store.embedder import has_bfloat16
-from tests.helpers.adapters import adapter, ranking_samples
+from tests.helpers.adapters import export_adapter, ranking_samples
 from tests.helpers.services import free_port, missing, running
 from tests.helpers.vllm_setup import PYTHON, WEIGHTS
 
@@ -27,33 +27,33 @@ PATIENCE = 600
 
 @dataclass(frozen=True)
 class VLLM:
-    """A running server: its base URL, and its own figures."""
+    """A running server: its base URL and its metrics."""
 
     base_url: str
 
     def metric(self, name: str) -> float:
-        """The sum of a Prometheus counter over its labels."""
+        """Return the sum of a Prometheus counter over its labels."""
         with urlopen(self.base_url.removesuffix("/v1") + "/metrics", timeout=30) as answer:
             text = answer.read().decode()
         return sum(float(value) for value in re.findall(rf"^{re.escape(name)}(?:{{.*}})? (\S+)$", text, re.MULTILINE))
 
     def prefix_hits(self) -> tuple[float, float]:
-        """(tokens asked for, tokens found) in the prefix cache so far."""
+        """Return (tokens looked up, tokens found) in the prefix cache so far."""
         return self.metric("vllm:prefix_cache_queries_total"), self.metric("vllm:prefix_cache_hits_total")
 
 
 @pytest.fixture(scope="session")
 def rank_adapter(films_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Adapter:
-    """An adapter that learned to rank films for a minute or so: enough to answer otherwise than the plain model."""
+    """An adapter trained to rank films for about a minute: enough for other answers than the plain model's."""
     folder = tmp_path_factory.mktemp("rank")
     lora = Lora(find_weights(), seed=0)
     lora.learn(ranking_samples(films_store, 96, seed=0), 1, folder / "kept", "steps of learning to rank", progress)
-    return adapter(folder / "rank", "rank", lora.model)
+    return export_adapter(folder / "rank", "rank", lora.model)
 
 
 @pytest.fixture(scope="session")
 def vllm() -> Iterator[VLLM]:
-    """Real vLLM, started once and stopped at the end."""
+    """Real vLLM, started once for all tests."""
     if not PYTHON.exists() or not WEIGHTS.exists():
         missing("vLLM (make test-vllm sets it up)")
     with serving_vllm() as server:
@@ -62,7 +62,7 @@ def vllm() -> Iterator[VLLM]:
 
 @pytest.fixture(scope="session")
 def adapted_vllm(rank_adapter: Adapter) -> Iterator[VLLM]:
-    """The same with an adapter beside the plain model."""
+    """Real vLLM with an adapter and the plain model."""
     if not PYTHON.exists() or not WEIGHTS.exists():
         missing("vLLM (make test-vllm sets it up)")
     with serving_vllm([rank_adapter]) as server:
@@ -71,7 +71,7 @@ def adapted_vllm(rank_adapter: Adapter) -> Iterator[VLLM]:
 
 @contextmanager
 def serving_vllm(adapters: Sequence[Adapter] = ()) -> Iterator[VLLM]:
-    """A server with prefix caching and these adapters, ready to answer."""
+    """Run a server with prefix caching and these adapters."""
     port = free_port()
     command = [
         str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", "--model", str(WEIGHTS), "--served-model-name", MODEL,
@@ -80,7 +80,7 @@ def serving_vllm(adapters: Sequence[Adapter] = ()) -> Iterator[VLLM]:
         "--enable-prompt-tokens-details", "--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}',
         *(vllm_options(adapters) if adapters else ()),
     ]  # fmt: skip
-    # Left to itself vLLM keeps one core free for its front end: of two, half the speed.
+    # By default vLLM keeps one core free for its front end. With two cores, that halves the speed.
     env = os.environ | {
         "VLLM_CPU_KVCACHE_SPACE": "2", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1",
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(str(core) for core in sorted(os.sched_getaffinity(0))),

@@ -1,8 +1,8 @@
-"""Sets up what `make test-vllm` needs: vLLM for CPUs in an environment of its own, and the embedded weights in its format.
+"""Set up `make test-vllm`: vLLM for CPUs in a separate environment, and the embedded model's weights in its format.
 
     python -m tests.helpers.vllm_setup
 
-A second run finds all of it in place and does nothing; a changed list of requirements or a changed conversion is redone.
+A second run does nothing, unless the list of requirements or the conversion has changed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import venv
 from pathlib import Path
 
-from agent.llm.embedded import find_weights
+from agent.llm.weights import find_weights
 
 HERE = Path(__file__).parent
 ENVIRONMENT = HERE.parents[1] / ".venv-vllm"
@@ -25,37 +25,35 @@ CONVERSION = HERE / "vllm_convert.py"
 
 
 def install() -> None:
-    """vLLM and all it needs to serve text, exactly as pinned.
+    """Install the pinned versions of vLLM and the packages that it needs to serve text.
 
-    Without dependencies: vLLM names packages for images and sound, too, which come to gigabytes.
+    Without dependencies, because vLLM requires gigabytes of packages for images and sound, too.
     """
     wanted = _hash(REQUIREMENTS)
-    if _done(ENVIRONMENT, wanted):
+    if _is_done(ENVIRONMENT, wanted):
         return
     venv.create(ENVIRONMENT, with_pip=True, clear=True)
     _run(PYTHON, "-m", "pip", "install", "--no-deps", "--no-compile", "-r", REQUIREMENTS)
-    _mark(ENVIRONMENT, wanted)
+    _mark_done(ENVIRONMENT, wanted)
 
 
 def convert() -> None:
-    """The embedded model's weights as the Hugging Face folder that vLLM loads."""
+    """Convert the embedded model's weights to the Hugging Face folder that vLLM loads."""
     weights = find_weights()
     wanted = _hash(CONVERSION, weights)
-    if _done(WEIGHTS, wanted):
+    if _is_done(WEIGHTS, wanted):
         return
     shutil.rmtree(WEIGHTS, ignore_errors=True)
     WEIGHTS.mkdir(parents=True)
     _run(PYTHON, CONVERSION, weights, WEIGHTS)
-    _mark(WEIGHTS, wanted)
+    _mark_done(WEIGHTS, wanted)
 
 
 def _run(*command: str | Path) -> None:
     try:
         subprocess.run([str(part) for part in command], check=True)
     except subprocess.CalledProcessError as error:
-        sys.exit(
-            f"{Path(command[1]).name} failed (exit {error.returncode}); mend what it says above and run this again"
-        )
+        sys.exit(f"{Path(command[1]).name} failed (exit {error.returncode}); fix the error above and run this again")
 
 
 def _hash(*files: Path) -> str:
@@ -63,13 +61,13 @@ def _hash(*files: Path) -> str:
     return hashlib.sha256("".join(contents).encode()).hexdigest()
 
 
-def _done(folder: Path, wanted: str) -> bool:
-    """Whether a run that finished left this there; one that was killed left no mark."""
+def _is_done(folder: Path, wanted: str) -> bool:
+    """Return whether the folder is from a run that finished with these inputs."""
     mark = folder / ".done"
     return mark.is_file() and mark.read_text() == wanted
 
 
-def _mark(folder: Path, wanted: str) -> None:
+def _mark_done(folder: Path, wanted: str) -> None:
     (folder / ".done").write_text(wanted)
 
 

@@ -1,1 +1,1 @@
-"""Read a message of a conversation: the rules, and the language model."""
+"""Parse a message of a conversation: by rules, and by the language model."""

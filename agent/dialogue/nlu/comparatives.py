@@ -1,6 +1,6 @@
-"""Comparatives: "newer", "shorter than the second", "too long", "something short" as conditions; "less violent" as a wish.
+"""Parse comparatives ("newer", "shorter than the second", "too long", "something short") as constraints on numbers.
 
-What is compared with is the item spoken of, else the middle of the list shown last, else the middle of the catalog.
+The reference is the item mentioned, else the median of the list shown last, else the median of the catalog.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from agent.dialogue.events import Constraint
-from agent.dialogue.nlu.comparison_words import made
+from agent.dialogue.nlu.comparison_words import make_constraint
 from agent.dialogue.nlu.lexicon import Lexicon
 from agent.dialogue.nlu.message import Text
 
@@ -37,13 +37,13 @@ _TOO = {
     "length": ("short", "long|lengthy"),
     "price": ("cheap", "expensive|pricey|dear"),
 }
-"""What there may be too little and too much of."""
+"""Adjectives after "too", for a low and for a high number."""
 _GOOD = {
     "time": ("new|recent|modern|contemporary|current", "old|vintage"),
     "length": ("long", "short|quick|brief"),
     "price": ("expensive", "cheap|affordable|inexpensive"),
 }
-"""What is high and what is low on the field's own scale: its upper and its lower third."""
+"""Adjectives for the upper and the lower third of a field's numbers."""
 
 
 _MUCH = "(?:much|a bit|a little|even|slightly|somewhat)"
@@ -51,34 +51,38 @@ _NOT = "(?:not|nothing|isn't|don't want(?: anything)?)"
 _VERY = "(?:really|very|pretty|fairly|quite|kinda)"
 
 
-def comparatives(text: Text, lexicon: Lexicon, reference: Sequence[dict[str, Any]]) -> list[Constraint]:
-    """The conditions that comparisons state, each struck out. `reference`: the metadata of what is compared with."""
+def parse_comparatives(text: Text, lexicon: Lexicon, reference: Sequence[dict[str, Any]]) -> list[Constraint]:
+    """Return the constraints that comparatives state, each struck out. `reference` is the metadata of the items to compare with."""
     found = []
     for kind, name in lexicon.fields.items():
         middle = _middle(name, reference, lexicon)
         low_third, _, high_third = lexicon.values.quantiles[name]
         for words, op in ((_MORE.get(kind), "$gt"), (_LESS.get(kind), "$lt")):
             if words and (match := re.search(rf"\b(?:{_MUCH} )?(?:{words})\b(?: than\b)?", text.lower)):
-                found.append(made(kind, (op, middle), lexicon))
+                found.append(make_constraint(kind, (op, middle), lexicon))
                 text.strike(*match.span())
         little, much = _TOO.get(kind, (None, None))
         for words, op in ((little, "$gt"), (much, "$lt")):
             if words and (match := re.search(rf"\b(?P<not>{_NOT} )?(?:too|so|that|very) (?:{words})\b", text.lower)):
-                # "Not too long" with nothing to compare with is meant of the catalog's own scale.
+                # Without a reference, "not too long" excludes the upper third of the catalog.
                 third = low_third if op == "$gt" else high_third
-                found.append(made(kind, (op, middle if reference or not match["not"] else third), lexicon))
+                found.append(make_constraint(kind, (op, middle if reference or not match["not"] else third), lexicon))
                 text.strike(*match.span())
         high, low = _GOOD.get(kind, (None, None))
         for words, op in ((high, "$gte"), (low, "$lte")):
-            if words and (match := re.search(_scaled(words), text.lower)) and not text.negated(match.start()):
-                found.append(made(kind, (op, high_third if op == "$gte" else low_third), lexicon))
+            if (
+                words
+                and (match := re.search(_adjective_pattern(words), text.lower))
+                and not text.negated(match.start())
+            ):
+                found.append(make_constraint(kind, (op, high_third if op == "$gte" else low_third), lexicon))
                 at = next(place for name, place in _groups(match) if name.startswith("word"))
                 text.strike(*at)
     return found
 
 
-def _scaled(words: str) -> str:
-    """The pattern of an adjective that stands for a third of a scale: with a thing beside it, or by itself at the end."""
+def _adjective_pattern(words: str) -> str:
+    """Return the pattern of an adjective that stands for a third of the numbers: next to a noun, or alone at the end."""
     return (
         rf"\b(?:{THING} (?:that is |that's |{_VERY} )*(?P<word1>{words})\b|(?P<word2>{words}) {THING}\b|"
         rf"keep it (?P<word3>{words})\b|(?P<word4>{words})(?=\W*$))"

@@ -1,12 +1,13 @@
-"""How conditions on numbers are put into words, and the condition that such words make."""
+"""Comparators ("under", "at least", "newer than"), and the constraints on numbers that they state."""
 
 from __future__ import annotations
 
 import re
 
-from agent.dialogue.constraint_text import worded
+from agent.dialogue.constraint_text import describe_constraint
 from agent.dialogue.events import Constraint
 from agent.dialogue.nlu.lexicon import KINDS, Lexicon
+from agent.dialogue.units import time_unit
 
 SMALL = {
     "a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
@@ -38,51 +39,55 @@ _KIND_OF = {
 }
 
 
-def operator(words: str) -> str:
-    """The operator that a comparator stands for; "~" is about."""
+def parse_operator(words: str) -> str:
+    """Return the operator that a comparator stands for; "~" means about."""
     return next(op for op, known in _OPERATORS.items() if re.fullmatch(known, words))
 
 
-def flipped(op: str) -> str:
-    """The operator of the opposite."""
+def negate(op: str) -> str:
+    """Return the opposite operator."""
     opposite = {"$lt": "$gte", "$lte": "$gt", "$gt": "$lte", "$gte": "$lt", "$between": "$outside", "$eq": "$ne"}
     return opposite[op]
 
 
-def kind_of(words: str) -> str | None:
-    """The kind of number that a comparator by itself speaks of: "newer than", of time."""
+def kind_of_comparator(words: str) -> str | None:
+    """Return the kind of number that a comparator implies ("newer than": time), or None."""
     return next((kind for kind, known in _KIND_OF.items() if re.fullmatch(known, words)), None)
 
 
-def field_named(word: str, lexicon: Lexicon) -> str | None:
-    """The numeric field that this word names: its kind where it has one, also one that is not in this catalog, else its name."""
+def find_numeric_field(word: str, lexicon: Lexicon) -> str | None:
+    """Return the kind of number that this word names, in the catalog or not; else the numeric field of this name, or None."""
     singular = word.rstrip("s")
     own = (n for n in lexicon.schema if lexicon.numeric(n) and n.lower().rstrip("s") == singular)
     return next((kind for kind, names in KINDS.items() if word in names.split()), None) or next(own, None)
 
 
-def made(kind: str, condition: tuple[str, object], lexicon: Lexicon, *, said: bool = False) -> Constraint:
-    """The condition on the field that holds this kind of number. A length that was said is in minutes."""
+def make_constraint(
+    kind: str, condition: tuple[str, object], lexicon: Lexicon, *, in_minutes: bool = False
+) -> Constraint:
+    """Return a constraint on the field that holds this kind of number.
+
+    Args:
+        kind: a key of `KINDS`, or the name of a field.
+        condition: operator and value, in the field's unit.
+        lexicon: the catalog's words.
+        in_minutes: whether a length is given in minutes instead, as messages state it, and must be converted.
+    """
     name = lexicon.fields.get(kind, kind)
     op, value = condition
-    scaled = _scaled(value, _scale(name) if said and kind == "length" else 1.0)
-    return Constraint(name, op, scaled, worded(name, op, scaled, kind))
+    scaled = _convert(value, time_unit(name).per_minute if in_minutes and kind == "length" else 1.0)
+    return Constraint(name, op, scaled, describe_constraint(name, op, scaled, kind))
 
 
-def storable(value: object) -> bool:
-    """Whether all numbers of a condition's value are ones that a filter takes: 64 bits hold them."""
+def is_storable(value: object) -> bool:
+    """Return whether a filter can take all numbers of this value: they fit into 64 bits."""
     if isinstance(value, list):
-        return all(map(storable, value))
+        return all(map(is_storable, value))
     return not isinstance(value, int | float) or -(2**63) <= value < 2**63
 
 
-def _scale(name: str) -> float:
-    """Minutes in the unit of the field."""
-    return 1 / 60 if "hour" in name.lower() else 60.0 if "sec" in name.lower() else 1.0
-
-
-def _scaled(value: object, scale: float) -> object:
+def _convert(value: object, scale: float) -> object:
     if isinstance(value, list):
-        return [_scaled(one, scale) for one in value]
+        return [_convert(one, scale) for one in value]
     number = float(value) * scale  # type: ignore[arg-type]
     return int(number) if number.is_integer() else round(number, 4)

@@ -1,4 +1,4 @@
-"""Decades, centuries and "the last ten years" in a message, as stretches on the catalog's own scale of time."""
+"""Parse decades, centuries and "the last ten years" in a message as ranges of years."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from agent.dialogue.events import Constraint
-from agent.dialogue.nlu.comparison_words import LEAST, LESS, MORE, MOST, SMALL, flipped, made, operator
+from agent.dialogue.nlu.comparison_words import LEAST, LESS, MORE, MOST, SMALL, make_constraint, negate, parse_operator
 from agent.dialogue.nlu.lexicon import Lexicon
 from agent.dialogue.nlu.message import STRUCK, Text
 
@@ -27,13 +27,13 @@ _CENTURY = re.compile(r"\b(?P<n>1[5-9]|2[01])(?:st|th) century\b|\b(?P<this>this
 _COUNT = "|".join(word for word in SMALL if " " not in word and len(word) > 2)
 _LAST = re.compile(rf"\b(?:the )?(?:last|past) (?P<n>\d+|{_COUNT})? ?(?P<unit>years?|decades?)\b")
 
-Stretch = tuple[list[float], bool]
+Range = tuple[list[float], bool]
 """First and last year, and whether they are unwanted."""
 
 
-def times(text: Text, lexicon: Lexicon) -> list[Constraint]:
-    """The conditions on time that the message states by decades and centuries, each struck out of it."""
-    stretches: list[Stretch] = []
+def parse_dates(text: Text, lexicon: Lexicon) -> list[Constraint]:
+    """Return the constraints on time that the message states by decades and centuries, each struck out."""
+    ranges: list[Range] = []
     found: list[Constraint] = []
     for match in text.find(_DECADE):
         low, high = _years(match)
@@ -41,33 +41,35 @@ def times(text: Text, lexicon: Lexicon) -> list[Constraint]:
         after = _AFTER.match(text.lower, match.end())
         start, end = before.start() if before else match.start(), after.end() if after else match.end()
         unwanted = text.negated(start)
-        op = operator(before["op"]) if before and before["op"] not in ("from", "by") else None
-        if to and stretches:
-            stretches[-1] = ([stretches[-1][0][0], high], stretches[-1][1])
+        op = parse_operator(before["op"]) if before and before["op"] not in ("from", "by") else None
+        if to and ranges:
+            ranges[-1] = ([ranges[-1][0][0], high], ranges[-1][1])
         elif after:
-            found.append(made("time", ("$gte", low) if after["up"] else ("$lte", high), lexicon))
+            found.append(make_constraint("time", ("$gte", low) if after["up"] else ("$lte", high), lexicon))
         elif op:
             edge = {"$lt": low, "$lte": high, "$gt": high, "$gte": low}[op]
-            found.append(made("time", (flipped(op) if unwanted else op, edge), lexicon))
+            found.append(make_constraint("time", (negate(op) if unwanted else op, edge), lexicon))
         else:
-            stretches.append(([low, high], unwanted))
+            ranges.append(([low, high], unwanted))
         text.strike(start, end)
     for match in text.find(_CENTURY):
         low = 2000.0 if match["this"] else (int(match["n"]) - 1) * 100.0
-        stretches.append(([low, low + 99], text.negated(match.start())))
+        ranges.append(([low, low + 99], text.negated(match.start())))
         text.strike(*match.span())
     for match in text.find(_LAST):
         count = float(SMALL.get(match["n"] or "one") or match["n"]) * (10 if "decade" in match["unit"] else 1)
         newest = lexicon.schema[lexicon.fields["time"]].high or 0.0
-        found.append(made("time", ("$gte", newest - count + 1), lexicon))
+        found.append(make_constraint("time", ("$gte", newest - count + 1), lexicon))
         text.strike(*match.span())
-    if wanted := _joined([years for years, unwanted in stretches if not unwanted]):
-        found.append(made("time", ("$between", wanted[0]) if len(wanted) == 1 else ("$ranges", wanted), lexicon))
-    return found + [made("time", ("$outside", years), lexicon) for years, unwanted in stretches if unwanted]
+    if wanted := _merge([years for years, unwanted in ranges if not unwanted]):
+        found.append(
+            make_constraint("time", ("$between", wanted[0]) if len(wanted) == 1 else ("$ranges", wanted), lexicon)
+        )
+    return found + [make_constraint("time", ("$outside", years), lexicon) for years, unwanted in ranges if unwanted]
 
 
 def _years(match: re.Match[str]) -> tuple[float, float]:
-    """The first and the last year of the decade, or of its part."""
+    """Return the first and the last year of a decade, or of its part ("early", "mid", "late")."""
     low = DECADES[match["word"]] if match["word"] else int(match["number"])
     if low < 1000:
         low += 1900 if low >= 30 or match["word"] else 2000
@@ -75,12 +77,12 @@ def _years(match: re.Match[str]) -> tuple[float, float]:
     return float(low + first), float(low + last)
 
 
-def _joined(stretches: Sequence[list[float]]) -> list[list[float]]:
-    """Stretches of years in order, those that touch made one."""
-    joined: list[list[float]] = []
-    for low, high in sorted(stretches):
-        if joined and low <= joined[-1][1] + 1:
-            joined[-1][1] = max(joined[-1][1], high)
+def _merge(ranges: Sequence[list[float]]) -> list[list[float]]:
+    """Return the ranges of years in order; those that touch are merged."""
+    merged: list[list[float]] = []
+    for low, high in sorted(ranges):
+        if merged and low <= merged[-1][1] + 1:
+            merged[-1][1] = max(merged[-1][1], high)
         else:
-            joined.append([low, high])
-    return joined
+            merged.append([low, high])
+    return merged

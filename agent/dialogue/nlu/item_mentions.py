@@ -1,4 +1,4 @@
-"""The items a message speaks of, by title, by number in the list shown last, or as "it"; and what is said of each."""
+"""Find the items that a message mentions (by title, by number in the last list, or as "it") and the user's stance to each."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Literal
 
 from agent.dialogue.nlu.lexicon import Lexicon, tokens
 from agent.dialogue.nlu.message import STRUCK, Text, cue
-from agent.dialogue.nlu.sentiment import Stance, stance
-from agent.dialogue.nlu.titles import YEAR, titled, year_after
+from agent.dialogue.nlu.sentiment import Stance, classify_stance
+from agent.dialogue.nlu.titles import YEAR, find_titles, year_after
 
 ORDINALS = {
     "first": 1, "second": 2, "third": 3, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9, "tenth": 10,
@@ -43,7 +43,7 @@ _QUOTED = re.compile(r"\"([^\"]{2,80})\"|“([^”]{2,80})”|(?<!\w)'([^']{2,80
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """An item that is spoken of: where in the message, and how the speaker stands to it. `by`: title, number or pronoun."""
+    """An item that the message mentions: its id, its place in the message, the user's stance, and how it is referred to."""
 
     id: str
     start: int
@@ -52,17 +52,26 @@ class Mention:
     by: Literal["title", "number", "pronoun"]
 
 
-def mentions(text: Text, lexicon: Lexicon, last: Sequence[str], focus: str | None) -> tuple[list[Mention], list[str]]:
-    """The items spoken of, in the order of the message, each struck out of it; and numbers or titles that are not there."""
+def find_mentions(
+    text: Text, lexicon: Lexicon, last: Sequence[str], focus: str | None
+) -> tuple[list[Mention], list[str]]:
+    """Return the mentions in the order of the message, each struck out, and the numbers or titles that do not exist.
+
+    Args:
+        text: the message.
+        lexicon: the catalog's words.
+        last: ids of the list shown last.
+        focus: the id that "it" refers to, if there is one.
+    """
     found: list[tuple[str, int, int, Literal["title", "number", "pronoun"]]] = []
     missing: list[str] = []
     for quoted in text.find(_QUOTED):
         title = next(g for g in quoted.groups() if g)
-        if id := lexicon.titled(title, year_after(text, quoted.end())) or lexicon.ground(title):
+        if id := lexicon.find_title(title, year_after(text, quoted.end())) or lexicon.ground(title):
             found.append((id, *_strike(text, quoted.start(), quoted.end()), "title"))
         elif len(title) > 3:
             missing.append(f'"{title}"')
-    found += [(id, *_strike(text, start, end), "title") for id, start, end in titled(text, lexicon)]
+    found += [(id, *_strike(text, start, end), "title") for id, start, end in find_titles(text, lexicon)]
     if last:
         for pattern, needs in ((_ORDINAL, False), (_BARE, True)):
             for match in text.find(pattern):
@@ -84,12 +93,12 @@ def mentions(text: Text, lexicon: Lexicon, last: Sequence[str], focus: str | Non
             text.strike(*match.span())
             break
     found.sort(key=lambda one: one[1])
-    told = [(stance(text, start, end), one) for one in found for _, start, end, _ in (one,)]
-    for (_, cue_span), _ in told:
+    mentioned = [(classify_stance(text, start, end), one) for one in found for _, start, end, _ in (one,)]
+    for (_, cue_span), _ in mentioned:
         if cue_span:
             text.strike(*cue_span)
     missing += _unknown(text, lexicon)
-    return [Mention(id, start, end, verdict, by) for (verdict, _), (id, start, end, by) in told], missing
+    return [Mention(id, start, end, verdict, by) for (verdict, _), (id, start, end, by) in mentioned], missing
 
 
 def _strike(text: Text, start: int, end: int) -> tuple[int, int]:
@@ -107,7 +116,7 @@ def _place(match: re.Match[str], n: int) -> int:
 
 
 def _unknown(text: Text, lexicon: Lexicon) -> list[str]:
-    """Names with capitals after "like" that no item has; they stay, to be searched by."""
+    """Return capitalised names after "like" that no item has. They are not struck out, so they are searched by."""
     return [
         match.group("name")
         for match in _LIKE_NAME.finditer(text.original)

@@ -1,6 +1,6 @@
-"""The words of a catalog: which field "under two hours" speaks of, which value "romantic" means, which item a title.
+"""The words of a catalog: the field that "under two hours" refers to, the value that "romantic" means, the item of a title.
 
-Nothing here knows what the catalog holds: fields are found by their names, values and titles by how they are written.
+No field or value is built in: fields are found by their names, values and titles by their spelling.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from weakref import WeakKeyDictionary
 
+from agent.dialogue.units import words_of
 from agent.results import Named
 from agent.retrieval.grounding import ground
 from store import Catalog, Item
@@ -27,7 +28,7 @@ KINDS = {
     "weight": "weight",
     "size": "size",
 }
-"""What a number can be about, and the names of fields that hold such numbers."""
+"""Kinds of numbers, and words in the names of fields that hold them."""
 MAKERS = (
     "director",
     "author",
@@ -46,17 +47,17 @@ ALIASES = {
     "american": "united states", "usa": "united states", "british": "united kingdom", "uk": "united kingdom",
     "scifi": "science fiction", "sf": "science fiction", "kids": "family", "kid": "family",
 }  # fmt: skip
-"""Words for widespread values that are written altogether otherwise."""
+"""Common words for values of another spelling."""
 FALSE_FRIENDS = frozenset({"fantastic", "familiar", "actual", "warm", "historic"})
 PARTICLES = frozenset("de di da del der den van von la le du dos ter ten bin al st mac".split())
-"""With these a last name of several words begins."""
+"""First words of last names that have several."""
 FEW = 60
-"""Distinct values up to which a field sorts items into kinds (genre, language), rather than naming what is their own."""
+"""Most distinct values of a field that sorts items into kinds (genre, language)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A value that the catalog has: in which field, exactly how written, in how many items."""
+    """A field value of the catalog: the field, the exact spelling, the number of items that have it."""
 
     field: str
     value: str
@@ -79,7 +80,7 @@ class Lexicon:
 
     @classmethod
     def of(cls, catalog: Catalog) -> Lexicon:
-        """The words of the catalog as it stands now, read once for each of its versions."""
+        """Return the words of the catalog's current version, read once for each version."""
         known = _known.get(catalog)
         if known is None or known.version != catalog.version:
             known = _known[catalog] = cls._read(catalog)
@@ -90,7 +91,7 @@ class Lexicon:
         schema = catalog.schema()
         made = cls(catalog.version, schema, Values.of(catalog), catalog.snapshot())
         for kind, names in KINDS.items():
-            fitting = [name for name in schema if made.numeric(name) and _words(name) & set(names.split())]
+            fitting = [name for name in schema if made.numeric(name) and set(words_of(name)) & set(names.split())]
             if fitting:
                 made.fields[kind] = max(fitting, key=lambda name: schema[name].count)
         for name, counts in made.values.strings.items():
@@ -117,15 +118,15 @@ class Lexicon:
                     self._last_names.setdefault(last, []).append(one)
 
     def numeric(self, name: str) -> bool:
-        """Whether conditions can compare this field: it holds single numbers only, and not in hidden items alone."""
+        """Return whether constraints can compare this field: it holds single numbers only, and not only in hidden items."""
         return name in self.schema and self.schema[name].type in ("int", "float") and name in self.values.quantiles
 
     def textual(self, name: str) -> bool:
-        """Whether conditions can ask this field for a text; lists of numbers in some items and of texts in others cannot be."""
+        """Return whether constraints can ask this field for a text: it holds texts, or lists with a text in some item."""
         return name in self.schema and "str" in (self.schema[name].type, self.schema[name].elements)
 
     def find(self, words: Sequence[str]) -> list[Value]:
-        """The values that these words mean, the most frequent first: written so, or a form or a short form of it."""
+        """Return the values that these words mean, the most frequent first: spelled so, inflected or shortened."""
         key = stems(" ".join(words))
         if found := self._by_words.get(key) or self._by_words.get(stems(ALIASES.get(" ".join(words), ""))):
             return found
@@ -134,15 +135,15 @@ class Lexicon:
         return self._shortened(words) if all(len(w) <= 4 for w in words) else []
 
     def has(self, words: Sequence[str]) -> bool:
-        """Whether a value is written just so."""
+        """Return whether a value has exactly these words, in the singular or the plural."""
         return stems(" ".join(words)) in self._by_words
 
     def modifies(self, word: str) -> bool:
-        """Whether the word is a form of a value (romantic, animated), which adds to what was asked for before."""
+        """Return whether the word is an inflected value (romantic, animated), which adds to earlier values."""
         return "-" not in word and word not in ALIASES and not self.has([word]) and bool(self._related(word))
 
     def _related(self, word: str) -> list[Value]:
-        """Values of kinds that share most of their letters with the word, from the start: romantic, Romance."""
+        """Return the kinds that share most of their first letters with the word: Romance for romantic."""
         stem = "".join(stems(word))
         if "-" in word or len(stem) < 5 or stem in FALSE_FRIENDS:
             return []
@@ -156,7 +157,7 @@ class Lexicon:
         return [value for _, value in sorted(best, key=lambda entry: (-entry[0], -entry[1].count))]
 
     def _shortened(self, parts: Sequence[str]) -> list[Value]:
-        """Values of kinds whose words begin with these parts: sci-fi, Science Fiction."""
+        """Return the kinds whose words begin with these parts: Science Fiction for sci-fi."""
         if len(parts) < 2 or any(len(part) < 2 for part in parts):
             return []
         return [
@@ -166,24 +167,24 @@ class Lexicon:
         ]
 
     def kinds_of(self, item: Item, most: int = 2) -> list[str]:
-        """What kinds of thing the item is, the most telling (least frequent) first."""
+        """Return the item's kinds, the most specific (least frequent) first, at most `most`."""
         held = {
             (name, v) for name, value in item.metadata.items() for v in (value if isinstance(value, list) else [value])
         }
         found = [value for _, value in self._kinds if (value.field, value.value) in held]
         return [value.value for value in sorted(found, key=lambda value: value.count)][:most]
 
-    def named(self, last: str) -> list[Value]:
-        """The values that end in these words: people by their last names."""
+    def find_by_last_name(self, last: str) -> list[Value]:
+        """Return the values that end in these words: people by their last name."""
         return self._last_names.get(stems(last), [])
 
-    def role(self, roles: Iterable[str]) -> set[str]:
-        """The fields whose names say one of these roles."""
-        return {name for name in self.schema if any(part.startswith(tuple(roles)) for part in _words(name))}
+    def fields_of_role(self, roles: Iterable[str]) -> set[str]:
+        """Return the fields whose names contain one of these roles."""
+        return {name for name in self.schema if any(part.startswith(tuple(roles)) for part in words_of(name))}
 
     @cached_property
     def titles(self) -> dict[tuple[str, ...], list[int]]:
-        """The rows of each title, by its words in lower case; hidden items are not there."""
+        """The rows of each title, by its words in lower case, without hidden items."""
         found: dict[tuple[str, ...], list[int]] = {}
         for row, title in enumerate(self.snapshot.titles):
             if not self.snapshot.hidden[row]:
@@ -192,8 +193,8 @@ class Lexicon:
                         found.setdefault(key, []).append(row)
         return found
 
-    def titled(self, title: str, year: int | None = None) -> str | None:
-        """The id of the item of this very title; of several, or with a year given, that of (about) this year."""
+    def find_title(self, title: str, year: int | None = None) -> str | None:
+        """Return the id of the item with exactly this title, or None. A year, off by one at most, decides between several."""
         rows = self.titles.get(tokens(title), [])
         if year is not None:
             near = [
@@ -205,7 +206,7 @@ class Lexicon:
         return self.snapshot.ids[rows[0]] if rows else None
 
     def ground(self, title: str) -> str | None:
-        """The id of the item of about this title."""
+        """Return the id of the item whose title is close to this one, or None."""
         return ground(Named(title), self.snapshot).id
 
 
@@ -213,18 +214,14 @@ _known: WeakKeyDictionary[Catalog, Lexicon] = WeakKeyDictionary()
 
 
 def tokens(text: str) -> tuple[str, ...]:
-    """The words of a text in lower case."""
+    """Return the words of a text in lower case."""
     return tuple(re.findall(r"\w+", text.lower().replace("'", "").replace("’", "")))
 
 
 def stems(text: str) -> tuple[str, ...]:
-    """The words of a text in lower case, plurals made singular the same way everywhere."""
+    """Return the words of a text in lower case, with plurals made singular by one rule."""
     return tuple(
         word[:-3] + "y" if word.endswith("ies") and len(word) > 4
         else word[:-1] if word.endswith("s") and not word.endswith("ss") and len(word) > 3 else word
         for word in re.findall(r"[^\W_]+", text.casefold())
     )  # fmt: skip
-
-
-def _words(name: str) -> set[str]:
-    return set(re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower()))

@@ -1,4 +1,4 @@
-"""Numbers in a message as conditions on the catalog's numeric fields: years, ranges, lengths, prices, and fields by name."""
+"""Parse the numbers of a message as constraints: years, ranges, lengths, prices, and numeric fields by name."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from agent.dialogue.nlu.comparison_words import (
     MOST,
     ROUGHLY,
     SMALL,
-    field_named,
-    flipped,
-    kind_of,
-    made,
-    operator,
-    storable,
+    find_numeric_field,
+    is_storable,
+    kind_of_comparator,
+    make_constraint,
+    negate,
+    parse_operator,
 )
-from agent.dialogue.nlu.dates import times
+from agent.dialogue.nlu.dates import parse_dates
 from agent.dialogue.nlu.lexicon import Lexicon
 from agent.dialogue.nlu.message import Text
 
 ABOUT = 0.1
-"""How far "about 90 minutes" reaches, as a share; of years, two to either side."""
+"""Tolerance of "about 90 minutes", as a share; for years it is two to either side."""
 
 _N = r"(?:\d+(?:[.,]\d+)?|" + "|".join(sorted(SMALL, key=len, reverse=True)) + r")"
 _MONEY = (
@@ -57,14 +57,14 @@ _SINGLE = re.compile(
 _NAME = re.compile(r"\b(?P<name>[a-z]+) (?:is |of |was |in )?$")
 
 
-def bounds(text: Text, lexicon: Lexicon) -> tuple[list[Constraint], list[str]]:
-    """The conditions on numbers that the message states, each struck out of it; and kinds of numbers that the catalog has not."""
+def parse_numbers(text: Text, lexicon: Lexicon) -> tuple[list[Constraint], list[str]]:
+    """Return the constraints on numbers that the message states, and what the catalog lacks for them. Both are struck out."""
     missing: list[str] = []
-    found = times(text, lexicon) if "time" in lexicon.fields else []
+    found = parse_dates(text, lexicon) if "time" in lexicon.fields else []
     for pattern, reading in ((_RANGE, _of_range), (_SINGLE, _of_single)):
         for match in text.find(pattern):
             name = _NAME.search(text.lower[: match.start()])
-            named = field_named(name["name"], lexicon) if name else None
+            named = find_numeric_field(name["name"], lexicon) if name else None
             bound = reading(match, named, lexicon)
             if not bound:
                 continue
@@ -76,14 +76,16 @@ def bounds(text: Text, lexicon: Lexicon) -> tuple[list[Constraint], list[str]]:
                 )
                 text.strike(start, match.end())
                 continue
-            found.append(made(kind, (flipped(op) if text.negated(start) else op, value), lexicon, said=True))
+            found.append(
+                make_constraint(kind, (negate(op) if text.negated(start) else op, value), lexicon, in_minutes=True)
+            )
             text.strike(start, match.end())
-    kept = [constraint for constraint in found if storable(constraint.value)]
+    kept = [constraint for constraint in found if is_storable(constraint.value)]
     return kept, missing + ["so large a number"] * (len(kept) < len(found))
 
 
 def _of_range(match: re.Match[str], named: str | None, lexicon: Lexicon) -> tuple[str, str, list[float]] | None:
-    """Kind, operator and the two ends of a range, or None where it is none."""
+    """Return the kind, operator and two ends of a range, or None if it is none."""
     (first, low), (second, high) = _quantity(match, "a_", lexicon), _quantity(match, "b_", lexicon)
     kind = second or first or named
     if kind is None or (first and second and first != second):
@@ -100,12 +102,12 @@ def _of_range(match: re.Match[str], named: str | None, lexicon: Lexicon) -> tupl
 def _of_single(
     match: re.Match[str], named: str | None, lexicon: Lexicon
 ) -> tuple[str, str, float | list[float]] | None:
-    """Kind, operator and value of one number, or None where nothing tells what it is about."""
+    """Return the kind, operator and value of one number, or None if its kind is unknown."""
     kind, value = _quantity(match, "q_", lexicon)
-    kind = kind or (kind_of(match["op"]) if match["op"] else None) or named
+    kind = kind or (kind_of_comparator(match["op"]) if match["op"] else None) or named
     if kind is None:
         return None
-    op = operator(match["op"]) if match["op"] else "$eq" if kind == "time" or named else "~"
+    op = parse_operator(match["op"]) if match["op"] else "$eq" if kind == "time" or named else "~"
     if match["down"] or match["up"]:
         op = "$lte" if match["down"] else "$gte"
     elif (match["op"] == "from" and kind == "time") or (match["op"] == "by" and kind != "time"):
@@ -117,7 +119,7 @@ def _of_single(
 
 
 def _quantity(match: re.Match[str], at: str, lexicon: Lexicon) -> tuple[str | None, float]:
-    """The kind of number (None: it does not tell) and the number; a length in minutes."""
+    """Return the kind of a number (None: unknown) and the number; a length is in minutes."""
     groups = match.groupdict()
     if money := groups[at + "money"] or groups[at + "money2"]:
         return "price", float(money)
@@ -129,7 +131,7 @@ def _quantity(match: re.Match[str], at: str, lexicon: Lexicon) -> tuple[str | No
     if groups[at + "year"]:
         return ("time" if "time" in lexicon.fields else None), float(groups[at + "year"])
     unit = groups[at + "unit"]
-    return (field_named(unit, lexicon) if unit else None), float(groups[at + "plain"])
+    return (find_numeric_field(unit, lexicon) if unit else None), float(groups[at + "plain"])
 
 
 def _number(words: str) -> float:

@@ -1,4 +1,4 @@
-"""Fixed turns of phrase: commands, courtesies, questions; and what is left of a message as a description to search by."""
+"""Patterns of commands, small talk and questions; and the words that remain of a message as a query."""
 
 from __future__ import annotations
 
@@ -137,11 +137,11 @@ EMPTY = frozenset(
     with without would yeah yes you your
     """.split()
 )
-"""Words that describe nothing that could be searched for."""
+"""Words that are of no use in a query."""
 
 
-def left_over(text: Text) -> str:
-    """What nobody has understood of the message, without words that describe nothing: "" where that is all."""
+def remaining_query(text: Text) -> str:
+    """Return the words that no parser struck out as a query, without empty words at either end; "" if none remain."""
     pieces = [
         " ".join(word for word in re.findall(r"[^\W_]+(?:[-'][^\W_]+)*", piece))
         for piece in re.split(rf"[{STRUCK},.;:!?()\n]+", text.lower)
@@ -155,12 +155,12 @@ def left_over(text: Text) -> str:
             words.pop()
         if words:
             kept.append(" ".join(words))
-    # Descriptions say what a thing is, not what it is more of: funnier is looked for as funny.
+    # Descriptions of items use the positive form: "funnier" is searched for as "funny".
     return IER.sub(r"\1y", ", ".join(kept)[:300])
 
 
-def avoided(text: Text) -> tuple[list[str], list[str]]:
-    """What is wanted less or not at all and is no value of a field, each struck out: all of it, and what was meant strictly."""
+def find_avoided(text: Text) -> tuple[list[str], list[str]]:
+    """Return the phrases to avoid that are no field values, each struck out, and those of them that are excluded outright."""
     away: list[str] = []
     strictly: list[str] = []
     for match in text.find(AVOID):

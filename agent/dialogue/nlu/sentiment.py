@@ -1,4 +1,4 @@
-"""How a speaker stands to what they speak of: the words around it that praise, blame, or ask for something like it."""
+"""Classify the user's stance to a mentioned item by the words around it: praise, blame, or a wish for similar items."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from agent.dialogue.nlu.message import Text, cue
 Stance = Literal["like", "dislike", "seen", "seed", "away", "none"]
 
 _I = r"\b(?:i|we|i've|we've|she|he|they)(?: (?:really|quite|do|also|both|always|absolutely|particularly|already|still))* "
-CUES: dict[Stance, re.Pattern[str]] = {  # the first that governs a place counts
+CUES: dict[Stance, re.Pattern[str]] = {  # the first that matches counts
     "dislike": cue(
         r"\b(?:hated?|hates|dislike[ds]?|can't stand|cannot stand|couldn't stand|(?:did(?:n't| not)|do(?:n't| "
         r"not)|never|not) (?:really )?"
@@ -44,8 +44,8 @@ _BLAME = re.compile(
 )
 
 
-def stance(text: Text, start: int, end: int) -> tuple[Stance, tuple[int, int] | None]:
-    """How the speaker stands to the item at this place, and where the words that say so are."""
+def classify_stance(text: Text, start: int, end: int) -> tuple[Stance, tuple[int, int] | None]:
+    """Return the user's stance to the item at this place, and the span of the words that state it, or None."""
     if found := _PRAISE.match(text.lower, end):
         return "like", found.span()
     if found := _BLAME.match(text.lower, end):

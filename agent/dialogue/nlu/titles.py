@@ -1,4 +1,4 @@
-"""Titles in a message: written out, or about so after a cue; not every word that is a title somewhere is meant as one."""
+"""Find titles in a message: exact ones, and misspelt ones after a cue. Not every word that is a title somewhere is meant as one."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from agent.dialogue.nlu.message import STRUCK, Text, cue
 from agent.dialogue.nlu.sentiment import CUES
 
 LONGEST = 9
-"""Words of a title that is looked for."""
+"""Most words of a title."""
 TRIES = 3
-"""Stretches of words that are taken for a misspelt title."""
+"""Most attempts at a misspelt title after each cue."""
 WEAK = frozenset(
     "a an the it its he her him his she us we you me my i up one two this that these those them they others other more less new old"
     " first second third last next best good great big little who what when where why how all about out go home love life man"
     " woman men women people thing things party end day night time way is are was be no not yes ok please thanks some any".split()
 )
-"""Words that make no title by themselves, unless they are written like one."""
+"""Words that are a title only if they are capitalised like one."""
 
 YEAR = re.compile(r" ?\(?\b((?:1[89]|20)\d\d)\b\)?")
 
 
-def titled(text: Text, lexicon: Lexicon) -> list[tuple[str, int, int]]:
-    """Titles written out, the longest first; short and everyday ones count only where a cue or their capitals speak for them."""
+def find_titles(text: Text, lexicon: Lexicon) -> list[tuple[str, int, int]]:
+    """Return (id, start, end) of each title, the longest first. Short and common ones need a cue or capitals."""
     words = [(m.group(), m.start(), m.end()) for m in re.finditer(r"[^\W_]+(?:'[^\W_]+)*", text.lower)]
     found: list[tuple[str, int, int]] = []
     used: set[int] = set()
@@ -38,20 +38,20 @@ def titled(text: Text, lexicon: Lexicon) -> list[tuple[str, int, int]]:
             if (
                 rows
                 and STRUCK not in text.lower[start:end]
-                and not _in_a_value(words, i, n, lexicon)
-                and _meant(text, key, start, end, lexicon)
+                and not _is_part_of_value(words, i, n, lexicon)
+                and _is_meant(text, key, start, end, lexicon)
             ):
-                id = lexicon.titled(text.lower[start:end], year_after(text, end))
+                id = lexicon.find_title(text.lower[start:end], year_after(text, end))
                 if id:
                     found.append((id, start, end))
                     used |= set(range(i, i + n))
     if not found:
-        found = _nearly(text, lexicon)
+        found = _find_misspelt(text, lexicon)
     return found
 
 
-def _in_a_value(words: Sequence[tuple[str, int, int]], i: int, n: int, lexicon: Lexicon) -> bool:
-    """Whether these words are a part of a longer name that is a value: Akira, of Akira Kurosawa."""
+def _is_part_of_value(words: Sequence[tuple[str, int, int]], i: int, n: int, lexicon: Lexicon) -> bool:
+    """Return whether these words are part of a longer field value: Akira, of Akira Kurosawa."""
     longer = ((i - before, i + n + after) for before in range(3) for after in range(3) if 0 < before + after <= i + 3)
     return any(
         start >= 0 and lexicon.has([word for word, _, _ in words[start:end]])
@@ -60,7 +60,7 @@ def _in_a_value(words: Sequence[tuple[str, int, int]], i: int, n: int, lexicon: 
     )
 
 
-def _meant(text: Text, key: tuple[str, ...], start: int, end: int, lexicon: Lexicon) -> bool:
+def _is_meant(text: Text, key: tuple[str, ...], start: int, end: int, lexicon: Lexicon) -> bool:
     content = [word for word in key if word not in WEAK]
     if year_after(text, end) and content:
         return True
@@ -91,8 +91,8 @@ _ASKED = cue(
 )
 
 
-def _nearly(text: Text, lexicon: Lexicon) -> list[tuple[str, int, int]]:
-    """A title written about so, right after a cue: the longest stretch that grounds. A try looks at every title: few are made."""
+def _find_misspelt(text: Text, lexicon: Lexicon) -> list[tuple[str, int, int]]:
+    """Return the longest words after a cue that are close to a title. Each attempt compares all titles, so few are made."""
     for pattern in CUES.values():
         for match in re.finditer(pattern.pattern.removesuffix("$"), text.lower):
             stretch = _STRETCH.match(text.lower, match.end())
@@ -112,6 +112,6 @@ _STRETCH = re.compile(rf"(?:(?!\b(?:but|and|with|from|in|that|which|only|just|pl
 
 
 def year_after(text: Text, end: int) -> int | None:
-    """The year that is written behind a title."""
+    """Return the year that follows a title, or None."""
     year = YEAR.match(text.lower, end)
     return int(year.group(1)) if year else None

@@ -35,7 +35,7 @@ from eval.tuning.prompts.successive_halving import FIRST, Race, Scorer
 from eval.tuning.prompts.variants import IN_FORCE, POOL, Variant, fingerprint, proposals, put, task
 from eval.tuning.resumable import Steps
 from eval.tuning.tune import MINUTES, MODEL_CASES, repeating, validation_cases
-from store.paths import alone
+from store.locks import alone
 
 ROUNDS = 2
 PROPOSALS = 4

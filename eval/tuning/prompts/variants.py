@@ -18,10 +18,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from agent.errors import BadAnswer
+from agent.item_text import plain
 from agent.llm import connect
 from agent.llm.client import Deadline
 from agent.profile.schemas import ASKED, N_NAMED, N_QUERIES, Line
-from agent.retrieval.grounding import plain
 from agent.settings import Settings
 from eval.comparison.llm_cache import DEADLINE
 from prompts import Prompts

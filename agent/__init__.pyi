@@ -1,0 +1,9 @@
+from .dialogue.session import AsyncSession as AsyncSession
+from .errors import EvokeError as EvokeError
+from .errors import ModelError as ModelError
+from .recommender import AsyncRecommender as AsyncRecommender
+from .results import Profile as Profile
+from .results import Recommendation as Recommendation
+from .results import Result as Result
+from .sync import Recommender as Recommender
+from .sync import Session as Session

@@ -1,0 +1,1 @@
+"""Policy gradient: on a GPU, the model that writes queries is trained on the reward of its own lists."""

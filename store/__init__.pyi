@@ -1,0 +1,13 @@
+from .catalog import Catalog as Catalog
+from .cooccurrence import Cooccurrence as Cooccurrence
+from .embedder import Embedder as Embedder
+from .errors import BadData as BadData
+from .errors import MissingExtra as MissingExtra
+from .errors import StoreBusy as StoreBusy
+from .errors import StoreError as StoreError
+from .history import History as History
+from .lexical import Lexical as Lexical
+from .records import Event as Event
+from .records import Hit as Hit
+from .records import Item as Item
+from .snapshot import Snapshot as Snapshot
