@@ -1,8 +1,8 @@
 """README.md and the pages of docs/, run as written: shell commands, Python, requests to the service; links and names checked.
 
 Comments in Markdown say what a code block needs: `long` and `data` blocks (minutes, or benchmark data) are not run; `served`
-blocks talk to a running service. A line `#> text` in a block is output that it must print; ` ...` at its end stands for the rest
-of the line.
+blocks talk to a running service. A comment `# prints: text` in a block is output that it must print; ` ...` at its end stands for
+the rest of the line.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import httpx
 import pytest
 
 from agent.settings import Serving, Settings, TenantSettings
-from store.paths import default_store, remember
+from store.paths import default_store, remember_last_store
 from tests.helpers.recommending import FILMS
 from tests.helpers.serving import Service, process
 
@@ -47,7 +48,7 @@ def run(kind: str, code: str, **options: object) -> None:
     command = ["bash", "-euo", "pipefail", "-c", code] if kind == "sh" else [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, **options)  # type: ignore[call-overload]
     assert done.returncode == 0, done.stderr
-    for expected in re.findall(r"^\s*#> (.+)$", code, re.MULTILINE):
+    for expected in re.findall(r"^# prints: (.+)$", code, re.MULTILINE):
         assert expected.removesuffix(" ...") in done.stdout
 
 
@@ -62,7 +63,7 @@ def after_demo(films_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "eval").symlink_to(ROOT / "eval")
     for store in (tmp_path / "stores" / "films", default_store(FILMS)):
         shutil.copytree(films_store, store)
-    remember(default_store(FILMS))
+    remember_last_store(default_store(FILMS))
     return tmp_path
 
 
@@ -93,7 +94,7 @@ def test_toml_examples_are_settings(page: str, tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     for code in blocks(page, "toml"):
         Path("evoke.toml").write_text(code, encoding="utf-8")
-        assert Settings.load().model_fields_set
+        assert tomllib.loads(code).keys() <= Settings.load().model_fields_set
 
 
 @pytest.mark.parametrize("page", pages_with("json"))
@@ -115,8 +116,7 @@ def test_settings_targets_and_folders_on_a_page_exist(page: str) -> None:
 
 
 def test_settings_page_describes_every_setting_with_its_default() -> None:
-    removed = {"budget", "decay", "n_queries", "rank_shuffles"}  # to be taken out of the code
-    fields = {f"EVOKE_{name.upper()}": field for name, field in Settings.model_fields.items() if name not in removed}
+    fields = {f"EVOKE_{name.upper()}": field for name, field in Settings.model_fields.items()}
     fields |= {name: field for part in (Serving, TenantSettings) for name, field in part.model_fields.items()}
     lines = re.findall(r"^\|(.*`.*)\|$", PAGES["docs/settings.md"], re.MULTILINE)
     rows = [(names.strip(), default.strip()) for names, _, default in (line.split("|") for line in lines)]
@@ -124,7 +124,8 @@ def test_settings_page_describes_every_setting_with_its_default() -> None:
         defaults = [default for names, default in rows if f"`{name}`" in names]
         assert defaults, name
         if isinstance(value := fields[name].default, int | float):
-            assert (str(value).lower() if isinstance(value, bool) else f"{value:,}".removesuffix(".0")) in defaults, name
+            shown = str(value).lower() if isinstance(value, bool) else f"{value:,}".removesuffix(".0")
+            assert shown in defaults, name
     weights = Settings.model_fields["weights"].get_default(call_default_factory=True)
     assert ("`EVOKE_WEIGHTS`", ", ".join(f"`{name}` {value:g}" for name, value in weights.items())) in rows
 
