@@ -148,4 +148,4 @@ def test_holm_correction_equals_values_worked_out_by_hand() -> None:
 
 def test_values_without_a_user_each_are_refused() -> None:
     with pytest.raises(ValueError, match="3 values for the cases of 2"):
-        intervals({"m": np.zeros(3)}, ["u", "v"])
+        bootstrap_intervals({"m": np.zeros(3)}, ["u", "v"])

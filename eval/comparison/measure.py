@@ -57,9 +57,7 @@ def measure(cases: Cases, ranked: dict[str, list[list[str]]], catalog: Catalog, 
             for arm in ranked
         },
         overlap=metrics.overlap(cases.cases, channels) if channels else {},
-        strata=metrics.means_by_stratum(
-            metrics.label_cases(cases.cases, popularity, {event.item for event in cases.events}), per_arm
-        ),
+        strata=metrics.means_by_stratum(labels, per_arm),
         warnings=list(cases.warnings),
         values=per_arm,
         case_users=np.array([codes[user] for user in users]),
