@@ -24,7 +24,7 @@ from eval.report import plots
 from eval.report.diff import Changes
 from eval.report.html import summarize
 from eval.report.report import Run
-from eval.significance import Comparison, compare_all, correct_by_holm
+from eval.significance import Comparison, bootstrap_intervals, compare_all, correct_by_holm
 from store import MissingExtra
 
 HOSTILE = "<script>alert(1)</script>&\"'[red]"
