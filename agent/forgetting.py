@@ -6,7 +6,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from store.cache import drop
+from store.cache import delete_cached
 
 FORGOTTEN = "forgotten"
 """Marker file in an adapter's folder: a user was forgotten after the adapter was trained, and it may have learned from them."""
@@ -22,7 +22,7 @@ def drop_derived(store: Path | None) -> None:
     if store is None:
         return
     for fitted in ("linear", "cooccurrence"):
-        drop(store, fitted)
+        delete_cached(store, fitted)
     trained = store / "trained"
     for folder in (store / "measured", *trained.glob("*.unfinished")):
         shutil.rmtree(folder, ignore_errors=True)

@@ -285,13 +285,13 @@ def retriever(dataset: Path, seed: int, samples: int | None, anyway: bool, store
     """
     from agent.settings import Settings
     from agent.terminal.progress import progress
-    from eval.training.retriever import to_do_next
+    from eval.training.retriever import list_next_steps
     from eval.training.retriever import train as run_train
     from store.paths import default_store
 
     folder = store or Settings.load().store or default_store(dataset)
     done = run_train(dataset, store=folder, seed=seed, samples=samples, anyway=anyway, say=say, progress=progress)
-    for line in to_do_next(folder) if done.on else ():
+    for line in list_next_steps(folder) if done.on else ():
         say(line)
     if as_json:
         print_json(done.as_json())

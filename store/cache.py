@@ -16,7 +16,7 @@ FORMAT = 2
 0.1.0 saved without such a number."""
 
 
-def kept(
+def load_or_build(
     folder: Path | None,
     name: str,
     version: str,
@@ -50,7 +50,7 @@ def kept(
         return value
 
 
-def drop(folder: Path, name: str) -> None:
+def delete_cached(folder: Path, name: str) -> None:
     """Delete the cached data of this name from a store, so that it is built again."""
     for home in (folder / "derived").glob(f"{name}-*"):
         shutil.rmtree(home, ignore_errors=True)

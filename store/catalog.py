@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from store import paths
-from store.cache import kept
+from store.cache import load_or_build
 from store.chroma import Connection, connect, in_batches
 from store.chroma_records import HIDDEN, to_item
 from store.embedder import Embedder
 from store.errors import StoreError
-from store.filters import Field, fields_of, load_fields, normalised, save_fields
+from store.filters import Field, fields_of, load_fields, normalise_filter, save_fields
 from store.records import Hit, Item
 from store.snapshot import Snapshot
 from store.writer import Upserted, check, new_version, writing
@@ -58,7 +58,7 @@ class Catalog:
 
         Raises StoreError if there is no catalog and `create` is false, or if another embedding model made it.
         """
-        folder, where, name = paths.located(place, chroma)
+        folder, where, name = paths.locate_chroma(place, chroma)
         if not create and isinstance(where, Path) and not where.is_dir():
             raise StoreError(_NO_CATALOG.format(place))
         trained = None
@@ -88,7 +88,7 @@ class Catalog:
         return not self._chroma.facts.get("writing")
 
     @property
-    def derived_in(self) -> Path | None:
+    def cache_folder(self) -> Path | None:
         """Return the folder for cached derived data; None during a write, when the version does not describe the content."""
         return self.folder if self.settled else None
 
@@ -178,7 +178,7 @@ class Catalog:
 
     def matching(self, where: Mapping[str, Any] | None) -> set[str] | None:
         """Return the ids of the items that match the filter and are not hidden; None if every item that is not hidden matches."""
-        clause = normalised(where, self.schema())
+        clause = normalise_filter(where, self.schema())
         if clause is None:
             return None
         both = {"$and": [clause, {HIDDEN: False}]}
@@ -188,7 +188,9 @@ class Catalog:
         """Return the metadata fields that filters may use, most frequent first."""
         version = self.version
         if self._schema is None or self._schema[0] != version:
-            fields = kept(self.derived_in, "schema", version, lambda: fields_of(self.items()), save_fields, load_fields)
+            fields = load_or_build(
+                self.cache_folder, "schema", version, lambda: fields_of(self.items()), save_fields, load_fields
+            )
             self._schema = version, fields
         return self._schema[1]
 
@@ -196,8 +198,8 @@ class Catalog:
         """Return the whole catalog in memory, as of its present version."""
         version = self.version
         if self._snapshot is None or self._snapshot.version != version:
-            self._snapshot = kept(
-                self.derived_in,
+            self._snapshot = load_or_build(
+                self.cache_folder,
                 "snapshot",
                 version,
                 lambda: self._read_snapshot(version),
@@ -247,7 +249,7 @@ class Catalog:
             left = [
                 Hit(an_id, 1.0 - distance)
                 for an_id, distance in zip(ids, distances, strict=True)
-                if (an_id in allowed if allowed is not None else snapshot.shows(an_id))
+                if (an_id in allowed if allowed is not None else snapshot.is_visible(an_id))
             ]
             hits.append(left[:k])
         short = [row for row, found_hits in enumerate(hits) if len(found_hits) < min(k, count)]
@@ -259,7 +261,7 @@ class Catalog:
 
 
 def _trained_embedder(folder: Path) -> Embedder | None:
-    trained = paths.retriever(folder)
+    trained = paths.trained_encoder(folder)
     return Embedder(str(trained)) if trained else None
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from store.cache import kept
+from store.cache import load_or_build
 from store.sparse import highest, rows_scaled_to_best, strongest
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _SHARPNESS = 4
 class Content:
     """Similarity between a snapshot's rows. The first three are CSR matrices; the square ones have empty diagonals.
 
-    `near` (n, n): the cosine, to the power of 4, of each item with its 20 nearest by `Snapshot.alike`. `titles` (n, n):
+    `near` (n, n): the cosine, to the power of 4, of each item with its 20 nearest by `Snapshot.content_vectors`. `titles` (n, n):
     BM25 of other titles for the row's title as a query, divided by the best of the row. `fields` (n, values): TF-IDF of metadata
     values, rows of length 1. `numbers`: each numeric field that most items have, standardised, (n,) with NaN where it is missing.
     """
@@ -42,7 +42,9 @@ class Content:
     @classmethod
     def of(cls, catalog: Catalog, snapshot: Snapshot) -> Content:
         """Return the content similarity of this version of the catalog, from the cache if it is there."""
-        return kept(catalog.derived_in, "content", snapshot.version, lambda: _build(catalog, snapshot), _save, _load)
+        return load_or_build(
+            catalog.cache_folder, "content", snapshot.version, lambda: _build(catalog, snapshot), _save, _load
+        )
 
 
 def _build(catalog: Catalog, snapshot: Snapshot) -> Content:
@@ -52,7 +54,7 @@ def _build(catalog: Catalog, snapshot: Snapshot) -> Content:
         if item.id in snapshot.rows:
             items[snapshot.rows[item.id]] = item
     fields, numbers = _fields([dict(item.metadata) if item else {} for item in items])
-    return Content(_near(snapshot.alike), _titles(snapshot.titles), fields, numbers)
+    return Content(_near(snapshot.content_vectors), _titles(snapshot.titles), fields, numbers)
 
 
 def _near(vectors: np.ndarray) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from store.cache import kept
+from store.cache import load_or_build
 from store.sparse import rows_summing_to_one, strongest, without_diagonal
 
 if TYPE_CHECKING:
@@ -53,12 +53,14 @@ class Cooccurrence:
     def of(cls, history: History, snapshot: Snapshot, folder: Path | None) -> Cooccurrence:
         """Return the statistics of a whole history, from the cache in the store's folder unless items or events have changed."""
         version = f"{snapshot.version}.{history.version}"
-        return kept(folder, "cooccurrence", version, lambda: cls.fit(history.interactions(), snapshot), _save, _load)
+        return load_or_build(
+            folder, "cooccurrence", version, lambda: cls.fit(history.interactions(), snapshot), _save, _load
+        )
 
     @classmethod
     def fit(cls, interactions: Interactions, snapshot: Snapshot) -> Cooccurrence:
         """Count over these events, without those of items that are not in the snapshot."""
-        users, rows, times = in_rows(interactions, snapshot)
+        users, rows, times = to_rows(interactions, snapshot)
         n = len(snapshot)
         counts = np.bincount(rows, minlength=n).astype(np.float32)
         recent = _is_recent(users, times)
@@ -108,7 +110,7 @@ class Cooccurrence:
         return (sparse.diags(rarity) @ self.people.T @ sparse.diags(length)).tocsr()
 
 
-def in_rows(interactions: Interactions, snapshot: Snapshot) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def to_rows(interactions: Interactions, snapshot: Snapshot) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (users, rows, times) of the events whose items are in the snapshot, in (user, time) order, (e,) each."""
     row_of = np.array([snapshot.rows.get(id, -1) for id in interactions.item_ids], dtype=np.int64)
     rows = row_of[interactions.items] if len(interactions) else np.zeros(0, dtype=np.int64)
@@ -118,7 +120,7 @@ def in_rows(interactions: Interactions, snapshot: Snapshot) -> tuple[np.ndarray,
 
 def sequences(interactions: Interactions, snapshot: Snapshot) -> list[np.ndarray]:
     """Return each user's rows, oldest first."""
-    users, rows, _ = in_rows(interactions, snapshot)
+    users, rows, _ = to_rows(interactions, snapshot)
     return np.split(rows, np.flatnonzero(np.diff(users)) + 1) if len(rows) else []
 
 

@@ -59,7 +59,7 @@ class Embedder:
         return folder.resolve().name if folder.is_dir() else self._source
 
     @property
-    def found_at(self) -> str:
+    def source_path(self) -> str:
         """Return what opens the model on this machine: the path of its folder, else its name."""
         folder = Path(self._source).expanduser()
         return self._source if self.remote or not folder.is_dir() else str(folder.resolve())
@@ -123,10 +123,10 @@ class Embedder:
 
         Returns None for a model that was not trained by `evoke train retriever`.
         """
-        return None if self.turn_back is None else turned(vectors, self.turn_back)
+        return None if self.inverse_transform is None else transform(vectors, self.inverse_transform)
 
     @cached_property
-    def turn_back(self) -> np.ndarray | None:
+    def inverse_transform(self) -> np.ndarray | None:
         """Return the (dim, dim) matrix that `untrained` multiplies vectors by; None for a model that was not trained."""
         file = None if self.remote else self.folder / UNTRAINED
         return np.load(file) if file and file.is_file() else None
@@ -224,7 +224,7 @@ class Embedder:
         return np.asarray([row.embedding for row in sorted(rows, key=lambda row: row.index)], dtype=np.float32)
 
 
-def turned(vectors: np.ndarray, turn: np.ndarray) -> np.ndarray:
+def transform(vectors: np.ndarray, turn: np.ndarray) -> np.ndarray:
     """Multiply (n, dim) unit vectors by a (dim, dim) matrix, and scale them to length 1 again."""
     return _normalise(np.asarray(vectors) @ turn.T)
 

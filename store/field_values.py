@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from store.cache import kept
+from store.cache import load_or_build
 
 if TYPE_CHECKING:
     from store.catalog import Catalog
@@ -29,7 +29,7 @@ class Values:
     @classmethod
     def of(cls, catalog: Catalog) -> Values:
         """Return the values of the present catalog, from the cache if they are there."""
-        return kept(catalog.derived_in, "values", catalog.version, lambda: _build(catalog), _save, _load)
+        return load_or_build(catalog.cache_folder, "values", catalog.version, lambda: _build(catalog), _save, _load)
 
 
 def _build(catalog: Catalog) -> Values:

@@ -102,7 +102,7 @@ class _Tally:
         return "bool"
 
 
-def normalised(where: Mapping[str, Any] | None, schema: Mapping[str, Field]) -> dict[str, Any] | None:
+def normalise_filter(where: Mapping[str, Any] | None, schema: Mapping[str, Field]) -> dict[str, Any] | None:
     """Return the filter in the form that Chroma takes, or None if it excludes nothing. Raises StoreError, naming the fault."""
     clause = _filter(where, schema, 1)
     if clause is not None:

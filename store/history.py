@@ -73,7 +73,7 @@ class Interactions:
         return len(self.users)
 
 
-def interactions_of(events: Sequence[Event]) -> Interactions:
+def positive_interactions(events: Sequence[Event]) -> Interactions:
     """Return the positive ones of these events; the scale of ratings is taken from the events themselves."""
     ratings = [event.rating for event in events if event.rating is not None]
     scale = Scale(min(ratings), max(ratings)) if ratings else Scale(None, None)
@@ -295,7 +295,7 @@ class History:
 
 def database_of(folder: Path) -> str:
     """Return the URL of the database that holds a store folder's history."""
-    return paths.about(folder).get("database") or f"sqlite:///{folder.absolute() / 'history.db'}"
+    return paths.read_store_json(folder).get("database") or f"sqlite:///{folder.absolute() / 'history.db'}"
 
 
 def _touch(db: Connection) -> None:

@@ -21,7 +21,7 @@ from store.history import Added, History
 from store.lexical import Lexical
 from store.load import Files, find_dataset, read_events, read_items
 from store.readers import Problems
-from store.reembed import sweep
+from store.reembed import remove_unused_encoders
 from store.writer import Upserted
 
 # Chroma's log and index, the snapshot and SQLite's write-ahead log hold each vector and each text several times.
@@ -93,11 +93,13 @@ def index(
             Catalog.open(store, embedder=embedder, chroma=chroma) as catalog,
             History.open(database or store) as history,
         ):
-            paths.describe(store, urls | {"dataset": (files.items or files.events or store).absolute().parent.name})
+            paths.update_store_json(
+                store, urls | {"dataset": (files.items or files.events or store).absolute().parent.name}
+            )
             done = _write(files, catalog, history, checked, prune, progress)
             refresh(catalog, history)
-            paths.describe(store, _facts(catalog, history))
-        sweep(store)
+            paths.update_store_json(store, _facts(catalog, history))
+        remove_unused_encoders(store)
     paths.remember_last_store(store)
     return Indexed(store, *done, checked.problems, checked.skipped_items)
 
@@ -172,7 +174,7 @@ def _check(
 
 def _needed_room(store: Path, checked: _Checked, embedder: Embedder | None) -> tuple[int, int]:
     """Return the bytes of the largest file that the write needs, and of all its other files; little for a complete store."""
-    facts = paths.about(store)
+    facts = paths.read_store_json(store)
     new = max(len(checked.ids) - facts.get("items", 0), 0)
     share = new / max(len(checked.ids), 1)
     dim = facts.get("dim") or (embedder or Embedder()).dim
@@ -216,7 +218,7 @@ def _locked_folder(store: Path) -> Iterator[None]:
     """
     try:
         created = _create_folder(store)
-        with locks.writing(store):
+        with locks.write_lock(store):
             try:
                 yield
             except (StoreError, OSError):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from store.cache import kept
+from store.cache import load_or_build
 from store.records import Item
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ class Lexical:
     @classmethod
     def of(cls, catalog: Catalog, snapshot: Snapshot) -> Lexical:
         """Return the index of this version of the catalog, from the cache if it is there."""
-        return kept(
-            catalog.derived_in, "lexical", snapshot.version, lambda: cls(_build(catalog, snapshot)), _save, _load
+        return load_or_build(
+            catalog.cache_folder, "lexical", snapshot.version, lambda: cls(_build(catalog, snapshot)), _save, _load
         )
 
     def search(self, texts: Sequence[str], k: int) -> list[list[tuple[int, float]]]:

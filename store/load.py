@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from store.errors import BadData
-from store.readers import FORMATS, Problems, Wrong, rows
+from store.readers import FORMATS, Problems, RowFault, read_rows
 from store.records import Event, Item, event_fault, item_fault
 
 _ITEM_COLUMNS = ("id", "title", "text", "metadata", "hidden")
@@ -54,12 +54,12 @@ def read_items(path: Path, problems: Problems) -> Iterator[Item]:
     Raises BadData if the file cannot be read, and for a bad row unless `problems` skips these.
     """
     hashes: dict[str, str] = {}
-    for place, row in rows(path, ("id", "title"), _ITEM_COLUMNS, problems):
+    for place, row in read_rows(path, ("id", "title"), _ITEM_COLUMNS, problems):
         try:
             item = _item(row)
             if hashes.get(item.id, item.content_hash) != item.content_hash:
-                raise Wrong("the same id with different content", item.id, "give each item an id of its own")
-        except Wrong as wrong:
+                raise RowFault("the same id with different content", item.id, "give each item an id of its own")
+        except RowFault as wrong:
             problems.report(place, wrong)
             continue
         if item.id in hashes:
@@ -71,12 +71,12 @@ def read_items(path: Path, problems: Problems) -> Iterator[Item]:
 
 def read_events(path: Path, known: Container[str], problems: Problems) -> Iterator[Event]:
     """Yield the events of a file; `known` holds the ids of all items. Raises BadData as `read_items` does."""
-    for place, row in rows(path, ("user", "item", "rating", "timestamp"), _EVENT_COLUMNS, problems):
+    for place, row in read_rows(path, ("user", "item", "rating", "timestamp"), _EVENT_COLUMNS, problems):
         try:
             event = _event(row)
             if event.item not in known:
-                raise Wrong("an event of an unknown item", event.item, "add the item, or remove the event")
-        except Wrong as wrong:
+                raise RowFault("an event of an unknown item", event.item, "add the item, or remove the event")
+        except RowFault as wrong:
             problems.report(place, wrong)
             continue
         yield event
@@ -84,9 +84,9 @@ def read_events(path: Path, known: Container[str], problems: Problems) -> Iterat
 
 def _item(row: Mapping[str, Any]) -> Item:
     if row.get("id") is None:
-        raise Wrong("no id", remedy='give each item an "id"')
+        raise RowFault("no id", remedy='give each item an "id"')
     if row.get("title") is None:
-        raise Wrong("no title", remedy='give each item a "title"')
+        raise RowFault("no title", remedy='give each item a "title"')
     metadata = row.get("metadata")
     if isinstance(metadata, Mapping):
         metadata = {name: value for name, value in metadata.items() if value is not None}
@@ -99,16 +99,16 @@ def _item(row: Mapping[str, Any]) -> Item:
     )
     problem = item_fault(item)
     if problem:
-        raise Wrong(problem)
+        raise RowFault(problem)
     return item
 
 
 def _event(row: Mapping[str, Any]) -> Event:
     for name in ("user", "item", "timestamp"):
         if row.get(name) is None:
-            raise Wrong(f"no {name}", remedy=f'give each event a "{name}"')
+            raise RowFault(f"no {name}", remedy=f'give each event a "{name}"')
     event = Event(row["user"], row["item"], row["timestamp"], row.get("rating"), row.get("kind"), row.get("split"))
     problem = event_fault(event)
     if problem:
-        raise Wrong(problem)
+        raise RowFault(problem)
     return event

@@ -20,7 +20,7 @@ _holders_guard = threading.Lock()
 
 
 @contextmanager
-def writing(store: Path) -> Iterator[None]:
+def write_lock(store: Path) -> Iterator[None]:
     """Hold the lock of the one writer of the catalog in `store`. The same thread may take it again inside.
 
     Raises StoreBusy, with the writer's pid, while another process or thread holds it.
@@ -45,7 +45,7 @@ def writing(store: Path) -> Iterator[None]:
 
 
 @contextmanager
-def alone(store: Path, what: str, doing: str) -> Iterator[None]:
+def exclusive_lock(store: Path, what: str, doing: str) -> Iterator[None]:
     """Hold the lock that allows one process at a time to change `what` of the store.
 
     `doing` goes into the message of any other process that asks for the lock ("another process is `doing` the store").

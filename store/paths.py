@@ -60,7 +60,7 @@ def remember_last_store(store: Path) -> None:
         write_atomically(data_home() / "last", str(Path(store).absolute()).encode())
 
 
-def about(store: Path) -> dict[str, Any]:
+def read_store_json(store: Path) -> dict[str, Any]:
     """Read `store.json`; return its known entries, none if the folder is not a store yet.
 
     Raises StoreError if the file cannot be read, or a later version with another format wrote it.
@@ -68,7 +68,7 @@ def about(store: Path) -> dict[str, Any]:
     return known_entries(_entries(store), KEYS, store / "store.json")
 
 
-def describe(store: Path, facts: Mapping[str, Any]) -> None:
+def update_store_json(store: Path, facts: Mapping[str, Any]) -> None:
     """Merge `facts` into `store.json`. Only its owner may read the file, since it may hold a database URL."""
     # Entries of another version stay in the file: that version may open the store again.
     merged = {"format": FORMAT} | _entries(store) | dict(facts)
@@ -90,12 +90,12 @@ def _entries(store: Path) -> dict[str, Any]:
     return found
 
 
-def retriever(store: Path) -> Path | None:
+def trained_encoder(store: Path) -> Path | None:
     """Return the folder of the encoder that was trained for this store, with its vectors; None if none is in use.
 
     Raises StoreError if that folder is gone.
     """
-    name = about(store).get("retriever")
+    name = read_store_json(store).get("retriever")
     if name and not (store / RETRIEVERS / name).is_dir():
         raise StoreError(
             f"{store / RETRIEVERS / name} is gone, with the store's vectors; restore it, or index into a new store"
@@ -103,13 +103,13 @@ def retriever(store: Path) -> Path | None:
     return store / RETRIEVERS / name if name else None
 
 
-def judged(store: Path) -> Path | None:
+def validation_encoder(store: Path) -> Path | None:
     """Return the folder of the trained encoder to use on validation cases, with its vectors.
 
     It was trained on events before the cut only; the one in use has learned from the validation period too. None if both are
     the same, or if no trained encoder is in use. Raises StoreError if the folder is gone.
     """
-    name = about(store).get("judged")
+    name = read_store_json(store).get("judged")
     if name and not (store / RETRIEVERS / name).is_dir():
         raise StoreError(
             f"{store / RETRIEVERS / name} is gone, and without it nothing is measured on validation cases; restore it, or "
@@ -118,15 +118,15 @@ def judged(store: Path) -> Path | None:
     return store / RETRIEVERS / name if name else None
 
 
-def located(place: str | Path, chroma: str | None) -> tuple[Path | None, str | Path, str]:
+def locate_chroma(place: str | Path, chroma: str | None) -> tuple[Path | None, str | Path, str]:
     """Return the store's folder (None for a server's URL), its Chroma folder or server URL, and the collection's name.
 
     `place` is a store folder or a Chroma server's URL; `chroma` is the URL of a server that holds a folder's vectors.
     """
     folder = None if str(place).startswith(("http://", "https://")) else Path(place).expanduser()
-    url = (chroma or about(folder).get("chroma")) if folder else str(place)
+    url = (chroma or read_store_json(folder).get("chroma")) if folder else str(place)
     if folder and not url:
-        return folder, (retriever(folder) or folder) / "chroma", COLLECTION
+        return folder, (trained_encoder(folder) or folder) / "chroma", COLLECTION
     parts = urlsplit(str(url))
     return folder, f"{parts.scheme}://{parts.netloc}", parts.path.strip("/") or COLLECTION
 
@@ -150,6 +150,6 @@ def data_home() -> Path:
     return Path(base if base and Path(base).is_absolute() else Path.home() / ".local" / "share") / "evoke"
 
 
-def typed_lines() -> Path:
+def chat_history_file() -> Path:
     """Return the file that keeps the lines typed into `evoke chat`."""
     return data_home() / "chat-history"

@@ -18,7 +18,7 @@ _ARROW_BATCH = 1024
 _LONGEST_CELL = 16 << 20
 
 
-class Wrong(Exception):
+class RowFault(Exception):
     """A fault in one row: the reason, which is counted, the detail of this row, and the remedy."""
 
     def __init__(
@@ -37,7 +37,7 @@ class Problems:
     cases: dict[str, list[str]] = field(default_factory=dict)
     duplicates: int = 0
 
-    def report(self, place: str, wrong: Wrong) -> None:
+    def report(self, place: str, wrong: RowFault) -> None:
         """Raise BadData with "FILE:LINE: reason; remedy", or count the row as skipped."""
         case = f"{place}: {wrong.reason}{f' ({wrong.detail})' if wrong.detail else ''}"
         if self.on_error == "stop":
@@ -53,7 +53,7 @@ class Problems:
         return self.counts.total()
 
 
-def rows(
+def read_rows(
     path: Path, needed: Sequence[str], columns: Sequence[str], problems: Problems
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each row of the file as (place, values by column), one at a time.
@@ -87,9 +87,9 @@ def _jsonl(
             try:
                 row = _json(_text(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line))
                 if not isinstance(row, dict):
-                    raise Wrong("the row is not an object", remedy='write {"id": ..., ...} on each line')
+                    raise RowFault("the row is not an object", remedy='write {"id": ..., ...} on each line')
                 _check_columns(row, columns)
-            except Wrong as wrong:
+            except RowFault as wrong:
                 problems.report(place, wrong)
                 continue
             yield place, row
@@ -116,8 +116,8 @@ def _csv(
                 if not values:
                     continue
                 row = _parse_cells(header, values)
-            except (csv.Error, Wrong) as error:
-                wrong = error if isinstance(error, Wrong) else Wrong("broken CSV", str(error))
+            except (csv.Error, RowFault) as error:
+                wrong = error if isinstance(error, RowFault) else RowFault("broken CSV", str(error))
                 if (read := source.number - source.first + 1) > 1:
                     # Probably a quote was never closed; the lines up to the next quote are lost with the row.
                     over = f"over {read} lines, to line {source.number}: is a quote left open?"
@@ -136,7 +136,7 @@ class _Lines:
         self._lines = lines
         self.number = 0
         self.first = 1
-        self._wrong: Wrong | None = None
+        self._wrong: RowFault | None = None
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -148,7 +148,7 @@ class _Lines:
             line = line.removeprefix(b"\xef\xbb\xbf")
         try:
             return _text(line)
-        except Wrong as wrong:
+        except RowFault as wrong:
             self._wrong = wrong
             return line.decode("utf-8", errors="replace")
 
@@ -158,7 +158,7 @@ class _Lines:
         self._wrong = None
 
     def check(self) -> None:
-        """Raise Wrong if a line of the present row is not UTF-8."""
+        """Raise RowFault if a line of the present row is not UTF-8."""
         if self._wrong:
             raise self._wrong
 
@@ -178,7 +178,7 @@ def _header(path: Path, names: list[str], needed: Sequence[str], columns: Sequen
 def _parse_cells(header: list[str], values: list[str]) -> dict[str, Any]:
     """Return a row of a CSV file, with numbers, booleans and JSON parsed in the columns that hold them."""
     if len(values) != len(header):
-        raise Wrong("a row of another length than the header", f"{len(values)} cells, not {len(header)}")
+        raise RowFault("a row of another length than the header", f"{len(values)} cells, not {len(header)}")
     row: dict[str, Any] = {name: value for name, value in zip(header, values, strict=True) if value != ""}
     for name in ("rating", "timestamp"):
         if name in row:
@@ -207,7 +207,7 @@ def _parquet(
                     number += 1
                     try:
                         yield f"{path}:{number}", _without_nulls(row)
-                    except Wrong as wrong:
+                    except RowFault as wrong:
                         problems.report(f"{path}:{number}", wrong)
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         detail = " ".join(str(error).split())[:120]
@@ -227,31 +227,31 @@ def _without_nulls(row: dict[str, Any]) -> dict[str, Any]:
 def _check_columns(row: Mapping[str, Any], columns: Sequence[str]) -> None:
     unknown = next((name for name in row if name not in columns), None)
     if unknown is not None:
-        raise Wrong("an unknown field", str(unknown), f"the fields are {', '.join(columns)}")
+        raise RowFault("an unknown field", str(unknown), f"the fields are {', '.join(columns)}")
 
 
 def _text(line: bytes) -> str:
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise Wrong("not UTF-8", f"byte {error.start + 1} of the line", "save the file as UTF-8") from None
+        raise RowFault("not UTF-8", f"byte {error.start + 1} of the line", "save the file as UTF-8") from None
 
 
 def _json(text: str) -> Any:
     try:
         return json.loads(text, parse_constant=_refuse_constant)
-    except Wrong:
+    except RowFault:
         raise
     except (ValueError, RecursionError) as error:
-        raise Wrong("broken JSON", str(error).partition(":")[0]) from None
+        raise RowFault("broken JSON", str(error).partition(":")[0]) from None
 
 
 def _refuse_constant(name: str) -> None:
-    raise Wrong("a number that is not finite", name)
+    raise RowFault("a number that is not finite", name)
 
 
 def _number(name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise Wrong(f'"{name}" is not a number', repr(text[:40])) from None
+        raise RowFault(f'"{name}" is not a number', repr(text[:40])) from None

@@ -28,7 +28,7 @@ class _PartlyEncoded(Embedder):
         return np.stack([self._known[text] if text in self._known else encoded[text] for text in texts])
 
 
-def embed_anew(
+def index_with_encoder(
     store: Path,
     model: Path,
     progress: Callable[[int, int], None] | None = None,
@@ -38,7 +38,7 @@ def embed_anew(
     """Index the store's items with another encoder, into that encoder's folder. The store itself is not changed.
 
     Items that are indexed there already cost nothing, so a call after an interruption continues. Returns the facts that
-    `put_in_force` needs.
+    `switch_encoder` needs.
 
     Args:
         store: the store's folder.
@@ -49,7 +49,7 @@ def embed_anew(
     """
     embedder = _PartlyEncoded(str(model), vectors or {})
     with (
-        locks.writing(store),
+        locks.write_lock(store),
         Catalog.open(store, create=False, embedder=present) as old,
         Catalog.open(model, embedder=embedder) as new,
     ):
@@ -60,7 +60,7 @@ def embed_anew(
     return {"model": embedder.name, "fingerprint": embedder.fingerprint, "dim": embedder.dim, "of": version}
 
 
-def put_in_force(
+def switch_encoder(
     store: Path,
     model: Path,
     facts: dict[str, Any],
@@ -74,31 +74,31 @@ def put_in_force(
 
     Args:
         store: the store's folder.
-        model: the folder that `embed_anew` wrote into.
-        facts: what `embed_anew` returned.
+        model: the folder that `index_with_encoder` wrote into.
+        facts: what `index_with_encoder` returned.
         judged: the folder of the encoder to use on validation cases, if that is another one.
         present: the store's present encoder, if it cannot be found by its name.
         first: called before the change, after all checks.
 
-    Raises StoreError if the catalog has changed since `embed_anew`.
+    Raises StoreError if the catalog has changed since `index_with_encoder`.
     """
-    with locks.writing(store):
+    with locks.write_lock(store):
         with Catalog.open(store, create=False, embedder=present) as old:
             if old.version != facts["of"]:
                 raise StoreError("items were changed while the model was evaluated; run the same command again")
         first()
-        sweep(store)
+        remove_unused_encoders(store)
         (store / paths.RETRIEVERS).mkdir(parents=True, exist_ok=True)
         for each in filter(None, (judged, model)):
             each.rename(store / paths.RETRIEVERS / each.name)
         in_force = {"retriever": model.name, "judged": judged.name if judged else None}
-        paths.describe(store, {k: v for k, v in facts.items() if k != "of"} | in_force)
-        sweep(store)
+        paths.update_store_json(store, {k: v for k, v in facts.items() if k != "of"} | in_force)
+        remove_unused_encoders(store)
 
 
-def sweep(store: Path) -> None:
+def remove_unused_encoders(store: Path) -> None:
     """Remove the encoders, with their vectors, that are no longer used. The caller must hold the store's write lock."""
-    trained, about = paths.retriever(store), paths.about(store)
+    trained, about = paths.trained_encoder(store), paths.read_store_json(store)
     for model in (store / paths.RETRIEVERS).glob("*"):
         if model.name not in (about.get("retriever"), about.get("judged")):
             shutil.rmtree(model)

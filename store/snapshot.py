@@ -6,16 +6,11 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from store.embedder import UNTRAINED
 from store.records import Hit
-
-
-class _HasSnapshot(Protocol):
-    def snapshot(self) -> Snapshot: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +34,6 @@ class Snapshot:
     def __post_init__(self) -> None:
         object.__setattr__(self, "rows", {an_id: row for row, an_id in enumerate(self.ids)})
 
-    @classmethod
-    def of(cls, catalog: _HasSnapshot) -> Snapshot:
-        """Return `catalog.snapshot()`."""
-        return catalog.snapshot()
-
     def save(self, folder: Path) -> None:
         """Write the snapshot into the folder."""
         np.save(folder / "vectors.npy", self.vectors)
@@ -65,7 +55,7 @@ class Snapshot:
         return len(self.ids)
 
     @property
-    def alike(self) -> np.ndarray:
+    def content_vectors(self) -> np.ndarray:
         """Return the vectors that say how similar two items are in content, (n, dim): those by the encoder before training.
 
         A trained encoder brings items near that the same users choose, which is not similarity in content, and finds more when
@@ -73,7 +63,7 @@ class Snapshot:
         """
         return np.asarray(self.vectors if self.untrained is None else self.untrained)
 
-    def shows(self, an_id: str) -> bool:
+    def is_visible(self, an_id: str) -> bool:
         """Return whether the item is in the catalog and not hidden."""
         row = self.rows.get(an_id)
         return row is not None and not self.hidden[row]

@@ -117,7 +117,7 @@ def _create_missing(db: sa.Connection) -> None:
             db.execute(CreateIndex(index, if_not_exists=True))
 
 
-def identity(url: str) -> tuple[str, ...]:
+def database_identity(url: str) -> tuple[str, ...]:
     """Return a key of the database: equal for all its URLs, however they are written and whoever logs in by them."""
     parsed = _parse_url(url)
     if parsed.get_backend_name() == "sqlite":

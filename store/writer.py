@@ -59,7 +59,7 @@ def writing(
 
     Raises StoreBusy while another process writes.
     """
-    with locks.writing(folder) if folder else nullcontext():
+    with locks.write_lock(folder) if folder else nullcontext():
         writer = Writer(chroma, embedder, advance)
         try:
             yield writer

@@ -25,7 +25,7 @@ from agent.profile.interests import PENALTY
 from agent.retrieval.channels import OTHERS, Sources
 from eval import compare
 from eval.cli import cli
-from eval.data.leakage import seen_hash
+from eval.data.leakage import hash_tuning_data
 from eval.training.base_model import load
 from eval.training.gguf_export import export
 from prompts import Prompts
@@ -235,7 +235,7 @@ def test_prompt_of_a_trained_model_shows_items_that_others_chose_next(
 def test_comparison_asks_the_adapter_and_the_plain_model(
     films: Path, record: Callable[..., Adapter], model_server: Callable[..., Any]
 ) -> None:
-    adapter = record("queries", films, evidence={"on": "valid", "seen": seen_hash(FILMS)})
+    adapter = record("queries", films, evidence={"on": "valid", "seen": hash_tuning_data(FILMS)})
     server = model_server(modelled())
     server.models.append(adapter.name)
     arms = ["queries", "dense+queries-adapter"]

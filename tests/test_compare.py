@@ -22,7 +22,7 @@ from agent.forgetting import drop_derived
 from agent.ranking.tuned import Tuned
 from eval import compare
 from eval.comparison.llm_cache import FAILURES
-from eval.data.leakage import seen_hash
+from eval.data.leakage import hash_tuning_data
 from eval.data.read_cases import load_cases
 from eval.errors import EvalError
 from eval.report.report import Run
@@ -138,7 +138,7 @@ def test_nothing_in_the_store_from_after_the_cut_has_an_effect(films: Path, mode
 
 
 def test_tuning_that_could_have_seen_the_cases_is_not_used(films: Path) -> None:
-    evidence = {"on": "valid", "seen": seen_hash(FILMS), "cases": 1}
+    evidence = {"on": "valid", "seen": hash_tuning_data(FILMS), "cases": 1}
     Tuned({"weights": {"popular": 9.0}}, {}, False, evidence).save(films)
     used = compare(FILMS, ["base"], store=films)
     assert used.settings["tuned"] == {"weights": {"popular": 9.0}}
@@ -178,7 +178,9 @@ def test_a_model_is_asked_once_a_case_as_the_recommender_asks_and_its_cost_is_to
 
 def test_reranking_is_measured_as_it_is_served(films: Path, model_server: Callable[..., Any]) -> None:
     weights = {"queries": 0.0, "named": 0.0, "dense": 0.6, "collaborative": 1.0, "lexical": 0.3, "popular": 0.1}
-    Tuned({"rank_weight": 0.4, "weights": weights}, {}, False, {"on": "valid", "seen": seen_hash(FILMS)}).save(films)
+    Tuned({"rank_weight": 0.4, "weights": weights}, {}, False, {"on": "valid", "seen": hash_tuning_data(FILMS)}).save(
+        films
+    )
     server = model_server(modelled())
     given: dict[str, Any] = {"store": films, "base_url": server.base_url, "cases": 5}
     arms = ["base+rank", "base"]
@@ -196,7 +198,9 @@ def test_reranking_is_measured_as_it_is_served(films: Path, model_server: Callab
     assert full.arms["full"]["mrr"] == run.arms["base+rank"]["mrr"] != full.arms["full-rank"]["mrr"]
     assert full.settings["full"] == {"base": 1.0, "rank": 0.4}
     weights["queries"] = 0.3
-    Tuned({"rank_weight": 0.4, "weights": weights}, {}, False, {"on": "valid", "seen": seen_hash(FILMS)}).save(films)
+    Tuned({"rank_weight": 0.4, "weights": weights}, {}, False, {"on": "valid", "seen": hash_tuning_data(FILMS)}).save(
+        films
+    )
     both = compare(FILMS, ["full-dense", "full-dense-adapter", "full-rank"], **given)
     assert both.arms["full-dense"]["calls"] == 3 and both.arms["full-rank"]["calls"] == 1
     assert both.arms["full-dense"]["mrr"] != both.arms["full-rank"]["mrr"]
@@ -321,7 +325,7 @@ def test_a_killed_run_continues_where_it_stopped(films: Path, model_server: Call
 
 def test_full_without_a_model_channel_is_base(films: Path) -> None:
     off = {"queries": 0.0, "named": 0.0, "dense": 0.6, "collaborative": 1.0, "lexical": 0.3, "popular": 0.1}
-    Tuned({"weights": off}, {}, False, {"on": "valid", "seen": seen_hash(FILMS)}).save(films)
+    Tuned({"weights": off}, {}, False, {"on": "valid", "seen": hash_tuning_data(FILMS)}).save(films)
     run = compare(FILMS, ["base", "full", "full-dense"], store=films, base_url="http://127.0.0.1:9/v1")
     assert quality(run)["base"] == quality(run)["full"] != quality(run)["full-dense"]
     assert any("full is base" in warning for warning in run.warnings)

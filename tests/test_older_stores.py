@@ -41,7 +41,7 @@ def store(request: pytest.FixtureRequest, version: str, tmp_path: Path) -> Path:
         url = request.getfixturevalue("postgres_url")
         _restore(url, STORES / version / "history.sql")
         (folder / "history.db").unlink()
-        paths.describe(folder, {"database": url})
+        paths.update_store_json(folder, {"database": url})
     return folder
 
 
@@ -166,16 +166,16 @@ def test_unreadable_profile_counts_as_missing(history: History) -> None:
 def test_unknown_keys_of_store_json_are_ignored_named_once_and_kept(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    paths.describe(tmp_path, {"items": 3})
+    paths.update_store_json(tmp_path, {"items": 3})
     file = tmp_path / "store.json"
     file.write_text(json.dumps({"shards": 4, "layout": "wide"} | json.loads(file.read_text())))
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            assert paths.about(tmp_path) == {"format": 1, "items": 3}
+            assert paths.read_store_json(tmp_path) == {"format": 1, "items": 3}
     assert [record.getMessage() for record in caplog.records] == [
         f"{file}: ignored shards, layout, which this version does not use"
     ]
-    paths.describe(tmp_path, {"items": 5})
+    paths.update_store_json(tmp_path, {"items": 5})
     assert json.loads(file.read_text()) == {"format": 1, "items": 5, "shards": 4, "layout": "wide"}
 
 
@@ -204,3 +204,19 @@ def test_older_stores_hold_no_path_of_the_machine_they_were_made_on(version: str
         found = [root for root in (b"/tmp", b"/home", b"/root", b"/usr", b"/var", b"/opt") if root in content]
         assert not found, f"{file.name} names {found}"
     assert sqlite3.connect(tmp_path / "history.db").execute("SELECT count(*) FROM evoke_events").fetchone() == (18,)
+
+
+def test_unreadable_session_begins_anew_and_says_so(recommender: Any, history: History) -> None:
+    for state in ("{", "[]", '{"constraints": 7}'):
+        with history._write() as db:
+            db.exec_driver_sql(f"UPDATE evoke_sessions SET state = '{state}', version = version + 1")
+        turn = recommender.session(id=SESSION).send("a crime novel from 1990 on")
+        assert turn.items
+        assert any("could not be read" in note for stage in turn.trace.stages for note in stage.notes)
+    assert recommender.session(id=SESSION).state.messages
+
+
+def test_unreadable_cached_profile_counts_as_missing(recommender: Any, history: History) -> None:
+    with history._write() as db:
+        db.exec_driver_sql("UPDATE evoke_profiles SET profile = '{\"queries\": 7}'")
+    assert recommender.recommend(user="ann", n=3).items

@@ -19,9 +19,9 @@ from agent.forgetting import drop_derived
 from agent.ranking.tuned import Tuned
 from eval import compare
 from eval.data.dataset import read_data
-from eval.data.leakage import measured_catalog, trusted
+from eval.data.leakage import load_trusted_tuning, open_measured_catalog
 from eval.data.read_cases import Cases, load_cases
-from eval.data.splits import _by_time
+from eval.data.splits import _split_by_time
 from eval.errors import EvalError
 from eval.fitting import cross_fitting
 from eval.fitting.ablation import refitted
@@ -35,7 +35,7 @@ from eval.tuning.tune import tune
 from store import Catalog, History, Item, StoreError, paths
 from store.embedder import Embedder
 from store.index import index
-from tests.helpers.encoders import NOBODY, few_steps, found, hashed, noised
+from tests.helpers.encoders import NOBODY, add_noise, encode_by_hash, few_steps, read_model_and_neighbours
 from tests.helpers.recommending import FILMS
 from tests.test_tune import TINY
 
@@ -45,7 +45,7 @@ def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A handful of steps that always pay, no model is run, and no settings from outside."""
     few_steps(tmp_path, monkeypatch)
     monkeypatch.setattr(checkpoint, "SAVED_EVERY", 0.0)
-    monkeypatch.setattr(Embedder, "_encode", hashed)
+    monkeypatch.setattr(Embedder, "_encode", encode_by_hash)
     monkeypatch.setattr(Embedder, "truncated", lambda *_: 0)
     monkeypatch.setattr(Verdict, "of", lambda *_: Verdict(10, 5, {"dense": {"recall@50": 0.1}}, [], paid=True))
     monkeypatch.setattr(retriever, "searched", lambda *_: ({"present": 0.8, "trained": 0.8}, False))
@@ -65,7 +65,7 @@ def another_store(films_store: Path, to: Path) -> Path:
 def shifted(to: Path, part: str) -> Path:
     """The films' dataset, in which those who chose something in this part chose something else instead."""
     data = read_data(FILMS)
-    there = [row for row, label in enumerate(_by_time(data, (0.8, 0.9))) if label == part]
+    there = [row for row, label in enumerate(_split_by_time(data, (0.8, 0.9))) if label == part]
     items = [event.item for event in data.events]
     for row, other in zip(there, [*there[7:], *there[:7]], strict=True):
         items[row] = data.events[other].item
@@ -107,9 +107,9 @@ def test_validation_reads_what_saw_nothing_of_its_period_and_use_what_learned_fr
         store = another_store(films_store, tmp_path / f"store {name}")
         dataset = FILMS if name == "as it is" else shifted(tmp_path / name, name)
         done = retriever.train(dataset, store=store, samples=300)
-        assert done.name == found(store)[0]
+        assert done.name == read_model_and_neighbours(store)[0]
         assert done.evidence["for use"]["pairs"] <= 300
-        read[name] = vectors(measured_catalog(store, "valid")), vectors(measured_catalog(store, "test"))
+        read[name] = vectors(open_measured_catalog(store, "valid")), vectors(open_measured_catalog(store, "test"))
         assert np.array_equal(read[name][1], vectors(Catalog.open(store)))
     judged, in_force = read["as it is"]
     assert not np.array_equal(judged, in_force)
@@ -122,7 +122,7 @@ def test_validation_reads_what_saw_nothing_of_its_period_and_use_what_learned_fr
 def test_whatever_is_fitted_on_validation_cases_reads_the_judged_vectors(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, in_force = paths.judged(trained), paths.retriever(trained)
+    before, in_force = paths.validation_encoder(trained), paths.trained_encoder(trained)
     assert before is not None
     assert in_force is not None
     read: list[tuple[str, str]] = []
@@ -162,7 +162,7 @@ def test_what_is_indexed_later_is_in_both(trained: Path, tmp_path: Path) -> None
     new = {"id": "new-2026", "title": "New", "text": "A film that is new."}
     (dataset / "items.jsonl").write_text("\n".join([*lines[1:], json.dumps(new)]) + "\n")
     index(dataset, trained, prune=True, on_error="skip")
-    with Catalog.open(trained) as catalog, measured_catalog(trained, "valid") as before:
+    with Catalog.open(trained) as catalog, open_measured_catalog(trained, "valid") as before:
         assert catalog.ids() == before.ids() == before.snapshot().ids
         assert "new-2026" in before
         assert gone not in before
@@ -173,15 +173,15 @@ def test_killed_in_the_second_learning_it_goes_on_there(films_store: Path, films
     whole = another_store(films_store, tmp_path / "whole")
     retriever.train(FILMS, store=whole, samples=300)
     steps: list[int] = []
-    before = found(films)
+    before = read_model_and_neighbours(films)
     with pytest.raises(Killed):
         retriever.train(FILMS, store=films, samples=300, progress=killing(steps, 9))
-    assert (found(films), steps) == (before, [1, 2, 3, 4, 5, 6, 1, 2, 3])
+    assert (read_model_and_neighbours(films), steps) == (before, [1, 2, 3, 4, 5, 6, 1, 2, 3])
     assert not (films / "trained" / "retriever").exists()
     retriever.train(FILMS, store=films, samples=300, progress=killing(steps, 99))
     assert steps[9:] == [4, 5, 6]
-    assert found(films) == found(whole)
-    assert paths.about(films)["judged"] == paths.about(whole)["judged"]
+    assert read_model_and_neighbours(films) == read_model_and_neighbours(whole)
+    assert paths.read_store_json(films)["judged"] == paths.read_store_json(whole)["judged"]
 
 
 class Killed(Exception):
@@ -213,8 +213,8 @@ def killing(steps: list[int], last: int) -> Any:
 def test_a_crash_before_the_switch_leaves_the_store_and_the_next_run_ends_it(
     films: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = found(films)
-    describe = paths.describe
+    before = read_model_and_neighbours(films)
+    describe = paths.update_store_json
 
     def crashing(store: Path, facts: dict[str, Any]) -> None:
         if "judged" in facts:
@@ -225,11 +225,11 @@ def test_a_crash_before_the_switch_leaves_the_store_and_the_next_run_ends_it(
         patch.setattr(paths, "describe", crashing)
         with pytest.raises(Killed):
             retriever.train(FILMS, store=films, samples=300)
-    assert found(films) == before
-    assert paths.judged(films) is None
+    assert read_model_and_neighbours(films) == before
+    assert paths.validation_encoder(films) is None
     done = retriever.train(FILMS, store=films, samples=300)
-    assert found(films)[0] == done.name
-    assert set(kept(films)) == {done.name, paths.about(films)["judged"]}
+    assert read_model_and_neighbours(films)[0] == done.name
+    assert set(kept(films)) == {done.name, paths.read_store_json(films)["judged"]}
 
 
 def test_items_written_while_it_learns_get_the_vectors_of_their_own_texts(
@@ -243,21 +243,21 @@ def test_items_written_while_it_learns_get_the_vectors_of_their_own_texts(
                 (first, *_) = catalog.items()
                 written.extend([replace(first, text="a film about lamps"), replace(first, id="new", title="New")])
                 catalog.upsert(written)
-        return noised(self)
+        return add_noise(self)
 
     monkeypatch.setattr(Encoder, "learn", learned)
     done = retriever.train(FILMS, store=films, samples=300)
-    for store in filter(None, (films, paths.judged(films))):
+    for store in filter(None, (films, paths.validation_encoder(films))):
         with Catalog.open(store, create=False) as catalog:
             own = catalog.embedder.encode_documents([item.document for item in written])
             np.testing.assert_allclose(catalog.vectors([item.id for item in written]), own, atol=1e-5)
-    assert found(films)[0] == done.name
+    assert read_model_and_neighbours(films)[0] == done.name
 
 
 def test_what_is_refused_at_the_switch_leaves_learned_fusion_on(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tuned = Tuned({"diversity": 0.1}, {}, True, {"on": "valid", "seen": "before"})
     tuned.save(films)
-    before = found(films)
+    before = read_model_and_neighbours(films)
 
     def meanwhile(*_: Any) -> tuple[dict[str, float], bool]:
         with Catalog.open(films, create=False) as catalog:
@@ -271,14 +271,14 @@ def test_what_is_refused_at_the_switch_leaves_learned_fusion_on(films: Path, mon
     with pytest.raises(StoreError, match="items were changed while the model was judged; run the same command again"):
         retriever.train(FILMS, store=films, samples=300)
     assert Tuned.load(films) == tuned
-    assert found(films) == before
+    assert read_model_and_neighbours(films) == before
 
 
 @pytest.mark.parametrize("at", [1, 3, 1 + FOLDS + 1, 1 + FOLDS + 3])
 def test_somebody_forgotten_while_it_learns_is_in_no_model_that_is_used(
     films: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
-    before, learning = found(films), Encoder.learn
+    before, learning = read_model_and_neighbours(films), Encoder.learn
     calls: list[int] = []
 
     def forgetting(self: Encoder, *given: Any, **more: Any) -> float:
@@ -291,7 +291,7 @@ def test_somebody_forgotten_while_it_learns_is_in_no_model_that_is_used(
     with pytest.raises(EvalError, match="a user was deleted during this run"):
         retriever.train(FILMS, store=films, samples=300)
     assert len(calls) >= at
-    assert found(films) == before
+    assert read_model_and_neighbours(films) == before
     assert not (films / "trained" / retriever.UNFINISHED).exists()
 
 
@@ -302,9 +302,9 @@ def test_an_encoder_in_a_folder_is_named_by_the_setting_and_found_again_after_tr
     monkeypatch.setenv("EVOKE_EMBEDDING_MODEL", str(encoder))
     store = tmp_path / "store"
     run = compare(FILMS, ["dense"], store=store, cases=5)
-    assert paths.about(store)["model"] == "our-encoder"
+    assert paths.read_store_json(store)["model"] == "our-encoder"
     done = retriever.train(FILMS, store=store, samples=300)
-    assert found(store)[0] == done.name
+    assert read_model_and_neighbours(store)[0] == done.name
     monkeypatch.delenv("EVOKE_EMBEDDING_MODEL")
     after = compare(FILMS, ["dense", "dense-retriever"], store=store, cases=5)
     before, without, trained = run.arms["dense"], after.arms["dense-retriever"], after.arms["dense"]
@@ -317,7 +317,9 @@ def kept(store: Path) -> Iterator[str]:
 
 
 def test_trained_again_what_is_judged_goes_on_from_what_was_judged(trained: Path) -> None:
-    judged, in_force = (place.name for place in (paths.judged(trained), paths.retriever(trained)) if place)
+    judged, in_force = (
+        place.name for place in (paths.validation_encoder(trained), paths.trained_encoder(trained)) if place
+    )
     done = retriever.train(FILMS, store=trained, samples=300)
     assert done.evidence["from"] == judged
     assert not {judged, in_force} & set(kept(trained))
@@ -327,8 +329,8 @@ def test_trained_again_what_is_judged_goes_on_from_what_was_judged(trained: Path
 def test_where_no_event_is_later_what_was_judged_is_in_force(films: Path, tmp_path: Path) -> None:
     done = retriever.train(given(tmp_path / "data", "valid"), store=films, samples=300)
     assert done.evidence["for use"] is None
-    assert (paths.judged(films), list(kept(films))) == (None, [done.name])
-    with measured_catalog(films, "valid") as catalog:
+    assert (paths.validation_encoder(films), list(kept(films))) == (None, [done.name])
+    with open_measured_catalog(films, "valid") as catalog:
         assert catalog.embedder.name == done.name
 
 
@@ -336,12 +338,12 @@ def test_test_cases_that_were_not_there_when_it_learned_for_use_are_told(films: 
     dataset = given(tmp_path / "data", "valid", "test")
     done = retriever.train(dataset, store=films, samples=300)
     assert done.evidence["for use"]["pairs"] > 0
-    assert not any("retriever" in line for line in trusted(films, dataset, "test", None)[1])
+    assert not any("retriever" in line for line in load_trusted_tuning(films, dataset, "test", None)[1])
     lines = (dataset / "test.jsonl").read_text().splitlines()
     (dataset / "test.jsonl").write_text("\n".join(lines[1:]) + "\n")
-    assert any("other data than these" in line for line in trusted(films, dataset, "test", None)[1])
-    assert any("as it was judged" in line for line in trusted(films, dataset, "valid", None)[1])
-    assert any("split in another way" in line for line in trusted(films, dataset, "valid", "per-user")[1])
+    assert any("other data than these" in line for line in load_trusted_tuning(films, dataset, "test", None)[1])
+    assert any("as it was judged" in line for line in load_trusted_tuning(films, dataset, "valid", None)[1])
+    assert any("split in another way" in line for line in load_trusted_tuning(films, dataset, "valid", "per-user")[1])
 
 
 def test_forgetting_names_the_retriever_and_neither_model_s_folder_holds_the_user(films: Path, tmp_path: Path) -> None:
@@ -359,4 +361,4 @@ def test_forgetting_names_the_retriever_and_neither_model_s_folder_holds_the_use
     files = [path for path in films.rglob("*") if path.is_file()]
     assert not any(b"zoe-7f3a" in path.read_bytes() for path in files)
     assert not (films / "trained" / retriever.UNFINISHED).exists()
-    assert paths.judged(films) is not None
+    assert paths.validation_encoder(films) is not None

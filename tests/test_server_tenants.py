@@ -214,7 +214,7 @@ def _tenants_at(folder: Path, what: str, left: str, right: str | None) -> Settin
     tenants = {}
     for name, key, url in (("left", LEFT, left), ("right", RIGHT, right)):
         (folder / name).mkdir()
-        paths.describe(folder / name, {what: url.replace("FOLDER", str(folder))} if url else {})
+        paths.update_store_json(folder / name, {what: url.replace("FOLDER", str(folder))} if url else {})
         tenants[name] = {"store": folder / name, "keys": [key]}
     return Settings.load(tenants=tenants)
 

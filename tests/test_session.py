@@ -30,7 +30,7 @@ from agent.profile.user_history import UserHistory
 from agent.sync import Session
 from store import Catalog, Event, History, Item
 from store.errors import StoreError
-from store.filters import normalised
+from store.filters import normalise_filter
 from store.records import Kind
 from tests.helpers.dialogues import METADATA, CatalogInMemory, fulfils
 from tests.helpers.faults import Hang, Text
@@ -623,4 +623,4 @@ def test_any_message_gives_constraints_that_the_catalog_can_filter_by(message: s
     lexicon = Lexicon.of(SHOP)
     state = State(last=["lamp", "chair"], constraints=[Constraint("price", "$lt", 50, "price under 50")])
     for constraint in parse(message, state, lexicon, lambda ids: []).constraints:
-        assert normalised(constraint.where, lexicon.schema)
+        assert normalise_filter(constraint.where, lexicon.schema)

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store import Catalog, Embedder, Item, StoreBusy, StoreError
-from store.filters import Field, fields_of, normalised
+from store.filters import Field, fields_of, normalise_filter
 
 HEAT = Item("heat", "Heat", "A detective hunts a crew of bank robbers.", {"year": 1995, "genres": ["Crime", "Drama"]})
 RONIN = Item("ronin", "Ronin", "Spies chase a case through Nice.", {"year": 1998, "genres": ["Thriller"], "score": 7.2})
@@ -319,7 +319,7 @@ def _matches(item: Item, where: dict[str, Any]) -> bool:
 )
 def test_any_input_as_a_filter_is_accepted_or_refused_in_one_line(where: dict[str, Any]) -> None:
     try:
-        normalised(where, SCHEMA)
+        normalise_filter(where, SCHEMA)
     except StoreError as refused:
         assert "\n" not in str(refused)
 
@@ -468,8 +468,8 @@ def test_reader_sees_what_another_process_wrote(catalog: Catalog, place: str) ->
 HOLD = """
 import sys
 from pathlib import Path
-from store.locks import writing
-with writing(Path(sys.argv[1])):
+from store.locks import write_lock
+with write_lock(Path(sys.argv[1])):
     print("held", flush=True)
     input()
 """

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from agent.retrieval.sources import Sources
 from store import Catalog, Cooccurrence, Embedder, Event, History, Item, Lexical, Snapshot
-from store.cache import FORMAT, kept
+from store.cache import FORMAT, load_or_build
 from store.history import Interactions
 
 NAMES = "abcdef"
@@ -85,7 +85,7 @@ def test_empty_catalog_has_an_empty_snapshot(tmp_path: Path, embedder: Embedder)
 def test_nothing_is_cached_without_a_writable_folder(tmp_path: Path) -> None:
     saved: list[int] = []
     for folder in (None, tmp_path / "not-there"):
-        assert kept(folder, "x", "1", lambda: 7, lambda value, home: saved.append(value), lambda home: 8) == 7
+        assert load_or_build(folder, "x", "1", lambda: 7, lambda value, home: saved.append(value), lambda home: 8) == 7
     assert saved == []
 
 

@@ -17,8 +17,8 @@ import pytest
 
 from store import BadData, Catalog, Cooccurrence, Embedder, Event, History, StoreBusy, StoreError
 from store.index import index, reserve
-from store.locks import writing
-from store.paths import about, default_store, last_store
+from store.locks import write_lock
+from store.paths import default_store, last_store, read_store_json
 from tests.helpers.services import missing
 
 ITEMS = [
@@ -68,7 +68,7 @@ def test_indexing_a_dataset_again_changes_nothing(dataset: Path, store: Path, em
     assert (again.items.unchanged, again.items.added, again.events.duplicates) == (4, 0, 5)
     assert state(store) == before
     facts = {"items": 4, "events": 5, "dataset": "dataset", "model": "all-MiniLM-L6-v2"}
-    assert about(store).items() >= facts.items()
+    assert read_store_json(store).items() >= facts.items()
     assert last_store() == store
     assert sorted(path.name.partition("-")[0] for path in (store / "derived").iterdir()) == [
         "cooccurrence",
@@ -247,8 +247,8 @@ def test_second_writer_is_refused_until_the_first_process_ends(dataset: Path, st
 HOLD = """
 import sys
 from pathlib import Path
-from store.locks import writing
-with writing(Path(sys.argv[1])):
+from store.locks import write_lock
+with write_lock(Path(sys.argv[1])):
     print("held", flush=True)
     input()
 """
@@ -284,11 +284,11 @@ def test_write_lock_also_excludes_other_threads(tmp_path: Path) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     def write() -> None:
-        with writing(tmp_path):
+        with write_lock(tmp_path):
             pass
 
     with ThreadPoolExecutor(1) as pool:
-        with writing(tmp_path), writing(tmp_path), pytest.raises(StoreBusy, match=f"pid {os.getpid()}"):
+        with write_lock(tmp_path), write_lock(tmp_path), pytest.raises(StoreBusy, match=f"pid {os.getpid()}"):
             pool.submit(write).result()
         pool.submit(write).result()
 

@@ -41,7 +41,7 @@ def test_validation_cases_are_only_measured_on_catalogs_from_measured_catalog() 
         for file in (ROOT / "eval").rglob("*.py")
         if "Catalog.open(" in file.read_text(encoding="utf-8")
     }
-    # These open one to serve, or to change what is in use; the rest calls `measured_catalog` in eval/data/leakage.py.
+    # These open one to serve, or to change what is in use; the rest calls `open_measured_catalog` in eval/data/leakage.py.
     assert opening <= {
         "data/leakage.py",
         "tuning/tune.py",

@@ -25,7 +25,7 @@ from agent.llm.weights import file_hash, find_weights
 from agent.profile.fallback import Mix
 from agent.profile.interests import SEEN
 from eval.data.cases import Case
-from eval.data.leakage import seen_hash
+from eval.data.leakage import hash_tuning_data
 from eval.data.read_cases import load_cases
 from eval.errors import EvalError
 from eval.fitting.sequences import Pair, pairs
@@ -40,7 +40,7 @@ from eval.training.verdict import Verdict, spread_over_users
 from eval.tuning.tune import validation_cases
 from prompts import Prompts
 from store import Catalog
-from store.locks import alone
+from store.locks import exclusive_lock
 from tests.helpers.adapters import record_adapter
 from tests.helpers.recommending import FILMS
 
@@ -412,14 +412,14 @@ def test_commands_train_judge_and_save_an_adapter(films: Path) -> None:
 
 
 def test_two_trainings_of_one_task_do_not_run_at_once(films: Path) -> None:
-    with alone(films, "queries", "training queries for"):
+    with exclusive_lock(films, "queries", "training queries for"):
         done = evoke("train", "queries", FILMS, "--store", films)
     assert done.returncode == 1
     assert re.search(r"another process \(pid \d+\) is training queries for .*; wait until it is done", done.stderr)
 
 
 def test_tuning_is_refused_while_the_retriever_is_trained(films: Path) -> None:
-    with alone(films, "tuning", "training the retriever of"):
+    with exclusive_lock(films, "tuning", "training the retriever of"):
         for words in (["tune", FILMS, "--no-model"], ["tune", FILMS, "--prompts"], ["train", "retriever", FILMS]):
             done = evoke(*words, "--store", films, EVOKE_BASE_URL="http://127.0.0.1:9/v1")
             assert done.returncode == 1
@@ -458,7 +458,7 @@ def test_unfinished_training_is_discarded_when_a_user_is_deleted(tmp_path: Path)
 
 
 def test_former_adapter_stays_on_if_judged_on_the_same_data_and_no_user_was_deleted(films: Path) -> None:
-    seen = seen_hash(FILMS)
+    seen = hash_tuning_data(FILMS)
     assert adapters._former_adapter(films, "queries", seen) is None
     former = record_adapter("queries", films, evidence={"on": "valid", "seen": seen})
     stays = adapters._former_adapter(films, "queries", seen)

@@ -22,7 +22,7 @@ from agent.ranking.features import candidates
 from agent.ranking.tuned import Tuned
 from agent.retrieval.signals import CHANNEL_OF
 from eval import compare
-from eval.data.leakage import measured_catalog, seen_hash
+from eval.data.leakage import hash_tuning_data, open_measured_catalog
 from eval.errors import EvalError
 from eval.fitting.sequences import FOLDS, fold_of, pairs, sequences
 from eval.fitting.signals import fit, turns_of
@@ -36,9 +36,9 @@ from store.content import Content
 from store.embedder import Embedder
 from store.errors import StoreError
 from store.index import index
-from store.reembed import embed_anew, put_in_force
+from store.reembed import index_with_encoder, switch_encoder
 from tests.helpers.adapters import record_adapter
-from tests.helpers.encoders import NOBODY, few_steps, found, hashed, noised
+from tests.helpers.encoders import NOBODY, add_noise, encode_by_hash, few_steps, read_model_and_neighbours
 from tests.helpers.recommending import FILMS, modelled
 
 
@@ -65,8 +65,8 @@ def train_encoder(given: Material, kept: Path, progress: Any = quiet) -> dict[st
 
 @pytest.fixture
 def hashing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace encoding by `hashed`."""
-    monkeypatch.setattr(Embedder, "_encode", hashed)
+    """Replace encoding by `encode_by_hash`."""
+    monkeypatch.setattr(Embedder, "_encode", encode_by_hash)
     monkeypatch.setattr(Embedder, "truncated", lambda *_: 0)
 
 
@@ -123,7 +123,7 @@ def test_each_fold_uses_vectors_trained_without_its_users(
 ) -> None:
     paid = Verdict(10, 5, {"dense": {"recall@50": 0.1}}, [], paid=True)
     monkeypatch.setattr(Verdict, "of", lambda *_: paid)
-    monkeypatch.setattr(retriever, "searched", lambda *_: ({"present": 0.8, "trained": 0.8}, False))
+    monkeypatch.setattr(retriever, "compare_title_search", lambda *_: ({"present": 0.8, "trained": 0.8}, False))
     cases = validation_cases(FILMS)
     with Catalog.open(films, create=False) as catalog:
         snapshot = catalog.snapshot()
@@ -135,7 +135,7 @@ def test_each_fold_uses_vectors_trained_without_its_users(
     retriever.train(FILMS, store=films, samples=300)
     with Catalog.open(films, create=False) as catalog:
         check_untrained_vectors(catalog, given.vectors)
-    with measured_catalog(films, "valid") as judged:
+    with open_measured_catalog(films, "valid") as judged:
         check_untrained_vectors(judged, given.vectors)
         turns = turns_of(judged)
         assert turns is not None and len(turns) == FOLDS
@@ -147,7 +147,7 @@ def test_each_fold_uses_vectors_trained_without_its_users(
     # In a second training the encoder of a fold continues from the former encoder of that fold.
     again.learn(replace(others, vectors=turned_back), tmp_path / "again.pt", quiet, share=retriever.FOLD_STEPS)
     retriever.train(FILMS, store=films, samples=300)
-    with measured_catalog(films, "valid") as judged:
+    with open_measured_catalog(films, "valid") as judged:
         turns = turns_of(judged)
         assert turns is not None
         turned_twice = fit(cases, judged, turns[1]).snapshot.vectors
@@ -187,7 +187,7 @@ def test_open_catalog_keeps_the_former_vectors(films: Path, tmp_path: Path, hash
         vectors, ids = catalog.vectors(catalog.ids()[:1]), catalog.ids()
         before = catalog.query(vectors, 5)
         made = make_other_model(tmp_path)
-        put_in_force(films, made, embed_anew(films, made))
+        switch_encoder(films, made, index_with_encoder(films, made))
         assert catalog.query(vectors, 5) == before
         assert catalog.ids() == ids
         assert len(catalog.get(ids[:3])) == 3
@@ -195,24 +195,24 @@ def test_open_catalog_keeps_the_former_vectors(films: Path, tmp_path: Path, hash
 
 def test_store_with_vectors_on_a_server_is_refused(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Catalog.open(films) as catalog:
-        paths.describe(films, {"chroma": "http://127.0.0.1:9"})
+        paths.update_store_json(films, {"chroma": "http://127.0.0.1:9"})
         with pytest.raises(EvalError, match="Chroma server"):
             retriever._check_replaceable(films, catalog)
 
 
 def test_store_switches_to_the_new_model_at_once_and_can_be_moved(films: Path, tmp_path: Path, hashing: None) -> None:
-    before = found(films)
+    before = read_model_and_neighbours(films)
     made = make_other_model(tmp_path)
-    facts = embed_anew(films, made)
-    assert found(films) == before
-    put_in_force(films, made, facts)
+    facts = index_with_encoder(films, made)
+    assert read_model_and_neighbours(films) == before
+    switch_encoder(films, made, facts)
     assert not list(films.glob("chroma*"))
     moved = films.rename(tmp_path / "elsewhere")
-    name, near = found(moved)
+    name, near = read_model_and_neighbours(moved)
     assert (name, near != before[1]) == ("retriever-0a1b2c3d", True)
     done = index(FILMS, moved)
     assert (done.items.added, done.items.updated, done.items.unchanged) == (0, 0, 343)
-    assert found(moved) == (name, near)
+    assert read_model_and_neighbours(moved) == (name, near)
     with pytest.raises(
         StoreError, match=r"made with the embedding model retriever-0a1b2c3d.*remove the setting embedding_model"
     ):
@@ -230,17 +230,17 @@ from pathlib import Path
 from store import paths, reembed
 from store.content import Content
 from store.embedder import Embedder
-from tests.helpers.encoders import hashed
-Embedder._encode, Embedder.truncated = hashed, lambda *_: 0
+from tests.helpers.encoders import encode_by_hash
+Embedder._encode, Embedder.truncated = encode_by_hash, lambda *_: 0
 store, made, moment = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 die = lambda *_: os._exit(9)
-facts = reembed.embed_anew(store, made, (lambda done, _: done > 256 and die()) if moment == "embedding" else None)
+facts = reembed.index_with_encoder(store, made, (lambda done, _: done > 256 and die()) if moment == "embedding" else None)
 if moment == "before the switch":
-    paths.describe = die
+    paths.update_store_json = die
 if moment == "after the switch":
-    sweep = reembed.sweep
-    reembed.sweep = lambda store: die() if paths.retriever(store) else sweep(store)
-reembed.put_in_force(store, made, facts)
+    sweep = reembed.remove_unused_encoders
+    reembed.remove_unused_encoders = lambda store: die() if paths.trained_encoder(store) else sweep(store)
+reembed.switch_encoder(store, made, facts)
 """
 
 
@@ -248,26 +248,26 @@ reembed.put_in_force(store, made, facts)
 def test_store_killed_at_any_moment_is_unchanged_or_complete(
     films: Path, tmp_path: Path, hashing: None, moment: str
 ) -> None:
-    before = found(films)
+    before = read_model_and_neighbours(films)
     made = make_other_model(tmp_path)
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, films, made, moment], capture_output=True, text=True, check=False
     )
     assert killed.returncode == 9, killed.stderr
     if moment == "after the switch":
-        assert found(films)[0] == made.name
+        assert read_model_and_neighbours(films)[0] == made.name
         assert list(films.glob("chroma*"))
         index(FILMS, films)
         assert not list(films.glob("chroma*"))
         return
-    assert found(films) == before
+    assert read_model_and_neighbours(films) == before
     if moment == "before the switch":
         assert index(FILMS, films).items.unchanged == 343
-        assert found(films) == before
+        assert read_model_and_neighbours(films) == before
         made = make_other_model(tmp_path)
     counts: list[int] = []
-    put_in_force(films, made, embed_anew(films, made, lambda done, _: counts.append(done)))
-    assert found(films)[0] == made.name
+    switch_encoder(films, made, index_with_encoder(films, made, lambda done, _: counts.append(done)))
+    assert read_model_and_neighbours(films)[0] == made.name
     assert counts[0] == (256 if moment == "embedding" else 128)  # items embedded before the kill are not embedded again
 
 
@@ -296,12 +296,18 @@ def test_encoder_pays_only_if_everything_fused_finds_more(
 def test_encoder_that_pays_stays_off_if_title_search_is_worse(
     films: Path, hashing: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Encoder, "learn", noised)
+    monkeypatch.setattr(Encoder, "learn", add_noise)
     monkeypatch.setattr(Verdict, "of", lambda *_: Verdict(10, 5, {"dense": {"recall@50": 0.1}}, [], paid=True))
-    monkeypatch.setattr(retriever, "searched", lambda *_: ({"present": 0.8, "trained": 0.2}, True))
-    before = found(films)
+    monkeypatch.setattr(retriever, "compare_title_search", lambda *_: ({"present": 0.8, "trained": 0.2}, True))
+    before = read_model_and_neighbours(films)
     done = retriever.train(FILMS, store=films, samples=300)
-    assert (done.pays, done.on, done.evidence["title search is worse"], found(films)) == (False, False, True, before)
+    outcome = done.pays, done.on, done.evidence["title search is worse"], read_model_and_neighbours(films)
+    assert outcome == (
+        False,
+        False,
+        True,
+        before,
+    )
 
 
 @pytest.mark.parametrize(("paid", "anyway"), [(True, False), (False, False), (False, True)])
@@ -313,25 +319,25 @@ def test_encoder_is_put_into_use_only_if_it_pays_or_by_anyway(
     paid: bool,
     anyway: bool,
 ) -> None:
-    monkeypatch.setattr(Encoder, "learn", noised)
+    monkeypatch.setattr(Encoder, "learn", add_noise)
     verdict = Verdict(10, 5, {"dense": {"recall@50": 0.1}}, [], paid)
     monkeypatch.setattr(Verdict, "of", lambda *_: verdict)
-    monkeypatch.setattr(retriever, "searched", lambda *_: ({"present": 0.8, "trained": 0.8}, False))
+    monkeypatch.setattr(retriever, "compare_title_search", lambda *_: ({"present": 0.8, "trained": 0.8}, False))
     Tuned({"decay": 0.6}, {}, True, {"on": "valid", "seen": "before"}).save(films)
-    before = found(films)
+    before = read_model_and_neighbours(films)
     done = retriever.train(FILMS, store=films, samples=300, anyway=anyway)
     assert (done.pays, done.on, done.as_json()["on"]) == (paid, paid or anyway, paid or anyway)
     assert not (films / "trained" / retriever.UNFINISHED).exists()
     tuned = Tuned.load(films)
     if not done.on:
-        assert found(films) == before
+        assert read_model_and_neighbours(films) == before
         assert tuned.learned
         assert not (films / "trained" / "retriever").exists()
         with pytest.raises(EvalError, match="no trained retriever in use to do without; run `evoke train retriever`"):
             compare(FILMS, ["dense-retriever"], store=films, cases=5)
         return
-    assert found(films)[0] == done.name
-    evidence = json.loads((paths.retriever(films) / "evidence.json").read_text())  # type: ignore[operator]
+    assert read_model_and_neighbours(films)[0] == done.name
+    evidence = json.loads((paths.trained_encoder(films) / "evidence.json").read_text())  # type: ignore[operator]
     assert (evidence["pairs"], evidence["from"]) == (done.evidence["pairs"], "all-MiniLM-L6-v2")
     assert (tuned.learned, tuned.settings) == (False, {"decay": 0.6})
     run = compare(FILMS, ["dense"], store=films, on="valid", cases=5)
@@ -347,7 +353,7 @@ def test_encoder_is_put_into_use_only_if_it_pays_or_by_anyway(
     server = model_server(modelled())
     with pytest.raises(EvalError, match="no trained adapter in use to do without; run `evoke train queries`"):
         compare(FILMS, ["queries-training"], store=films, base_url=server.base_url, cases=5)
-    adapter = record_adapter("queries", films, evidence={"on": "valid", "seen": seen_hash(FILMS)})
+    adapter = record_adapter("queries", films, evidence={"on": "valid", "seen": hash_tuning_data(FILMS)})
     server.models.append(adapter.name)
     arms = ["queries", "queries-adapter", "queries-training"]
     run = compare(FILMS, arms, store=films, base_url=server.base_url, model=server.models[0], cases=5)
@@ -377,8 +383,8 @@ def test_command_continues_after_a_kill_and_prints_the_result(films: Path) -> No
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     row = json.loads(done.stdout)
-    assert row["on"] == (paths.retriever(films) is not None)
+    assert row["on"] == (paths.trained_encoder(films) is not None)
     assert set(row["evidence"]["verdict"]["arms"]) == {"dense, trained", "dense", "base, trained", "base"}
     assert set(row["evidence"]["title search"]) == {"present", "trained"}
-    assert found(films)[0] == (row["retriever"] if row["on"] else "all-MiniLM-L6-v2")
+    assert read_model_and_neighbours(films)[0] == (row["retriever"] if row["on"] else "all-MiniLM-L6-v2")
     assert not kept.parent.exists()

@@ -59,6 +59,7 @@ class AsyncSession:
         self.n = ITEMS
         self.state = State()
         self._version = 0
+        self._unreadable: str | None = None
         self._owner: str | None = None
         self._stored = stored
         self._turn = asyncio.Lock()
@@ -104,6 +105,8 @@ class AsyncSession:
                 lexicon = await asyncio.to_thread(Lexicon.of, self._backend.catalog)
                 parsed = await asyncio.to_thread(parse, message, self.state, lexicon, self._metadata)
                 understood = update_state(self.state, parsed, lexicon)
+                stage.notes += [self._unreadable] if self._unreadable else []
+                self._unreadable = None
             self.state.messages.append({"role": "user", "content": message})
             n = parsed.n or self.n
             draft = TurnDraft(
@@ -239,7 +242,16 @@ class AsyncSession:
             raise EvokeError(f"session {self.id} is another user's; begin a new one")
         self._owner = row.user
         self.user = self.user if self.user is not None else row.user
-        self.state, self._version = State.from_json(json.loads(row.state)), row.version
+        self._version = row.version
+        self.state = self._read_state(row.state)
+
+    def _read_state(self, text: str) -> State:
+        """Return a stored state. One that this version cannot read begins anew, and the next turn's trace says so."""
+        try:
+            return State.from_json(json.loads(text))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            self._unreadable = f"the stored conversation could not be read ({type(error).__name__}), so it begins anew"
+            return State()
 
     async def _save(self, before: State) -> None:
         """Store the state. If another process wrote since `before`, merge both first."""
@@ -256,7 +268,7 @@ class AsyncSession:
             latest = history.session(self.id)
             if latest is None:
                 raise self._forgotten_error()
-            theirs = State.from_json(json.loads(latest.state))
+            theirs = self._read_state(latest.state)
             self.state, before, self._version = merge(before, self.state, theirs), theirs, latest.version
 
     def _forgotten_error(self) -> SessionNotFound:

@@ -9,7 +9,7 @@ from agent.dialogue.nlu.lexicon import Lexicon
 from agent.dialogue.nlu.rule_parser import ParsedMessage
 from agent.dialogue.state import State
 from store.errors import StoreError
-from store.filters import normalised
+from store.filters import normalise_filter
 
 MAX_PHRASES = 4
 """Most phrases of the topic, the latest; twice as many to avoid."""
@@ -53,7 +53,7 @@ def update_state(state: State, parsed: ParsedMessage, lexicon: Lexicon) -> Inter
 def _is_filterable(constraint: Constraint, lexicon: Lexicon) -> bool:
     """Return whether the catalog can be filtered by this constraint."""
     try:
-        return normalised(constraint.where, lexicon.schema) is not None and is_storable(constraint.value)
+        return normalise_filter(constraint.where, lexicon.schema) is not None and is_storable(constraint.value)
     except StoreError:
         return False
 

@@ -208,7 +208,7 @@ def find_constraint_to_drop(
         others = [c.where for c in constraints if c != constraint]
         passing = catalog.matching({"$and": others} if others else None)
         snapshot = catalog.snapshot()
-        passing = {id for id in snapshot.ids if snapshot.shows(id)} if passing is None else passing
+        passing = {id for id in snapshot.ids if snapshot.is_visible(id)} if passing is None else passing
         freed.append((len(passing - set(excluded)), constraint))
     n, best = max(freed, key=lambda entry: entry[0], default=(0, None))
     return (best, n) if best and n else None

@@ -40,7 +40,7 @@ def evidence(sources: Sources, ids: Sequence[str], history: Sequence[str], most:
     if not known or not ids:
         return {id: [] for id in ids}
     rows = np.array([snapshot.rows[id] for id in known], dtype=np.int64)
-    similar = snapshot.alike[[snapshot.rows[id] for id in ids]] @ snapshot.alike[rows].T
+    similar = snapshot.content_vectors[[snapshot.rows[id] for id in ids]] @ snapshot.content_vectors[rows].T
     one = np.ones(1, dtype=np.float32)
     together = np.stack([sources.counts.together(rows[i : i + 1], one) for i in range(len(rows))])
     found = {}

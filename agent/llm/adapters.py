@@ -14,7 +14,7 @@ from agent.errors import AdapterRefused, EvokeError
 from agent.forgetting import FORGOTTEN
 from agent.llm.weights import file_hash
 from prompts import Prompts
-from store.paths import retriever, write_atomically
+from store.paths import trained_encoder, write_atomically
 
 PROMPTS: Mapping[str, tuple[str, ...]] = {"queries": ("search",), "rank": ("rank",)}
 """Prompt templates that the adapter of each task is trained with."""
@@ -166,7 +166,7 @@ class Trained:
 def parts_trained(store: Path | None) -> list[str]:
     """Return names of the parts of a store that `evoke train` trained on users' histories, switched on or not."""
     adapters = [f"{task} adapter" for task in Trained.load(store).adapters]
-    return ["retriever", *adapters] if store and retriever(store) else adapters
+    return ["retriever", *adapters] if store and trained_encoder(store) else adapters
 
 
 def vllm_options(adapters: Sequence[Adapter]) -> list[str]:

@@ -63,13 +63,13 @@ async def read_interests(call: ModelCall, history: Sequence[Item], context: User
         stage.model = await llm.model_name(call.deadline)
         key = llm.key_of(adapter)
         known = context.cache.profile(context.user, ids, key, stage.prompt)
-        if known and known.exact:
+        former = _read_cached(known.profile) if known else None
+        if known and known.exact and former:
             stage.cached = True
-            return Interests.from_json(known.profile)
-        former = Interests.from_json(known.profile) if known else None
+            return former
         if former and former.profile and not (former.profile.summary or former.profile.interests):
             former = None  # it said nothing
-        former_ids = known.history if known else []
+        former_ids = known.history if known and former else []
         if len(history) - len(former_ids) >= WINDOW + STEP:
             former = None  # a refresh shows all new items, more than fit; a new prompt shows a bounded number
         if former and former.profile:
@@ -112,8 +112,17 @@ def kept_interests(
         return Interests()
     ids, fingerprint = [item.id for item in history], prompts.fingerprint(*_templates(adapter))
     known = context.cache.profile(context.user, ids, llm.key_of(adapter), fingerprint)
-    stage.cached = known is not None
-    return Interests.from_json(known.profile) if known else Interests()
+    found = _read_cached(known.profile) if known else None
+    stage.cached = found is not None
+    return found or Interests()
+
+
+def _read_cached(row: dict[str, Any]) -> Interests | None:
+    """A cached profile, or None where another version wrote it in another shape."""
+    try:
+        return Interests.from_json(row)
+    except (KeyError, TypeError, AttributeError):
+        return None
 
 
 @dataclass(frozen=True, slots=True)

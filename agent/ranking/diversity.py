@@ -31,7 +31,7 @@ def diversify(candidates: Sequence[Candidate], snapshot: Snapshot, diversity: fl
     if len(pool) < 2:
         return pool + rest
     rows = [snapshot.rows[c.id] for c in pool]
-    vectors = snapshot.alike[rows]
+    vectors = snapshot.content_vectors[rows]
     alike = vectors @ vectors.T
     names = [(plain(snapshot.titles[row]), snapshot.facets[row]) for row in rows]
     relevance = np.array([c.score for c in pool])

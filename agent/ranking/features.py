@@ -209,7 +209,7 @@ def _mean(values: np.ndarray) -> np.ndarray:
 def _history_features(
     columns: dict[str, np.ndarray], signals: Signals, histories: Sequence[np.ndarray], case: np.ndarray
 ) -> None:
-    counts, vectors = signals.counts, signals.snapshot.alike
+    counts, vectors = signals.counts, signals.snapshot.content_vectors
     popular = _items(signals)["popular"]
     told = np.zeros((len(histories), 6), dtype=np.float32)
     for row, history in enumerate(histories):

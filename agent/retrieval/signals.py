@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from store import Catalog, History
-from store.cache import drop, kept
+from store.cache import delete_cached, load_or_build
 from store.content import Content
 from store.cooccurrence import Cooccurrence, sequences
 from store.history import Interactions
@@ -99,8 +99,8 @@ class Signals:
             return Linear.fit(sequences(history.interactions(), snapshot), content.near, len(snapshot))
 
         if refit and catalog.folder:
-            drop(catalog.folder, "linear")
-        linear = kept(catalog.derived_in, "linear", snapshot.version, fit, Linear.save, Linear.load)
+            delete_cached(catalog.folder, "linear")
+        linear = load_or_build(catalog.cache_folder, "linear", snapshot.version, fit, Linear.save, Linear.load)
         return cls(snapshot, content, counts, linear)
 
     def scores(self, histories: Sequence[np.ndarray]) -> dict[str, np.ndarray]:

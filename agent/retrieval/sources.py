@@ -46,9 +46,9 @@ class Sources:
             former: earlier sources of the same catalog; what has not changed is taken from them.
         """
         versions = (catalog.version, history.version)
-        snapshot = Snapshot.of(catalog)
+        snapshot = catalog.snapshot()
         same = former is not None and former.snapshot is snapshot
-        counts = Cooccurrence.of(history, snapshot, catalog.derived_in)
+        counts = Cooccurrence.of(history, snapshot, catalog.cache_folder)
         lexical = former.lexical if former and same else Lexical.of(catalog, snapshot)
         fitted = None
         if signals:

@@ -12,7 +12,7 @@ from agent.serve.dependencies import CurrentTenant, Id, record_trace, wait_for
 from agent.serve.errors import ApiError
 from agent.serve.tenants import Tenant
 from store.errors import StoreError
-from store.filters import normalised
+from store.filters import normalise_filter
 
 
 class RecommendationRequest(BaseModel):
@@ -51,6 +51,6 @@ def install(app: FastAPI) -> None:
 def _check_filter(tenant: Tenant, where: dict[str, Any] | None) -> None:
     schema = tenant.recommender.catalog.schema()
     try:
-        normalised(where, schema)
+        normalise_filter(where, schema)
     except StoreError as error:
         raise ApiError(400, str(error), code="invalid_filter", param="where") from None

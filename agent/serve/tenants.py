@@ -20,7 +20,7 @@ from agent.serve.metrics import Metrics
 from agent.settings import Settings, TenantSettings
 from store import Catalog, Embedder, History, paths
 from store.history import database_of
-from store.tables import identity
+from store.tables import database_identity
 
 _OF_THE_SERVICE = {"store", "embedding_model", "serve", "tenants"}
 _MODEL = ("base_url", "api_key", "model")
@@ -149,7 +149,7 @@ def _open_tenant(
     opened: ExitStack,
 ) -> Tenant:
     # Tenants with the same model share one encoder in memory. It keeps no data of a tenant.
-    known = str(paths.about(store.expanduser()).get("model"))
+    known = str(paths.read_store_json(store.expanduser()).get("model"))
     catalog = opened.enter_context(Catalog.open(store, create=False, embedder=embedders.get(known)))
     embedders.setdefault(catalog.embedder.name, catalog.embedder)
     history = opened.enter_context(History.open(store))
@@ -187,11 +187,11 @@ def _check_separate(named: dict[str, TenantSettings], hashes: dict[str, tuple[by
     for name, tenant in named.items():
         folder = tenant.store.expanduser()
         # A URL can be written in several ways, so the server and database behind it are compared.
-        _, where, collection = paths.located(folder, None)
+        _, where, collection = paths.locate_chroma(folder, None)
         for what, value in [
             *(("key", key) for key in hashes[name]),
             ("store", folder.resolve()),
-            ("database", identity(database_of(folder))),
+            ("database", database_identity(database_of(folder))),
             *([] if isinstance(where, Path) else [("vector collection", (_host_and_port(where), collection))]),
         ]:
             if (other := owners.setdefault((what, value), name)) != name:

@@ -23,7 +23,7 @@ from agent.terminal.console import strip_controls
 from prompts import PromptError
 from store import Catalog, Item
 from store.errors import StoreError
-from store.paths import typed_lines
+from store.paths import chat_history_file
 
 HELP = """\
 Write what you would like in your own words. Then refine it: "newer", "less violent", "more like the second".
@@ -208,7 +208,7 @@ def _line_editing() -> Iterator[None]:
     """Provide editing of the input line, with earlier lines in a file that only its owner can read."""
     import readline
 
-    path = typed_lines()
+    path = chat_history_file()
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)

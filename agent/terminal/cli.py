@@ -161,7 +161,7 @@ def forget(store: Path | None, user: str, as_json: bool) -> None:
     Events, profiles and conversations are deleted, and the data derived from them is rebuilt. Models that were trained on the
     user's events are named, with the command that trains them again.
     """
-    from store.paths import typed_lines
+    from store.paths import chat_history_file
 
     with _OpenStore(store) as (_, history, recommender):
         rows = recommender.forget(user).rows
@@ -179,9 +179,9 @@ def forget(store: Path | None, user: str, as_json: bool) -> None:
             say(
                 f"{part} was trained on histories that may include {user}'s: take {user} out of the dataset, then {remedy}"
             )
-        if typed_lines().is_file():
+        if chat_history_file().is_file():
             say(
-                f"{typed_lines()} holds the lines typed into `evoke chat`, without user names: delete it if {user} used it"
+                f"{chat_history_file()} holds the lines typed into `evoke chat`, without user names: delete it if {user} used it"
             )
         if not history.local:
             say(f"the database's WAL and backups may still contain {user}: ask its operator to clear them")

@@ -164,7 +164,7 @@ async def measure(server: Server, store: Path, asked: argparse.Namespace) -> dic
         try:
             histories = make_histories(history)
             first = (await rec.recommend(history=next(histories))).trace
-            if not (model := first["interests"].model):
+            if not (model := first["profile"].model):
                 sys.exit(f"no model at {server.base_url}: {first['interests'].degraded}; see that the server runs")
             levels = []
             for users in asked.users:

@@ -72,7 +72,7 @@ async def send_message(http: httpx2.AsyncClient, session: str, year: int, text: 
     seen.first.append(first * 1000)
     seen.whole.append((time.perf_counter() - started) * 1000)
     stages = (last.get("trace") or {}).get("stages", [])
-    seen.retrieval.append(sum(stage["ms"] for stage in stages if stage["name"] in ("recall", "fuse")))
+    seen.retrieval.append(sum(stage["ms"] for stage in stages if stage["name"] in ("retrieve", "fuse")))
     years = [row["value"] for row in last["constraints"] if row["field"] == "year"]
     if last["session"] != session or years != [year]:
         seen.mixed.append(session)

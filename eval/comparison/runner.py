@@ -18,8 +18,8 @@ from eval.comparison.bench import Bench
 from eval.comparison.measure import measure
 from eval.comparison.run_arms import Results, run_arms
 from eval.data.cases import Cases
-from eval.data.dataset import indexed
-from eval.data.leakage import before_retriever, measured_catalog, trusted, trusted_adapters
+from eval.data.dataset import index_dataset
+from eval.data.leakage import load_trusted_adapters, load_trusted_tuning, open_measured_catalog, open_untrained_catalog
 from eval.data.read_cases import data_hash, load_cases
 from eval.errors import EvalError
 from eval.fitting.ablation import refitted
@@ -27,7 +27,7 @@ from eval.fitting.signals import fit_sources
 from eval.progress import Progress, quiet
 from eval.report.report import Run
 from store import Catalog
-from store.paths import retriever
+from store.paths import trained_encoder
 
 UNTRAINED_ENCODER = ("retriever", "training")
 """Endings of arms that rank by the untrained encoder's vectors."""
@@ -106,10 +106,10 @@ def compare(
     for arm in arms:
         parts(arm)  # says what there is before any work
     asked = load_cases(dataset, on, how)
-    folder = indexed(dataset, store)
-    with measured_catalog(folder, on) as catalog:
-        tuned, warnings = trusted(folder, dataset, on, how)
-        adapters, doubts = trusted_adapters(folder, dataset, on, how)
+    folder = index_dataset(dataset, store)
+    with open_measured_catalog(folder, on) as catalog:
+        tuned, warnings = load_trusted_tuning(folder, dataset, on, how)
+        adapters, doubts = load_trusted_adapters(folder, dataset, on, how)
         in_use = tuned.applied(Settings.load(**settings), folder)
         switched_on = [channel for channel in MODEL_CHANNELS if in_use.weights.get(channel, 0.0) > 0]
         switched_on += [RANK] if in_use.rank_weight else []
@@ -130,7 +130,7 @@ def compare(
         for out in ("", *TRAINED):
             own = [arm for arm in arms if trained_part(arm)[1] == out]
             if out in UNTRAINED_ENCODER and own:
-                with before_retriever(folder, catalog, progress) as former:
+                with open_untrained_catalog(folder, catalog, progress) as former:
                     other = setup.bench(own, asked, former, former=True)
                     used = adapters if out == "retriever" else {}
                     found[out] = run_arms(own, other, asked, in_use, used, kept, progress)
@@ -164,7 +164,7 @@ def _out_of_reach(cases: Cases, repeats: bool) -> list[str]:
 
 def _not_trained(arms: Sequence[str], folder: Path, adapters: Mapping[str, Adapter]) -> dict[str, str]:
     """The arms that leave out a part that was never trained, or is not used here, each with the reason."""
-    missing = [] if retriever(folder) else ["retriever"]
+    missing = [] if trained_encoder(folder) else ["retriever"]
     missing += [] if adapters else ["adapter"]
     commands = {"retriever": "evoke train retriever", "adapter": "evoke train queries"}
     return {

@@ -34,7 +34,7 @@ class Case:
     targets: tuple[str, ...]
     dialogue: tuple[dict[str, str], ...] = ()
     mentioned: tuple[str, ...] = ()
-    seen: tuple[str, ...] = ()
+    seen: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def excluded(self) -> tuple[str, ...]:

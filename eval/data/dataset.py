@@ -36,7 +36,7 @@ class Data:
         return Scale(min(ratings), max(ratings)) if ratings else Scale(None, None)
 
 
-def indexed(dataset: Path, store: str | Path | None) -> Path:
+def index_dataset(dataset: Path, store: str | Path | None) -> Path:
     """Index a dataset folder into `store` (by default the dataset's own store); return the store's folder. Raises StoreError."""
     from store.index import index
     from store.paths import default_store

@@ -17,8 +17,8 @@ from eval.progress import Progress
 from store import Catalog
 from store.embedder import Embedder
 from store.load import find_dataset
-from store.paths import judged, retriever
-from store.reembed import embed_anew
+from store.paths import trained_encoder, validation_encoder
+from store.reembed import index_with_encoder
 
 EVIDENCE = "evidence.json"
 """The file next to a trained retriever with the results of its validation."""
@@ -28,17 +28,17 @@ JUDGED = (
 )
 
 
-def measured_catalog(store: Path, on: str) -> Catalog:
+def open_measured_catalog(store: Path, on: str) -> Catalog:
     """Open the catalog to fit and measure with on cases of this part.
 
     This is the store's own catalog, with one exception: a trained retriever that is in use may have learned from the period of
     the validation cases. For these cases the result has the same items, with vectors of the encoder that was trained without
     that period and judged on them. Code in this package must open catalogs for validation cases only by this function.
     """
-    encoder = judged(store) if on == "valid" else None
+    encoder = validation_encoder(store) if on == "valid" else None
     if encoder is None:
         return Catalog.open(store, create=False, embedder=Settings.load().embedder())
-    embed_anew(store, encoder)
+    index_with_encoder(store, encoder)
     return Catalog.open(encoder, create=False, embedder=Embedder(str(encoder)))
 
 
@@ -48,9 +48,9 @@ def untrained_encoder(retriever: Path) -> str:
 
 
 @contextmanager
-def before_retriever(folder: Path, catalog: Catalog, progress: Progress) -> Iterator[Catalog]:
+def open_untrained_catalog(folder: Path, catalog: Catalog, progress: Progress) -> Iterator[Catalog]:
     """Open the store's items with the vectors of the encoder before any training. They are indexed on first use, and then kept."""
-    trained = retriever(folder)
+    trained = trained_encoder(folder)
     assert trained is not None  # noqa: S101  callers check this first
     with Catalog.open(folder / "measured" / "before", embedder=Embedder(untrained_encoder(trained))) as former:
         with progress("items indexed with the untrained encoder") as advance:
@@ -59,7 +59,7 @@ def before_retriever(folder: Path, catalog: Catalog, progress: Progress) -> Iter
         yield former
 
 
-def seen_hash(dataset: Path) -> str:
+def hash_tuning_data(dataset: Path) -> str:
     """Return a hash of the files that tuning reads: items, events and validation cases, never the test cases."""
     whole = hashlib.blake2b(digest_size=12)
     for path in (*find_dataset(dataset), case_file(dataset, "valid")):
@@ -67,7 +67,7 @@ def seen_hash(dataset: Path) -> str:
     return whole.hexdigest()
 
 
-def trusted(store: Path, dataset: Path, on: str, how: str | None) -> tuple[Tuned, list[str]]:
+def load_trusted_tuning(store: Path, dataset: Path, on: str, how: str | None) -> tuple[Tuned, list[str]]:
     """Return the tuning results of this store if they may be used to measure this part, else the defaults; and warnings.
 
     They may not be used on the cases they were tuned on, on cases of another split, or after the data changed: in each of these
@@ -87,7 +87,7 @@ def trusted(store: Path, dataset: Path, on: str, how: str | None) -> tuple[Tuned
     return tuned, warnings
 
 
-def trusted_adapters(store: Path, dataset: Path, on: str, how: str | None) -> tuple[dict[str, Adapter], list[str]]:
+def load_trusted_adapters(store: Path, dataset: Path, on: str, how: str | None) -> tuple[dict[str, Adapter], list[str]]:
     """Return the adapters by task that are on and may be used to measure this part; a warning for each other. See `trusted`."""
     found, doubts = {}, []
     for adapter in Trained.load(store).on:
@@ -101,11 +101,11 @@ def trusted_adapters(store: Path, dataset: Path, on: str, how: str | None) -> tu
 def _warn_of_retriever(store: Path, dataset: Path, on: str, how: str | None) -> list[str]:
     """Return a warning if the store's trained retriever may have seen the targets (its vectors cannot be left out), or if the
     judged encoder is used instead of the one in production."""
-    trained = retriever(store)
+    trained = trained_encoder(store)
     if trained is None:
         return []
     evidence = json.loads((trained / EVIDENCE).read_text(encoding="utf-8"))
-    uses_judged = on == "valid" and judged(store) is not None
+    uses_judged = on == "valid" and validation_encoder(store) is not None
     reason = _reason_not_to_trust(evidence, dataset, None if uses_judged else on, how, "evoke train retriever")
     for_use = evidence.get("for use")
     if not reason and on == "test" and for_use and for_use["data"] != data_hash(dataset):
@@ -133,6 +133,6 @@ def _reason_not_to_trust(
         return "it was chosen on these very cases"
     if how is not None:
         return f"its cases were split in another way than these ({how})"
-    if evidence.get("on") != "valid" or evidence.get("seen") != seen_hash(dataset):
+    if evidence.get("on") != "valid" or evidence.get("seen") != hash_tuning_data(dataset):
         return f"it saw other data than these; run `{again}` again"
     return None

@@ -12,10 +12,10 @@ from eval.data.cases import FITTED, Case, Cases, check_part, target_pairs
 from eval.data.dataset import Data, case_file, data_hash, read_data, warn_of_hidden_targets
 from eval.data.splits import make_cases, make_cases_from
 from eval.errors import EvalError
-from store.readers import Problems, Wrong, rows
+from store.readers import Problems, RowFault, read_rows
 from store.records import Event
 
-__all__ = ["Case", "Cases", "EvalError", "data_hash", "known_in_use", "load_cases", "make_cases", "read_cases"]
+__all__ = ["Case", "Cases", "EvalError", "data_hash", "load_production_cases", "load_cases", "make_cases", "read_cases"]
 
 _FIELDS = ("user", "history", "targets", "dialogue", "mentioned")
 _ROLES = ("user", "assistant", "system")
@@ -43,7 +43,7 @@ def load_cases(dataset: Path, on: str, how: str | None = None) -> Cases:
     return make_cases_from(read_data(dataset), on)
 
 
-def known_in_use(dataset: Path) -> Cases:
+def load_production_cases(dataset: Path) -> Cases:
     """Return the test cases with all events that a model in production may learn from: those before the test cut.
 
     Without test cases it returns no cases, and all events except those of split "test", which may become targets one day.
@@ -107,36 +107,36 @@ def _select_events(data: Data, on: str, dataset: Path, warnings: list[str]) -> I
 def _read(path: Path, items: frozenset[str]) -> tuple[Case, ...]:
     cases: list[Case] = []
     problems = Problems("stop")
-    for place, row in rows(path, ("targets",), _FIELDS, problems):
+    for place, row in read_rows(path, ("targets",), _FIELDS, problems):
         try:
             cases.append(_case(row, items, place, cases[-1] if cases else None))
-        except Wrong as wrong:
+        except RowFault as wrong:
             problems.report(place, wrong)
     return tuple(cases)
 
 
 def _case(row: Mapping[str, Any], items: frozenset[str], place: str, previous: Case | None) -> Case:
     if row.get("history") is None and row.get("dialogue") is None:
-        raise Wrong('neither "history" nor "dialogue"', remedy=_REMEDY)
+        raise RowFault('neither "history" nor "dialogue"', remedy=_REMEDY)
     ids = {name: _ids(row, name, items) for name in ("history", "mentioned", "targets")}
     if not ids["targets"]:
-        raise Wrong('no "targets"', remedy=_REMEDY)
+        raise RowFault('no "targets"', remedy=_REMEDY)
     dialogue = _dialogue(row.get("dialogue"))
     user = row.get("user")
     if user is None:
         user = _find_user(dialogue, place, previous)
     elif not isinstance(user, str) or not user:
-        raise Wrong('"user" is not a string', repr(user)[:40], _REMEDY)
+        raise RowFault('"user" is not a string', repr(user)[:40], _REMEDY)
     return Case(user, ids["history"], tuple(dict.fromkeys(ids["targets"])), dialogue, ids["mentioned"])
 
 
 def _ids(row: Mapping[str, Any], name: str, items: frozenset[str]) -> tuple[str, ...]:
     values = row.get(name) or []
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise Wrong(f'"{name}" is not a list of ids', remedy=f'ids are strings: write "{name}": ["id", ...]')
+        raise RowFault(f'"{name}" is not a list of ids', remedy=f'ids are strings: write "{name}": ["id", ...]')
     unknown = next((value for value in values if value not in items), None)
     if unknown is not None:
-        raise Wrong(f'"{name}" names an unknown item', unknown, "add the item, or remove the case")
+        raise RowFault(f'"{name}" names an unknown item', unknown, "add the item, or remove the case")
     return tuple(values)
 
 
@@ -144,14 +144,14 @@ def _dialogue(turns: Any) -> tuple[dict[str, str], ...]:
     if turns is None:
         return ()
     if not isinstance(turns, list):
-        raise Wrong('"dialogue" is not a list', remedy=_REMEDY)
+        raise RowFault('"dialogue" is not a list', remedy=_REMEDY)
     for turn in turns:
         if not isinstance(turn, dict) or set(turn) != {"role", "content"} or turn["role"] not in _ROLES:
-            raise Wrong(
+            raise RowFault(
                 "a turn of the dialogue is not a role and a content", remedy='write {"role": "user", "content": ...}'
             )
         if not isinstance(turn["content"], str):
-            raise Wrong('the "content" of a turn is not a string', remedy='write {"role": "user", "content": "..."}')
+            raise RowFault('the "content" of a turn is not a string', remedy='write {"role": "user", "content": "..."}')
     return tuple(turns)
 
 

@@ -84,7 +84,7 @@ def _make(data: Data, on: str, how: str, cuts: tuple[float, float], warnings: li
     return Cases(data.name, on, cases, fitted, [*data.warnings, *warn_of_hidden_targets(data, cases), *warnings])
 
 
-def _by_time(data: Data, cuts: tuple[float, float]) -> list[str | None]:
+def _split_by_time(data: Data, cuts: tuple[float, float]) -> list[str | None]:
     times = np.array([event.timestamp for event in data.events], dtype=np.float64)
     if not is_clock(times):
         raise EvalError(
@@ -108,7 +108,7 @@ def _given(data: Data, _: tuple[float, float]) -> list[str | None]:
 
 
 _LABELS: dict[str, Callable[[Data, tuple[float, float]], list[str | None]]] = {
-    "temporal": _by_time,
+    "temporal": _split_by_time,
     "per-user": _per_user,
     "last-out": _last_out,
     "given": _given,

@@ -10,8 +10,8 @@ from pathlib import Path
 from agent.ranking.features import Candidates, channel_of
 from agent.ranking.learned_fusion import FILE, Learned
 from agent.ranking.tuned import Tuned
-from eval.data.leakage import measured_catalog
-from eval.data.read_cases import known_in_use
+from eval.data.leakage import open_measured_catalog
+from eval.data.read_cases import load_production_cases
 from eval.fitting.cross_fitting import lessons
 from store import Catalog
 
@@ -33,8 +33,8 @@ def refitted(dataset: Path, tuned: Tuned, folder: Path, channel: str, former: Ca
     left_out = [*(["retriever"] if former is not None else []), *([channel] if channel else [])]
     kept = folder / "tuned" / "-".join(["without", *left_out])
     if not (kept / FILE).is_file():
-        known, evidence = known_in_use(dataset), tuned.evidence
-        with nullcontext(former) if former is not None else measured_catalog(folder, known.on) as catalog:
+        known, evidence = load_production_cases(dataset), tuned.evidence
+        with nullcontext(former) if former is not None else open_measured_catalog(folder, known.on) as catalog:
             taught, chosen = lessons(
                 known,
                 catalog,

@@ -10,8 +10,8 @@ import numpy as np
 
 from eval.data.cases import Cases
 from eval.errors import EvalError
-from store.cooccurrence import in_rows
-from store.history import interactions_of
+from store.cooccurrence import to_rows
+from store.history import positive_interactions
 from store.snapshot import Snapshot
 
 AHEAD = 6
@@ -85,8 +85,8 @@ def _pairs_of_users(cases: Cases, snapshot: Snapshot) -> list[list[Pair]]:
 
 def sequences(cases: Cases, snapshot: Snapshot) -> dict[str, list[int]]:
     """What each user chose before the cut, as snapshot rows, oldest first."""
-    events = interactions_of(cases.events)
-    users, rows, _ = in_rows(events, snapshot)
+    events = positive_interactions(cases.events)
+    users, rows, _ = to_rows(events, snapshot)
     starts = np.flatnonzero(np.diff(users, prepend=-1))
     return {
         events.user_ids[user]: own.tolist() for user, own in zip(users[starts], np.split(rows, starts)[1:], strict=True)

@@ -13,8 +13,8 @@ from agent.retrieval.sources import Sources
 from eval.data.cases import Case, Cases
 from store import Catalog
 from store.content import Content
-from store.embedder import turned
-from store.history import interactions_of
+from store.embedder import transform
+from store.history import positive_interactions
 from store.lexical import Lexical
 from store.snapshot import Snapshot
 
@@ -31,8 +31,8 @@ def fit(cases: Cases, catalog: Catalog, turn: np.ndarray | None = None) -> Signa
     snapshot = catalog.snapshot()
     content = Content.of(catalog, snapshot)
     if turn is not None:
-        snapshot = replace(snapshot, vectors=turned(snapshot.vectors, turn))
-    return Signals.fit(interactions_of(cases.events), snapshot, content)
+        snapshot = replace(snapshot, vectors=transform(snapshot.vectors, turn))
+    return Signals.fit(positive_interactions(cases.events), snapshot, content)
 
 
 def fit_sources(cases: Cases, catalog: Catalog) -> Sources:

@@ -19,8 +19,8 @@ from agent.terminal.console import strip_controls
 from eval.comparison.bench import Bench
 from eval.comparison.llm_channels import ModelAnswers, ask_model, without_model
 from eval.comparison.rerank import blend_all, rerank_cases
-from eval.data.dataset import indexed
-from eval.data.leakage import measured_catalog, seen_hash
+from eval.data.dataset import index_dataset
+from eval.data.leakage import hash_tuning_data, open_measured_catalog
 from eval.errors import EvalError
 from eval.fitting.sequences import pairs
 from eval.fitting.signals import fit_sources
@@ -36,7 +36,7 @@ from eval.tuning.objective import Judge, Say, rank_all
 from eval.tuning.tune import repeating, validation_cases
 from prompts import Prompts
 from store import Catalog
-from store.locks import alone
+from store.locks import exclusive_lock
 
 SAMPLES: Mapping[str, int] = {"queries": 400, "rank": 400}
 """The most pairs of a history and the items chosen next to learn from."""
@@ -126,7 +126,7 @@ def train(
     per_case([], [])  # raises an error about a missing extra now, and not after the training
     repeats = repeating(known)
     say("indexing")
-    folder = indexed(dataset, store)
+    folder = index_dataset(dataset, store)
     tuned = Tuned.load(folder)
     active = tuned.applied(Settings.load(**settings), folder)
     prompts = Prompts(active.prompts)
@@ -136,8 +136,8 @@ def train(
     weights = find_weights(active.model).resolve()
     check_architecture(weights)
     kept = folder / "trained" / f"{task}.unfinished"
-    with alone(folder, task, f"training {task} for"), unfinished(kept) as check:
-        with measured_catalog(folder, known.on) as catalog:
+    with exclusive_lock(folder, task, f"training {task} for"), unfinished(kept) as check:
+        with open_measured_catalog(folder, known.on) as catalog:
             drawn = pairs(known, catalog.snapshot(), samples or SAMPLES[task], seed)
             say(f"fitting on {len(known.events)} events before the cut")
             sources = fit_sources(known, catalog)
@@ -168,7 +168,13 @@ def train(
                 weights.stem,
                 prompts.fingerprint(*PROMPTS[task]),
                 on=False,
-                evidence={"on": "valid", "seen": seen_hash(dataset), "seed": seed, "steps": len(drawn), **figures},
+                evidence={
+                    "on": "valid",
+                    "seen": hash_tuning_data(dataset),
+                    "seed": seed,
+                    "steps": len(drawn),
+                    **figures,
+                },
             )
             Trained.save(adapter)
             del lora  # the engine that judges needs its memory
@@ -183,7 +189,7 @@ def train(
         adapter = replace(adapter, on=verdict.paid or anyway, evidence=evidence)
         check()
         Trained.save(adapter)
-        stays = None if adapter.on else _former_adapter(folder, task, seen_hash(dataset))
+        stays = None if adapter.on else _former_adapter(folder, task, hash_tuning_data(dataset))
         if not stays:
             adapter = _move_into_store(adapter, folder / "trained" / task)
         return Training(adapter, verdict, stays, rewritten)

@@ -74,7 +74,7 @@ def _rank(
     return rank_all(Bench(fit_sources(known, catalog), fused, repeats=repeats), ["dense", "base"], known.cases)
 
 
-def searched(
+def compare_title_search(
     snapshot: Snapshot, after: np.ndarray, present: Embedder, trained: Embedder, seed: int
 ) -> tuple[dict[str, float], bool]:
     """Return how often a title finds its own item first with each encoder, and whether the trained one is significantly worse.

@@ -26,7 +26,7 @@ from prompts.cleaning import harmless
 from store import Catalog, Item
 from store.catalog import Field
 from store.cooccurrence import Cooccurrence
-from store.history import interactions_of
+from store.history import positive_interactions
 from store.snapshot import Snapshot
 
 QUERY_CHARACTERS = 330
@@ -69,7 +69,7 @@ def retrieve_chosen_next(cases: Cases, catalog: Catalog, pairs: Sequence[Pair]) 
     snapshot = catalog.snapshot()
 
     def retrieve(others: Cases, some: Sequence[Pair]) -> list[list[int]]:
-        counts = Cooccurrence.fit(interactions_of(others.events), snapshot)
+        counts = Cooccurrence.fit(positive_interactions(others.events), snapshot)
         return [chosen_by_others(counts, np.array(pair.history), ~snapshot.hidden) for pair in some]
 
     return _retrieve_from_other_users(cases, pairs, retrieve)

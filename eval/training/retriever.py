@@ -2,7 +2,7 @@
 If it paid, train it again for production, with the events of the validation period too, and put it into use.
 
 The judged encoder is kept. It has seen no event of the validation period, so everything that is fitted on validation cases uses
-its vectors (`eval.data.leakage.measured_catalog`).
+its vectors (`eval.data.leakage.open_measured_catalog`).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from agent.llm.adapters import Trained
 from agent.ranking.tuned import Tuned
 from agent.settings import Settings
 from eval.data.cases import Cases
-from eval.data.dataset import indexed
-from eval.data.leakage import EVIDENCE, measured_catalog, seen_hash, untrained_encoder
-from eval.data.read_cases import data_hash, known_in_use
+from eval.data.dataset import index_dataset
+from eval.data.leakage import EVIDENCE, hash_tuning_data, open_measured_catalog, untrained_encoder
+from eval.data.read_cases import data_hash, load_production_cases
 from eval.errors import EvalError
 from eval.fitting.ablation import MOST_CASES
 from eval.fitting.sequences import FOLDS, fold_of, pairs, sequences
@@ -30,15 +30,15 @@ from eval.fitting.signals import TURNS, turns_of
 from eval.metrics import per_case
 from eval.progress import Progress, quiet
 from eval.training.checkpoint import unfinished
-from eval.training.compare_encoders import SEARCHES, compare_encoders, searched
+from eval.training.compare_encoders import SEARCHES, compare_encoders, compare_title_search
 from eval.training.contrastive import Encoder, Material
 from eval.training.verdict import Verdict
 from eval.tuning.grid_search import Say
 from eval.tuning.tune import validation_cases
 from store import Catalog, History, locks, paths
-from store.embedder import UNTRAINED, Embedder, turned
+from store.embedder import UNTRAINED, Embedder, transform
 from store.index import refresh
-from store.reembed import embed_anew, put_in_force
+from store.reembed import index_with_encoder, switch_encoder
 from store.snapshot import Snapshot
 
 PAIRS = 20_000
@@ -114,13 +114,13 @@ def train(
     Raises EvalError if there are too few events, or if the store's vectors come from a server.
     """
     dataset = Path(dataset)
-    known, in_use = validation_cases(dataset).sample(MOST_CASES, seed), known_in_use(dataset)
+    known, in_use = validation_cases(dataset).sample(MOST_CASES, seed), load_production_cases(dataset)
     per_case([], [])  # raises an error about a missing extra now, and not after the training
     say("indexing")
-    folder, present = indexed(dataset, store), Settings.load().embedder()
+    folder, present = index_dataset(dataset, store), Settings.load().embedder()
     kept = folder / "trained" / UNFINISHED
-    with locks.alone(folder, "tuning", "training the retriever of"), unfinished(kept) as check:
-        with measured_catalog(folder, known.on) as catalog:
+    with locks.exclusive_lock(folder, "tuning", "training the retriever of"), unfinished(kept) as check:
+        with open_measured_catalog(folder, known.on) as catalog:
             _check_replaceable(folder, catalog)
             snapshot, documents = _read_documents(folder, catalog)
             data = _make_material(known, snapshot, samples or PAIRS, seed)
@@ -132,11 +132,11 @@ def train(
                 verdict = compare_encoders(known, catalog, anew, folder, seed, say, progress)
                 check()
                 after = anew.vectors(snapshot.ids)
-                searches, worse = searched(snapshot, after, catalog.embedder, anew.embedder, seed)
-        trained = paths.retriever(folder)
-        original = untrained_encoder(trained) if trained else catalog.embedder.found_at
+                searches, worse = compare_title_search(snapshot, after, catalog.embedder, anew.embedder, seed)
+        trained = paths.trained_encoder(folder)
+        original = untrained_encoder(trained) if trained else catalog.embedder.source_path
         evidence = {
-            "on": "valid", "seen": seen_hash(dataset), "seed": seed, "pairs": len(data.pairs), "loss": loss,
+            "on": "valid", "seen": hash_tuning_data(dataset), "seed": seed, "pairs": len(data.pairs), "loss": loss,
             "from": catalog.embedder.name, "untrained": original,
             "verdict": verdict.as_json(), "title search": searches, "for use": None,
         }  # fmt: skip
@@ -158,7 +158,7 @@ def train(
             (made / EVIDENCE).write_text(json.dumps(evidence, indent=1) + "\n", encoding="utf-8")
             shutil.rmtree(made / "derived", ignore_errors=True)  # made when it was judged; the store has its own
             check()
-            put_in_force(folder, made, facts, judged if judged != made else None, present, lambda: _outdate(folder))
+            switch_encoder(folder, made, facts, judged if judged != made else None, present, lambda: _outdate(folder))
             with Catalog.open(folder, create=False) as catalog, History.open(folder) as history:
                 refresh(catalog, history)
         return TrainedRetriever(made.name, pays, pays or anyway, verdict, searches, evidence)
@@ -167,7 +167,7 @@ def train(
 def _check_replaceable(folder: Path, catalog: Catalog) -> None:
     """Raise EvalError if the store's vectors cannot be replaced by those of an encoder trained here."""
     remedy = "index into a store that has its vectors in its folder, made by a sentence-transformers model"
-    if paths.about(folder).get("chroma"):
+    if paths.read_store_json(folder).get("chroma"):
         raise EvalError(f"{folder} has its vectors on a Chroma server, which cannot be replaced; {remedy}")
     if catalog.embedder.remote:
         raise EvalError(
@@ -177,7 +177,7 @@ def _check_replaceable(folder: Path, catalog: Catalog) -> None:
 
 def _read_documents(folder: Path, catalog: Catalog) -> tuple[Snapshot, list[str]]:
     """Return the snapshot and the text of each of its items. A lock keeps other writers out, so that both fit together."""
-    with locks.writing(folder):
+    with locks.write_lock(folder):
         snapshot = catalog.snapshot()
         return snapshot, [item.document for item in catalog.get(snapshot.ids).values()]
 
@@ -205,7 +205,7 @@ def _train_encoder(
     loss = encoder.learn(material, checkpoint, progress)
     made = _save_encoder(encoder, checkpoint.parent)
     np.save(made / TURNS, _train_fold_encoders(encoder, catalog, material, seed, checkpoint, progress))
-    back, former = np.linalg.inv(encoder.matrix.astype(np.float64)), catalog.embedder.turn_back
+    back, former = np.linalg.inv(encoder.matrix.astype(np.float64)), catalog.embedder.inverse_transform
     np.save(made / UNTRAINED, (back if former is None else former @ back).astype(np.float32))
     return made, loss, dict(zip(documents, encoder.transform(material.vectors), strict=True))
 
@@ -227,7 +227,7 @@ def _train_fold_encoders(
         if others:
             kept = checkpoint.with_name(f"{checkpoint.stem}, part {fold}.pt")
             what = f"steps learned without fold {fold + 1} of {FOLDS}"
-            vectors = material.vectors if former is None else turned(material.vectors, former[fold])
+            vectors = material.vectors if former is None else transform(material.vectors, former[fold])
             fold_encoder.learn(replace(material, pairs=others, vectors=vectors), kept, progress, what, FOLD_STEPS)
         matrix = fold_encoder.matrix
         turns.append((matrix if former is None else matrix @ former[fold]) @ back)
@@ -239,7 +239,7 @@ def _index(
 ) -> dict[str, Any]:
     say("indexing with the trained encoder")
     with progress("items indexed") as advance:
-        return embed_anew(folder, made, advance, vectors, present)
+        return index_with_encoder(folder, made, advance, vectors, present)
 
 
 def _save_encoder(encoder: Encoder, kept: Path) -> Path:
@@ -261,7 +261,7 @@ def _outdate(folder: Path) -> None:
         steps.unlink()
 
 
-def to_do_next(folder: Path) -> list[str]:
+def list_next_steps(folder: Path) -> list[str]:
     """Return what should be run again after the vectors have changed, one line for each."""
     lines = [
         "run `evoke tune` again: its results were for the former vectors",

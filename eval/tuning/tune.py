@@ -21,9 +21,9 @@ from agent.settings import Settings
 from eval.comparison.baselines import PARAMETERS
 from eval.comparison.bench import Bench
 from eval.data.cases import Cases
-from eval.data.dataset import indexed
-from eval.data.leakage import measured_catalog, seen_hash
-from eval.data.read_cases import case_file, known_in_use, load_cases
+from eval.data.dataset import index_dataset
+from eval.data.leakage import hash_tuning_data, open_measured_catalog
+from eval.data.read_cases import case_file, load_cases, load_production_cases
 from eval.errors import EvalError
 from eval.fitting.ablation import MOST_CASES
 from eval.fitting.cross_fitting import lessons
@@ -35,7 +35,7 @@ from eval.tuning.objective import Judge, Say, judge_base
 from eval.tuning.resumable import Steps
 from store import Catalog, History
 from store.cooccurrence import Cooccurrence
-from store.locks import alone
+from store.locks import exclusive_lock
 
 SEARCH_CASES = 1500
 """Cases that weights and the comparison's baselines are searched on."""
@@ -75,15 +75,15 @@ def tune(
     dataset = Path(dataset)
     cases = validation_cases(dataset)
     say("indexing")
-    folder = indexed(dataset, store)
+    folder = index_dataset(dataset, store)
     cases = cases.sample(MOST_CASES, seed)
-    seen = seen_hash(dataset)
+    seen = hash_tuning_data(dataset)
     # In the folder of the model's answers, which `evoke forget` empties: the steps are about users too.
     steps = Steps(folder / "measured" / "unfinished.json", f"{seen} {seed}")
     former = Tuned.load(folder).settings
     prompts = {"prompts": former["prompts"]} if "prompts" in former else {}
     in_use = Tuned(prompts).applied(Settings.load(**settings), folder)
-    with alone(folder, "tuning", "tuning"), measured_catalog(folder, cases.on) as catalog:
+    with exclusive_lock(folder, "tuning", "tuning"), open_measured_catalog(folder, cases.on) as catalog:
         say(f"fitting on {len(cases.events)} events before the cut")
         sources = fit_sources(cases, catalog)
         assert sources.signals is not None  # noqa: S101  see `fit_sources`
@@ -142,8 +142,8 @@ def _learned_for_use(
     dataset: Path, folder: Path, trees: Mapping[str, Any], repeats: bool, seed: int, progress: Progress
 ) -> Learned:
     """Learned fusion of all steps that may be known in use, those of the validation period among them."""
-    known = known_in_use(dataset)
-    with measured_catalog(folder, known.on) as catalog:
+    known = load_production_cases(dataset)
+    with open_measured_catalog(folder, known.on) as catalog:
         return Learned.fit(*lessons(known, catalog, repeats=repeats, seed=seed, progress=progress), **trees)
 
 

@@ -54,7 +54,7 @@ class CatalogInMemory:
     """The part of a catalog that the lexicon reads, over items given to it. It cannot be searched."""
 
     version = "1"
-    derived_in = None
+    cache_folder = None
 
     def __init__(self, *items: Item) -> None:
         self._items = items

@@ -28,7 +28,7 @@ def few_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare_encoders, "FUSIONS", (0,))
 
 
-def hashed(self: Embedder, method: str, texts: Any) -> np.ndarray:
+def encode_by_hash(self: Embedder, method: str, texts: Any) -> np.ndarray:
     """In place of encoding: random vectors that depend on the model and the text."""
     digests = [hashlib.blake2b(f"{self.fingerprint}{text}".encode(), digest_size=8).digest() for text in texts]
     seeds = [int.from_bytes(digest, "little") for digest in digests]
@@ -36,7 +36,7 @@ def hashed(self: Embedder, method: str, texts: Any) -> np.ndarray:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-def found(store: Path) -> tuple[str, list[str]]:
+def read_model_and_neighbours(store: Path) -> tuple[str, list[str]]:
     """Return the name of the model that a store is opened with, and the ids nearest to its first item."""
     with Catalog.open(store, create=False) as catalog:
         vectors = catalog.vectors(catalog.ids()[:1])
@@ -45,7 +45,7 @@ def found(store: Path) -> tuple[str, list[str]]:
         return catalog.embedder.name, [hit.id for hit in hits]
 
 
-def noised(self: Encoder, *_: Any) -> float:
+def add_noise(self: Encoder, *_: Any) -> float:
     """In place of training: change the weights."""
     import torch
 

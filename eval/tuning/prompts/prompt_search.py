@@ -23,8 +23,8 @@ from agent.ranking.tuned import Tuned
 from agent.settings import Settings
 from eval.comparison.bench import JOINING, Bench
 from eval.data.cases import Cases
-from eval.data.dataset import indexed
-from eval.data.leakage import measured_catalog, seen_hash
+from eval.data.dataset import index_dataset
+from eval.data.leakage import hash_tuning_data, open_measured_catalog
 from eval.errors import EvalError
 from eval.fitting.ablation import MOST_CASES
 from eval.fitting.signals import fit_sources
@@ -35,7 +35,7 @@ from eval.tuning.prompts.successive_halving import FIRST, Race, Scorer
 from eval.tuning.prompts.variants import IN_FORCE, POOL, Variant, fingerprint, proposals, put, task
 from eval.tuning.resumable import Steps
 from eval.tuning.tune import MINUTES, MODEL_CASES, repeating, validation_cases
-from store.locks import alone
+from store.locks import exclusive_lock
 
 ROUNDS = 2
 PROPOSALS = 4
@@ -102,8 +102,8 @@ def tune_prompts(
     cases = validation_cases(dataset).sample(MOST_CASES, seed)
     rows, racing = _drawn(cases, model_cases, seed)
     say("indexing")
-    folder = indexed(dataset, store)
-    tuned, seen = Tuned.load(folder), seen_hash(dataset)
+    folder = index_dataset(dataset, store)
+    tuned, seen = Tuned.load(folder), hash_tuning_data(dataset)
     if tuned.evidence and tuned.evidence.get("seen") != seen:
         raise EvalError(f"{folder} was tuned on other data than {dataset} holds now; run `evoke tune` first")
     if Trained.load(folder).adapter("queries"):
@@ -120,7 +120,7 @@ def tune_prompts(
         folder / "measured" / "unfinished-prompts.json",
         " ".join(map(str, [*key, _place(told), told.model, _place(proposer), proposer.model])),
     )
-    with alone(folder, "tuning", "tuning the prompts of"), measured_catalog(folder, cases.on) as catalog:
+    with exclusive_lock(folder, "tuning", "tuning the prompts of"), open_measured_catalog(folder, cases.on) as catalog:
         say(f"fitting on {len(cases.events)} events before the cut")
         fusion = Fusion(told.weights, "weights" in tuned.settings, tuned.judged_fusion(folder), told.diversity)
         bench = Bench(fit_sources(cases, catalog), fusion, tuned.baselines, repeating(cases))
