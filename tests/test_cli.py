@@ -47,8 +47,8 @@ def first(films_store: Path) -> dict[str, Any]:
 def test_embedded_model_writes_profile_queries_and_explanations(first: dict[str, Any]) -> None:
     stages = {stage["name"]: stage for stage in first["trace"]["stages"]}
     assert first["trace"]["degraded"] == []
-    assert "SmolLM2" in stages["interests"]["model"]
-    assert stages["interests"]["tokens_out"] > 50
+    assert "SmolLM2" in stages["profile"]["model"]
+    assert stages["profile"]["tokens_out"] > 50
     assert stages["explain"]["tokens_out"] > 20
     assert first["profile"]["summary"]
     assert len(first["queries"]) >= 5

@@ -29,7 +29,7 @@ def test_chat_completion_as_json(service: Any) -> None:
     assert done.choices[0].finish_reason == "stop"
     assert done.choices[0].message.content
     items = done.model_extra["recommendations"]
-    assert {"rank", "id", "title", "score", "channels", "explanation", "evidence"} == items[0].keys()
+    assert {"rank", "id", "title", "score", "channels", "contributions", "explanation", "evidence"} == items[0].keys()
     assert done.model_extra["session"] is None
     assert done.usage.total_tokens == done.usage.prompt_tokens + done.usage.completion_tokens
 
@@ -311,8 +311,8 @@ def test_metrics_count_requests_stages_and_degraded_stages(service: Any) -> None
     counted = 'evoke_requests_total{route="/v1/recommendations",status="200"} 1.0'
     until(lambda: counted in http.get("/metrics").text)
     text = http.get("/metrics").text
-    assert 'evoke_stage_seconds_count{stage="recall"} 1.0' in text
-    assert 'evoke_degraded_total{stage="interests"} 1.0' in text
+    assert 'evoke_stage_seconds_count{stage="retrieve"} 1.0' in text
+    assert 'evoke_degraded_total{stage="profile"} 1.0' in text
     assert "mara" not in text
 
 

@@ -406,7 +406,7 @@ def test_commands_train_judge_and_save_an_adapter(films: Path) -> None:
     assert {"queries adapter", "rank adapter"} <= set(parts)
     # An adapter that is on is used, and the trace says so.
     found = read_json(evoke("recommend", "--store", films, "--user", "tomasz", "--json"))
-    stage = next(stage for stage in found["trace"]["stages"] if stage["name"] == "interests")
+    stage = next(stage for stage in found["trace"]["stages"] if stage["name"] == "profile")
     assert stage["degraded"] is None
     assert "trained adapter" in stage["notes"]
 

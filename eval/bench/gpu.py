@@ -165,7 +165,7 @@ async def measure(server: Server, store: Path, asked: argparse.Namespace) -> dic
             histories = make_histories(history)
             first = (await rec.recommend(history=next(histories))).trace
             if not (model := first["profile"].model):
-                sys.exit(f"no model at {server.base_url}: {first['interests'].degraded}; see that the server runs")
+                sys.exit(f"no model at {server.base_url}: {first['profile'].degraded}; see that the server runs")
             levels = []
             for users in asked.users:
                 print(f"evoke: {users} users at once", file=sys.stderr)  # noqa: T201

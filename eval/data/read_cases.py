@@ -15,7 +15,7 @@ from eval.errors import EvalError
 from store.readers import Problems, RowFault, read_rows
 from store.records import Event
 
-__all__ = ["Case", "Cases", "EvalError", "data_hash", "load_production_cases", "load_cases", "make_cases", "read_cases"]
+__all__ = ["Case", "Cases", "EvalError", "data_hash", "load_cases", "load_production_cases", "make_cases", "read_cases"]
 
 _FIELDS = ("user", "history", "targets", "dialogue", "mentioned")
 _ROLES = ("user", "assistant", "system")
