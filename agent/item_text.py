@@ -19,7 +19,7 @@ WORDS = 32
 ARTICLES = frozenset({"the", "a", "an", "la", "le", "les", "el", "il", "der", "die", "das"})
 
 
-def facts(item: Item) -> str:
+def field_summary(item: Item) -> str:
     """Return the item's first three fields on one line, such as "1995; Crime, Thriller; Michael Mann".
 
     Long values are left out, because every word costs tokens in every prompt.
@@ -33,12 +33,12 @@ def facts(item: Item) -> str:
     return "; ".join([v for v in values if v and len(v) <= 60][:3])
 
 
-def line(label: int | str, item: Item) -> dict[str, Any]:
+def prompt_line(label: int | str, item: Item) -> dict[str, Any]:
     """Return an item for a prompt: its label, title, fields (`facts`) and the first sentence of its text."""
-    return {"label": label, "title": item.title, "facts": facts(item), "text": first_sentence(item)}
+    return {"label": label, "title": item.title, "facts": field_summary(item), "text": first_sentence(item)}
 
 
-def lines(history: Sequence[Item], start: int | None = None) -> list[dict[str, Any]]:
+def prompt_lines(history: Sequence[Item], start: int | None = None) -> list[dict[str, Any]]:
     """Return a history (oldest first) for a prompt: from index `start` on, or its latest 12 to 19 items.
 
     All prompts of a user thus begin with the same text, which changes only every STEP events, so that servers find it in their
@@ -46,10 +46,10 @@ def lines(history: Sequence[Item], start: int | None = None) -> list[dict[str, A
     """
     if start is None:
         start = max(0, (len(history) - WINDOW) // STEP * STEP)
-    return [line(i + 1, item) for i, item in enumerate(history) if i >= start]
+    return [prompt_line(i + 1, item) for i, item in enumerate(history) if i >= start]
 
 
-def descriptive(item: Item, schema: Mapping[str, Field]) -> list[str]:
+def descriptive_values(item: Item, schema: Mapping[str, Field]) -> list[str]:
     """Return the values that distinguish the item from most others (genre, brand, director), the most frequent first.
 
     Values that over a third of the items have are left out.
@@ -66,22 +66,22 @@ def descriptive(item: Item, schema: Mapping[str, Field]) -> list[str]:
     return sorted(found, key=lambda value: -found[value])
 
 
-def newest(history: Sequence[Item], n: int) -> list[Item]:
+def latest_items(history: Sequence[Item], n: int) -> list[Item]:
     """Return the latest `n` distinct items of a history (oldest first), the newest first."""
     return list({item.id: item for item in reversed(history)}.values())[:n]
 
 
-def described(item: Item, schema: Mapping[str, Field]) -> str:
+def item_query(item: Item, schema: Mapping[str, Field]) -> str:
     """Return a query for the item: its shortened title, and descriptive values up to WORDS characters."""
     words = harmless(item.title, 200)
-    for value in descriptive(item, schema)[:3]:
+    for value in descriptive_values(item, schema)[:3]:
         value = harmless(value, WORDS)
         if len(words) + len(value) + 2 <= WORDS and value.casefold() not in words.casefold():
             words += f", {value}"
-    return cut(words)
+    return truncate_title(words)
 
 
-def cut(title: str) -> str:
+def truncate_title(title: str) -> str:
     """Return the title, shortened to TITLE characters at the end of a word."""
     return title if len(title) <= TITLE else title[:TITLE].rsplit(" ", 1)[0]
 
@@ -94,7 +94,7 @@ def first_sentence(item: Item) -> str:
     return sentence if len(sentence) <= 160 else sentence[:160].rsplit(" ", 1)[0]
 
 
-def plain(title: str) -> str:
+def normalize_title(title: str) -> str:
     """Return a title in lower case, without punctuation and a leading or trailing article.
 
     "Matrix, The" and "The Matrix" become the same text.

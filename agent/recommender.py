@@ -14,10 +14,10 @@ from agent.errors import EvokeError
 from agent.explanation.evidence import Shown, evidence
 from agent.explanation.generate import Recipient, explain
 from agent.explanation.verify import Vocabulary
-from agent.llm.adapters import Trained, parts_trained
+from agent.llm.adapters import Adapters, trained_parts
 from agent.llm.call import ModelCall
 from agent.llm.client import LLM, Deadline
-from agent.llm.connect import connected
+from agent.llm.connect import connect_async
 from agent.profile.fallback import NO_MIX, fill_up
 from agent.profile.interests import UserContext, kept_interests, read_interests
 from agent.profile.user_history import UserHistory
@@ -103,7 +103,7 @@ class AsyncRecommender:
             learned, self._missing = None, str(error)
         tuned_weights = self.tuned.decides("weights", given)
         self.fusion = Fusion(self.settings.weights, tuned_weights, learned, self.settings.diversity)
-        self.adapters = Trained.load(catalog.folder)
+        self.adapters = Adapters.load(catalog.folder)
         self.prompts = Prompts(self.settings.prompts)
         self._llm: LLM | None = None
         self._connecting = asyncio.Lock()
@@ -201,7 +201,7 @@ class AsyncRecommender:
         known = await asyncio.to_thread(UserHistory.of, self.history, sources.snapshot, user, history)
         items = self.catalog.get(known.liked)
         excluded = known.seen | set(exclude)
-        return Asked(text, user, n, where, excluded, wishes, sources, known, items, self.settings.seconds)
+        return Asked(text, user, n, where, excluded, wishes, sources, known, items, self.settings.deadline_seconds)
 
     async def _profile(self, asked: Asked, stage: Stage) -> Interests:
         """Stage 1: the history becomes a profile, queries and named titles, by one cached model call or from fields."""
@@ -309,7 +309,7 @@ class AsyncRecommender:
     @property
     def trained(self) -> list[str]:
         """The parts of this store that learned from users' histories: forgetting a user does not change them."""
-        return (["learned fusion"] if self.tuned.learned else []) + parts_trained(self.catalog.folder)
+        return (["learned fusion"] if self.tuned.learned else []) + trained_parts(self.catalog.folder)
 
     async def warm(self) -> None:
         """Load what the first request would otherwise wait for: the encoder and the indexes."""
@@ -326,7 +326,7 @@ class AsyncRecommender:
         """Return the model's client, connected on first use. Raises ModelError where there is no model."""
         async with self._connecting:
             if self._llm is None:
-                self._llm = await connected(self.settings)
+                self._llm = await connect_async(self.settings)
             return self._llm
 
     def _reads_profile(self, asked: Asked) -> bool:

@@ -151,14 +151,14 @@ class Settings(BaseSettings):
         return weights
 
     @property
-    def seconds(self) -> float:
+    def deadline_seconds(self) -> float:
         """Time limit for all model stages of a request together, in seconds."""
         return self.deadline or (20.0 if self.base_url else 60.0)
 
     @property
-    def reading_seconds(self) -> float:
+    def parser_seconds(self) -> float:
         """Timeout of the LLM parser in seconds; 0 for the embedded model, which is too weak to improve on the rules."""
-        return min(self.seconds, (2.0 if self.base_url else 0.0) if self.reading is None else self.reading)
+        return min(self.deadline_seconds, (2.0 if self.base_url else 0.0) if self.reading is None else self.reading)
 
     @classmethod
     def settings_customise_sources(

@@ -17,8 +17,8 @@ from click.testing import CliRunner
 
 from agent import EvokeError
 from agent.errors import AdapterRefused, ModelDown
-from agent.item_text import described
-from agent.llm.adapters import TASKS, Adapter, Trained
+from agent.item_text import item_query
+from agent.llm.adapters import TASKS, Adapter, Adapters
 from agent.llm.client import LLM, Deadline
 from agent.llm.weights import find_weights
 from agent.profile.interests import PENALTY
@@ -119,10 +119,10 @@ async def ask(llm: LLM, adapter: Adapter) -> Any:
 
 def test_store_keeps_its_adapters_and_uses_those_that_are_on(record: Callable[..., Adapter], tmp_path: Path) -> None:
     rank, queries = record("rank"), record("queries", on=False)
-    found = Trained.load(tmp_path / "store")
+    found = Adapters.load(tmp_path / "store")
     assert found.adapters == {"rank": rank, "queries": queries}
     assert found.adapter("rank") == rank and found.adapter("queries") is None and found.on == [rank]
-    assert Trained.load(None).on == Trained.load(tmp_path).on == []
+    assert Adapters.load(None).on == Adapters.load(tmp_path).on == []
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"on": 3}', "\x00"])
@@ -131,13 +131,13 @@ def test_broken_adapter_record_gives_one_line_with_the_remedy(
 ) -> None:
     (record("rank").folder / "adapter.json").write_text(text)
     with pytest.raises(EvokeError, match="run `evoke train rank` again") as caught:
-        Trained.load(tmp_path / "store")
+        Adapters.load(tmp_path / "store")
     assert "\n" not in str(caught.value)
 
 
 async def test_each_adapter_has_its_own_cache_key(record: Callable[..., Adapter]) -> None:
     llm = LLM(GONE, "some")
-    keys = {llm.key_of(None), llm.key_of(record("rank")), llm.key_of(record("queries"))}
+    keys = {llm.cache_key(None), llm.cache_key(record("rank")), llm.cache_key(record("queries"))}
     assert len(keys) == 3 and llm.key in keys
     await llm.close()
 
@@ -223,7 +223,7 @@ def test_prompt_of_a_trained_model_shows_items_that_others_chose_next(
         liked = [event.item for event in history.positive(history.of("mara"))]
         first = sources.others(liked, [event.item for event in history.of("mara")])
         catalog.upsert([replace(catalog.get(first[:1])[first[0]], hidden=True)])
-        shown = [described(item, schema) for item in catalog.get(first).values() if not item.hidden]
+        shown = [item_query(item, schema) for item in catalog.get(first).values() if not item.hidden]
     assert len(first) == OTHERS and not set(first) & set(liked)
     recommender.recommend(user="mara")
     asked = [r["messages"][1]["content"] for r in recommender.server.requests if r["model"] == adapter.name]

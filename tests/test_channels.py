@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.item_text import described, plain
+from agent.item_text import item_query, normalize_title
 from agent.profile.user_history import UserHistory
 from agent.results import Named
 from agent.retrieval.channels import CHANNELS, GUESSED, TITLE_MATCH, Batch, Request, retrieve
@@ -61,9 +61,9 @@ def test_a_query_that_says_a_title_finds_that_item_first(films: Path) -> None:
         assert "ran-1985" not in [hit.id for hit in found(sources, {"year": {"$gte": 1990}}, queries=["ran"])]
         long = "Planes, Trains and Automobiles and All Else That Takes You Home"
         catalog.upsert([Item("long", long, "A detour.", {"year": 1987})])
-        assert described(catalog.get(["long"])["long"], catalog.schema()) != long
+        assert item_query(catalog.get(["long"])["long"], catalog.schema()) != long
         sources = Sources.of(catalog, history)
-        assert found(sources, queries=[described(catalog.get(["long"])["long"], catalog.schema())])[0].id == "long"
+        assert found(sources, queries=[item_query(catalog.get(["long"])["long"], catalog.schema())])[0].id == "long"
 
 
 def test_a_batch_gives_each_request_the_lists_that_it_gets_alone(films_store: Path) -> None:
@@ -101,8 +101,8 @@ def snapshot(films_store: Path) -> Snapshot:
 def test_a_query_says_a_title_whatever_follows_after_a_comma(snapshot: Snapshot, more: str, row: int) -> None:
     title = snapshot.titles[row]
     for query in (title, f"{title}, {more}", more):
-        beginnings = {plain(",".join(query.split(",")[:end])) for end in range(1, query.count(",") + 2)}
-        said = {plain(snapshot.titles[found]) for found in rows_of_title(query, snapshot)}
+        beginnings = {normalize_title(",".join(query.split(",")[:end])) for end in range(1, query.count(",") + 2)}
+        said = {normalize_title(snapshot.titles[found]) for found in rows_of_title(query, snapshot)}
         assert said <= beginnings and len(said) <= 1
         assert said or query == more
     assert row in rows_of_title(title, snapshot)

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.item_text import STEP, WINDOW, descriptive, facts, first_sentence, lines
+from agent.item_text import STEP, WINDOW, descriptive_values, field_summary, first_sentence, prompt_lines
 from agent.profile.fallback import MIN_QUERIES, Mix, fill_up, good_queries
 from agent.profile.interests import UserContext, kept_interests
 from agent.profile.schemas import Written
@@ -82,9 +82,11 @@ def test_queries_are_added_where_they_are_missing_or_wanted() -> None:
 
 
 def test_a_value_that_most_items_have_describes_none() -> None:
-    assert descriptive(ITEMS[3], SCHEMA) == ["D0"]
-    assert descriptive(ITEMS[0], SCHEMA) == ["Crime", "Ann Lee", "Drama"]
-    assert facts(Item("i", "T", "", {"year": 1995.0, "tags": ["a", "b", "c", "d"], "ok": True})) == "1995; a, b, c"
+    assert descriptive_values(ITEMS[3], SCHEMA) == ["D0"]
+    assert descriptive_values(ITEMS[0], SCHEMA) == ["Crime", "Ann Lee", "Drama"]
+    assert (
+        field_summary(Item("i", "T", "", {"year": 1995.0, "tags": ["a", "b", "c", "d"], "ok": True})) == "1995; a, b, c"
+    )
     assert first_sentence(Item("i", "Heat", "Heat. A thief. A cop.")) == "A thief."
     assert first_sentence(Item("i", "Heat", "Heat - a thief. A cop.")) == "a thief."
     assert first_sentence(Item("i", "M", "Murder grips a city.")) == "Murder grips a city."
@@ -135,7 +137,7 @@ def test_a_profile_that_is_far_behind_is_rewritten_with_a_prompt_of_bounded_leng
 
 @given(st.integers(0, 500))
 def test_the_part_of_a_history_in_a_prompt_moves_in_steps(n: int) -> None:
-    shown = lines([Item("i", "T")] * n)
+    shown = prompt_lines([Item("i", "T")] * n)
     assert len(shown) == n or WINDOW <= len(shown) < WINDOW + STEP
     assert (n - len(shown)) % STEP == 0
     assert not shown or shown[-1]["label"] == n

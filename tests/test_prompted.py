@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agent import Recommender
-from agent.llm.adapters import Adapter, Trained
+from agent.llm.adapters import Adapter, Adapters
 from agent.ranking.tuned import Tuned
 from agent.settings import Settings
 from eval import cli
@@ -213,6 +213,6 @@ def test_over_learned_fusion_and_kept_by_the_next_tuning(
 
 
 def test_an_adapter_that_writes_the_queries_leaves_nothing_to_tune(films: Path) -> None:
-    Trained.save(Adapter("queries", films / "trained" / "queries", "h", "g", "w", "m", "p", True, {}))
+    Adapters.save(Adapter("queries", films / "trained" / "queries", "h", "g", "w", "m", "p", True, {}))
     with pytest.raises(EvalError, match="queries adapter"):
         tune_prompts(FILMS, store=films)

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from agent.forgetting import drop_derived
 from agent.item_text import TITLE
-from agent.llm.adapters import WEIGHTS, Trained
+from agent.llm.adapters import WEIGHTS, Adapters
 from agent.llm.weights import file_hash, find_weights
 from agent.profile.fallback import Mix
 from agent.profile.interests import SEEN
@@ -382,7 +382,7 @@ def test_training_on_too_few_events_is_refused(examples: Examples, tmp_path: Pat
 def test_commands_train_judge_and_save_an_adapter(films: Path) -> None:
     few = ("--store", films, "--samples", "16", "--cases", "1")
     row = read_json(evoke("train", "queries", FILMS, *few, "--anyway", "--json"))
-    adapter = Trained.load(films).adapters["queries"]
+    adapter = Adapters.load(films).adapters["queries"]
     assert row["adapter"] == adapter.name
     assert row["on"] and adapter.on  # by --anyway: one case shows no gain
     assert not row["evidence"]["verdict"]["paid"]
@@ -396,12 +396,12 @@ def test_commands_train_judge_and_save_an_adapter(films: Path) -> None:
     table = evoke("train", "rank", FILMS, *few)
     assert "as fused" in table.stdout
     assert re.search(r"evoke-rank-\w+: it stays off", table.stdout)
-    assert not Trained.load(films).adapters["rank"].on
+    assert not Adapters.load(films).adapters["rank"].on
     assert read_json(evoke("train", "rank", FILMS, *few, "--anyway", "--json"))["stays"] is None
-    on = Trained.load(films).adapters["rank"]
+    on = Adapters.load(films).adapters["rank"]
     table = evoke("train", "rank", FILMS, *few)
     assert re.search(rf"evoke-rank-\w+: it stays off: no significant gain; {on.name} stays on", table.stdout)
-    assert Trained.load(films).adapters["rank"] == on
+    assert Adapters.load(films).adapters["rank"] == on
     parts = read_json(evoke("forget", "--store", films, "--user", "mara", "--json"))["trained"]
     assert {"queries adapter", "rank adapter"} <= set(parts)
     # An adapter that is on is used, and the trace says so.
@@ -466,7 +466,7 @@ def test_former_adapter_stays_on_if_judged_on_the_same_data_and_no_user_was_dele
     assert adapters._former_adapter(films, "queries", "other data") is None
     drop_derived(films)
     assert adapters._former_adapter(films, "queries", seen) is None
-    assert Trained.load(films).adapter("queries")  # used until another one replaces it
+    assert Adapters.load(films).adapter("queries")  # used until another one replaces it
 
 
 def test_model_that_is_not_a_gguf_file_is_refused_before_training(films: Path, tmp_path: Path) -> None:

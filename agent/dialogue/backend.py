@@ -26,7 +26,7 @@ class Backend(Protocol):
 
     @property
     def settings(self) -> Settings:
-        """The settings; a conversation reads `reading_seconds`."""
+        """The settings; a conversation reads `parser_seconds`."""
 
     @property
     def prompts(self) -> Prompts:

@@ -173,7 +173,7 @@ class AsyncSession:
 
     def _start_llm_parser(self, draft: TurnDraft, stage: Stage) -> asyncio.Task[ParsedMessage | None] | None:
         """Start the LLM parser in the background, if it is enabled and the rules left words over."""
-        seconds = self._backend.settings.reading_seconds
+        seconds = self._backend.settings.parser_seconds
         if not seconds or not needs_llm(draft.parsed):
             return None
         return asyncio.create_task(

@@ -13,7 +13,7 @@ from typing import Any
 from agent.errors import ModelError
 from agent.explanation.evidence import Shown
 from agent.explanation.verify import Vocabulary, as_read, borrowed
-from agent.item_text import descriptive, line, lines
+from agent.item_text import descriptive_values, prompt_line, prompt_lines
 from agent.llm.call import ModelCall
 from prompts.themes import common
 from store import Item
@@ -64,7 +64,7 @@ async def explain(
     try:
         llm = await call.connect()
         stage.model, stage.prompt = await llm.model_name(call.deadline), call.prompts.fingerprint("explain")
-        told = lines(history)
+        told = prompt_lines(history)
         read = {i.id: as_read(i) for i in (*(s.item for s in shown), *history[len(history) - len(told) :])}
         messages = call.prompts.render(
             "explain",
@@ -105,7 +105,7 @@ async def explain(
 
 def _told(label: int, shown: Shown, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The item as the prompt takes it, with the titles of its evidence: first the one it has most in common with, for the draft."""
-    told = line(label, shown.item)
+    told = prompt_line(label, shown.item)
     titles = [item.title for item in shown.evidence]
     return told | {"evidence": sorted(titles, key=lambda title: -len(common(told | {"evidence": [title]}, history)))}
 
@@ -135,8 +135,8 @@ def from_evidence(shown: Shown, text: str | None, schema: Mapping[str, Field]) -
     """A plain sentence from what is known: shared fields, the history that speaks for it, the request's words, or popularity."""
     channels = shown.candidate.channels
     if shown.evidence:
-        ours = descriptive(shown.item, schema)
-        theirs = [set(descriptive(item, schema)) for item in shown.evidence]
+        ours = descriptive_values(shown.item, schema)
+        theirs = [set(descriptive_values(item, schema)) for item in shown.evidence]
         # What it shares with the one that it shares most with; another is cited only if it has all of that, too.
         shared = max(([value for value in ours if value in values] for values in theirs), key=len)[:3]
         cited = [item.title for item, values in zip(shown.evidence, theirs, strict=True) if values.issuperset(shared)]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent.explanation.evidence import Shown
-from agent.item_text import line, plain
+from agent.item_text import normalize_title, prompt_line
 from prompts.cleaning import harmless
 from store import Item
 from store.catalog import Field
@@ -21,7 +21,7 @@ class Vocabulary:
     """The names that a catalog knows: its titles and the values of its fields. Decides whether a sentence is supported."""
 
     def __init__(self, snapshot: Snapshot, schema: Mapping[str, Field]) -> None:
-        self._titles = {title for title in map(plain, snapshot.titles) if " " in title}
+        self._titles = {title for title in map(normalize_title, snapshot.titles) if " " in title}
         self._values = {
             str(value).casefold()
             for field in schema.values()
@@ -45,11 +45,11 @@ class Vocabulary:
         for value in self._values:
             if value in lower and value not in allowed and re.search(rf"\b{re.escape(value)}\b", lower):
                 return value
-        tokens = plain(sentence).split()
+        tokens = normalize_title(sentence).split()
         for n in range(2, 7):
             for i in range(len(tokens) - n + 1):
                 name = " ".join(tokens[i : i + n])
-                if name in self._titles and name not in plain(allowed):
+                if name in self._titles and name not in normalize_title(allowed):
                     return name
         return None
 
@@ -71,9 +71,9 @@ def _not_shared(sentence: str, shown: Shown) -> str | None:
     found = re.search(r"\bshares?\b(.+?)\bwith\b(.+)", sentence, re.IGNORECASE)
     if not found:
         return None
-    said, rest = found.group(1).casefold(), f" {plain(found.group(2))}"
+    said, rest = found.group(1).casefold(), f" {normalize_title(found.group(2))}"
     # The draft cuts long titles.
-    named = [item for item in shown.evidence if f" {plain(item.title)}"[:40] in rest]
+    named = [item for item in shown.evidence if f" {normalize_title(item.title)}"[:40] in rest]
     texts = [_all_text(item).casefold() for item in (shown.item, *named)]
     for value in (str(v).casefold() for item in (shown.item, *shown.evidence) for v in _values(item)):
         if re.search(rf"\b{re.escape(value)}\b", said) and not all(value in text for text in texts):
@@ -109,12 +109,12 @@ def borrowed(sentence: str, shown: Shown, read: Mapping[str, str]) -> str | None
         shown: the item it is about, with its evidence.
         read: the words of all items that the model read, by id.
     """
-    ours = {item.id: plain(_all_text(item)) for item in (shown.item, *shown.evidence)}
-    cited = {word for item in shown.evidence for word in plain(item.title).split()}
-    said = {w for w in plain(sentence).split() if len(w) > 3 and w not in _COMMON}
+    ours = {item.id: normalize_title(_all_text(item)) for item in (shown.item, *shown.evidence)}
+    cited = {word for item in shown.evidence for word in normalize_title(item.title).split()}
+    said = {w for w in normalize_title(sentence).split() if len(w) > 3 and w not in _COMMON}
     if not said & (set(ours[shown.item.id].split()) - cited):
         return sentence
-    words = plain(sentence).split()
+    words = normalize_title(sentence).split()
     own, others = " ".join(ours.values()), " / ".join(said for id, said in read.items() if id not in ours)
     runs = (" ".join(words[i : i + RUN]) for i in range(len(words) - RUN + 1))
     return next((run for run in runs if run in others and run not in own), None)
@@ -122,5 +122,7 @@ def borrowed(sentence: str, shown: Shown, read: Mapping[str, str]) -> str | None
 
 def as_read(item: Item) -> str:
     """Return the words of the item as the prompt shows them, with text that is hidden between marks or in look-alike letters."""
-    told = line(0, item)
-    return " / ".join(plain(harmless(part, 160)) for part in (item.title, *told["facts"].split(";"), told["text"]))
+    told = prompt_line(0, item)
+    return " / ".join(
+        normalize_title(harmless(part, 160)) for part in (item.title, *told["facts"].split(";"), told["text"])
+    )

@@ -129,13 +129,13 @@ class Adapter:
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class Adapters:
     """The adapters of a store, by task, whether they are switched on or not."""
 
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, store: Path | None, tasks: Sequence[str] = TASKS) -> Trained:
+    def load(cls, store: Path | None, tasks: Sequence[str] = TASKS) -> Adapters:
         """Read the adapters of a store; an empty mapping without a store. Raises EvokeError if a record cannot be read."""
         found = {}
         for task in tasks if store else ():
@@ -163,9 +163,9 @@ class Trained:
         write_atomically(adapter.folder / RECORD, json.dumps(row, indent=1, ensure_ascii=False).encode() + b"\n")
 
 
-def parts_trained(store: Path | None) -> list[str]:
+def trained_parts(store: Path | None) -> list[str]:
     """Return names of the parts of a store that `evoke train` trained on users' histories, switched on or not."""
-    adapters = [f"{task} adapter" for task in Trained.load(store).adapters]
+    adapters = [f"{task} adapter" for task in Adapters.load(store).adapters]
     return ["retriever", *adapters] if store and trained_encoder(store) else adapters
 
 

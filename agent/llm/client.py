@@ -110,7 +110,7 @@ class LLM:
         """Location and name of the model, for cache keys. Complete only after `model_name` was awaited."""
         return f"{self._location} {self._model or '(first)'}"
 
-    def key_of(self, adapter: Adapter | None) -> str:
+    def cache_key(self, adapter: Adapter | None) -> str:
         """Return the cache key of the model with an adapter, or without one."""
         return f"{self.key} {adapter.hash}" if adapter else self.key
 

@@ -39,7 +39,7 @@ def connect(settings: Settings) -> LLM:
     )
 
 
-async def connected(settings: Settings) -> LLM:
+async def connect_async(settings: Settings) -> LLM:
     """Return the client as `connect` does, without blocking the event loop. Raises ModelError if anything is missing."""
     try:
         return await asyncio.to_thread(connect, settings)

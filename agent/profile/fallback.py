@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from rapidfuzz import fuzz
 
-from agent.item_text import described, descriptive, first_sentence, newest, plain
+from agent.item_text import descriptive_values, first_sentence, item_query, latest_items, normalize_title
 from agent.llm.adapters import Mix
 from agent.results import Interest, Interests, Profile, Stage
 from prompts.cleaning import harmless
@@ -26,15 +26,15 @@ NO_MIX = Mix()
 def good_queries(queries: Sequence[str], history: Sequence[Item], known: Sequence[str] = ()) -> list[str]:
     """Return the queries that are fit for retrieval: 2 to 16 words, no address, no bare history title, and no near-duplicate of
     an earlier one or of a `known` one."""
-    titles = [plain(item.title) for item in history]
+    titles = [normalize_title(item.title) for item in history]
     kept: list[str] = []
     for query in (" ".join(q.split()) for q in queries):
-        words = plain(query)
+        words = normalize_title(query)
         if not 2 <= len(words.split()) <= 16 or re.search(r"https?:|www\.|\.com\b|/", query):
             continue
         if any(fuzz.ratio(words, title) > 88 for title in titles):
             continue
-        if any(fuzz.token_set_ratio(words, plain(other)) > 88 for other in (*known, *kept)):
+        if any(fuzz.token_set_ratio(words, normalize_title(other)) > 88 for other in (*known, *kept)):
             continue
         kept.append(query)
     return kept
@@ -68,7 +68,7 @@ def fill_up(
     copied = queries_for_latest(history, schema, mix.latest)
     queries = list(found.queries)
     if copied or others:
-        queries = good_queries([*queries, *(described(item, schema) for item in others)], history, copied)
+        queries = good_queries([*queries, *(item_query(item, schema) for item in others)], history, copied)
     if shown := len(set(queries) - set(found.queries)):
         stage.notes.append(f"{shown} queries for items that others chose next")
     wanted = max(MIN_QUERIES - len(copied), len(queries) + mix.built)
@@ -82,7 +82,7 @@ def fill_up(
 def interests_from_fields(history: Sequence[Item], schema: Mapping[str, Field]) -> list[Interest]:
     """Return up to 4 interests: the most frequent values of the recent history's fields, weighted by their frequency."""
     recent = history[-RECENT:]
-    values = {item.id: descriptive(item, schema) for item in recent}
+    values = {item.id: descriptive_values(item, schema) for item in recent}
     counts = Counter(value for found in values.values() for value in found)
     top = [(value, n) for value, n in counts.most_common(4) if n > 1]
     if not top:
@@ -96,7 +96,8 @@ def interests_from_fields(history: Sequence[Item], schema: Mapping[str, Field]) 
 def queries_for_latest(history: Sequence[Item], schema: Mapping[str, Field], n: int) -> list[str]:
     """Return one query for each of the `n` latest distinct items, newest first: its whole title and descriptive values."""
     said = (
-        [harmless(words, 200) for words in (item.title, *descriptive(item, schema)[:3])] for item in newest(history, n)
+        [harmless(words, 200) for words in (item.title, *descriptive_values(item, schema)[:3])]
+        for item in latest_items(history, n)
     )
     return [query for words in said if (query := ", ".join(filter(None, words)))]
 
@@ -104,6 +105,6 @@ def queries_for_latest(history: Sequence[Item], schema: Mapping[str, Field], n: 
 def queries_from_fields(history: Sequence[Item], schema: Mapping[str, Field]) -> list[str]:
     """Return one query an item, newest first: its descriptive values (genre and director, brand), then its own words."""
     return [
-        " ".join([*descriptive(item, schema)[:2], *first_sentence(item).split()][:14])
+        " ".join([*descriptive_values(item, schema)[:2], *first_sentence(item).split()][:14])
         for item in reversed(history[-RECENT:])
     ]

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from agent.errors import ModelError
-from agent.item_text import STEP, WINDOW, described, lines, newest, plain
+from agent.item_text import STEP, WINDOW, item_query, latest_items, normalize_title, prompt_lines
 from agent.llm.adapters import Adapter
 from agent.llm.call import ModelCall
 from agent.llm.client import LLM, Deadline, Reply, Usage
@@ -61,7 +61,7 @@ async def read_interests(call: ModelCall, history: Sequence[Item], context: User
     try:
         llm = await call.connect()
         stage.model = await llm.model_name(call.deadline)
-        key = llm.key_of(adapter)
+        key = llm.cache_key(adapter)
         known = context.cache.profile(context.user, ids, key, stage.prompt)
         former = _read_cached(known.profile) if known else None
         if known and known.exact and former:
@@ -111,7 +111,7 @@ def kept_interests(
     if llm is None:
         return Interests()
     ids, fingerprint = [item.id for item in history], prompts.fingerprint(*_templates(adapter))
-    known = context.cache.profile(context.user, ids, llm.key_of(adapter), fingerprint)
+    known = context.cache.profile(context.user, ids, llm.cache_key(adapter), fingerprint)
     found = _read_cached(known.profile) if known else None
     stage.cached = found is not None
     return found or Interests()
@@ -179,10 +179,10 @@ def questions(
     if not parts:
         return trained
     if former and former.profile:
-        new = lines(history, start=len(former_ids))
+        new = prompt_lines(history, start=len(former_ids))
         messages = prompts.render("refresh", profile=former.profile.as_json(), history=new, **_wanted(parts))
     else:
-        messages = prompts.render("interests", history=lines(history), **_wanted(parts))
+        messages = prompts.render("interests", history=prompt_lines(history), **_wanted(parts))
     return [Question(messages, FORMS[tuple(parts)]), *trained]
 
 
@@ -198,7 +198,7 @@ def messages_for_trained(
         schema: the catalog's fields.
         part: "queries" or "named".
     """
-    known, next_ = ([described(item, schema) for item in items] for items in (newest(history, SHOWN), others))
+    known, next_ = ([item_query(item, schema) for item in items] for items in (latest_items(history, SHOWN), others))
     return prompts.render("search", history=known, others=next_, parts=[part])
 
 
@@ -258,11 +258,11 @@ def checked(written: Written, history: Sequence[Item], former: Interests | None,
     queries = good_queries(written.queries, history)
     if dropped := len(written.queries) - len(queries):
         stage.notes.append(f"{dropped} of {len(written.queries)} queries dropped by the check")
-    titles = {plain(item.title) for item in history}
-    named = [Named(n.title, n.year) for n in written.named if n.title and plain(n.title) not in titles]
-    named = list({plain(n.title): n for n in reversed(named)}.values())[::-1]
-    liked = {plain(interest.name) for interest in kept}
-    avoid = tuple(a for a in written.avoid if plain(a) and plain(a) not in liked)
+    titles = {normalize_title(item.title) for item in history}
+    named = [Named(n.title, n.year) for n in written.named if n.title and normalize_title(n.title) not in titles]
+    named = list({normalize_title(n.title): n for n in reversed(named)}.values())[::-1]
+    liked = {normalize_title(interest.name) for interest in kept}
+    avoid = tuple(a for a in written.avoid if normalize_title(a) and normalize_title(a) not in liked)
     return Interests(
         Profile(written.summary, tuple(kept), avoid), tuple(queries[:MOST_QUERIES]), tuple(named[:N_NAMED])
     )

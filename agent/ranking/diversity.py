@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from agent.item_text import plain
+from agent.item_text import normalize_title
 from agent.ranking.fusion import Candidate
 from store.snapshot import Snapshot
 
@@ -33,7 +33,7 @@ def diversify(candidates: Sequence[Candidate], snapshot: Snapshot, diversity: fl
     rows = [snapshot.rows[c.id] for c in pool]
     vectors = snapshot.content_vectors[rows]
     alike = vectors @ vectors.T
-    names = [(plain(snapshot.titles[row]), snapshot.facets[row]) for row in rows]
+    names = [(normalize_title(snapshot.titles[row]), snapshot.facets[row]) for row in rows]
     relevance = np.array([c.score for c in pool])
     nearest = np.full(len(pool), -1.0)  # of each candidate, the highest cosine to one that was chosen
     chosen: list[int] = []

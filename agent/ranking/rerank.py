@@ -14,7 +14,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from agent.errors import BadAnswer, ModelError
-from agent.item_text import line, lines
+from agent.item_text import prompt_line, prompt_lines
 from agent.llm.call import ModelCall
 from agent.llm.client import LLM
 from agent.ranking.feedback import scaled
@@ -67,7 +67,7 @@ async def model_places(
     can be used, and `call.stage.degraded` says why."""
     stage = call.stage
     stage.prompt = call.prompts.fingerprint("rank")
-    known: dict[str, Any] = {"history": lines(history), "request": text or ""}
+    known: dict[str, Any] = {"history": prompt_lines(history), "request": text or ""}
     try:
         if call.adapter:
             call.adapter.check_prompt(call.prompts)
@@ -122,7 +122,7 @@ async def _window(
     # Models tend to copy the order they are shown.
     random.Random(seed).shuffle(shown)
     labels = dict(zip(ascii_uppercase, shown, strict=False))
-    shown_as = [line(label, items[c.id]) for label, c in labels.items()]
+    shown_as = [prompt_line(label, items[c.id]) for label, c in labels.items()]
     try:
         messages = call.prompts.render("rank", candidates=shown_as, **known)
         reply = await llm.labels(messages, list(labels), deadline=call.deadline, adapter=call.adapter)

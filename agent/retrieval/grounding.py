@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from rapidfuzz import fuzz, process
 
-from agent.item_text import cut, plain
+from agent.item_text import normalize_title, truncate_title
 from agent.results import Named
 from store.snapshot import Snapshot
 
@@ -23,9 +23,9 @@ def ground(named: Named, snapshot: Snapshot) -> Named:
     Titles match fuzzily; among equals the one with the named year wins, and a year that contradicts by more than one rules out.
     """
     title, year = named.title, named.year
-    if plain(title) not in _rows_by_title(snapshot):  # "Blade Runner 2049" is one, "Heat 1995" is none
+    if normalize_title(title) not in _rows_by_title(snapshot):  # "Blade Runner 2049" is one, "Heat 1995" is none
         title, year = _split_year(title, year)
-    wanted = plain(title)
+    wanted = normalize_title(title)
     if not wanted:
         return named
     matches = process.extract(wanted, _plain_titles(snapshot), scorer=fuzz.ratio, score_cutoff=CLOSE, limit=8)
@@ -45,20 +45,20 @@ def rows_of_title(query: str, snapshot: Snapshot) -> list[int]:
     """The rows of the items whose title the query is, whole or as prompts cut it, or begins with before a comma and words for
     their kind ("Heat, Crime"; of several such beginnings the longest)."""
     parts = query.split(",")
-    beginnings = (plain(",".join(parts[:end])) for end in range(len(parts), 0, -1))
+    beginnings = (normalize_title(",".join(parts[:end])) for end in range(len(parts), 0, -1))
     return next((rows for said in beginnings if (rows := _rows_by_title(snapshot).get(said))), [])
 
 
 @lru_cache(maxsize=4)
 def _plain_titles(snapshot: Snapshot) -> list[str]:
-    return [plain(title) for title in snapshot.titles]
+    return [normalize_title(title) for title in snapshot.titles]
 
 
 @lru_cache(maxsize=4)
 def _rows_by_title(snapshot: Snapshot) -> Mapping[str, list[int]]:
     found: dict[str, list[int]] = {}
     for row, title in enumerate(snapshot.titles):
-        for said in {plain(title), plain(cut(title))}:
+        for said in {normalize_title(title), normalize_title(truncate_title(title))}:
             found.setdefault(said, []).append(row)
     found.pop("", None)
     return found

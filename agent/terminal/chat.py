@@ -16,7 +16,7 @@ from agent.dialogue.events import Done, Items, Understanding, Words
 from agent.dialogue.session import FeedbackKind
 from agent.dialogue.templates import title_with_year
 from agent.errors import EvokeError
-from agent.item_text import facts
+from agent.item_text import field_summary
 from agent.results import Recommendation
 from agent.sync import Session
 from agent.terminal.console import strip_controls
@@ -189,7 +189,7 @@ class Talk:
 
 def _row(one: Recommendation) -> Text:
     return Text(
-        f"{one.rank}. {strip_controls(one.item.title)}  {strip_controls(facts(one.item))}",
+        f"{one.rank}. {strip_controls(one.item.title)}  {strip_controls(field_summary(one.item))}",
         "dim",
         no_wrap=True,
         overflow="ellipsis",

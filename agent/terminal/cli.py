@@ -236,7 +236,7 @@ def model(store: Path | None, as_json: bool) -> None:
     The store's trained adapters are tried, too. The exit code is 1 if the model or an adapter does not answer.
     """
     from agent import event_loop
-    from agent.llm.adapters import Trained
+    from agent.llm.adapters import Adapters
     from agent.llm.connect import check
     from agent.ranking.tuned import Tuned
     from agent.settings import Settings
@@ -245,7 +245,7 @@ def model(store: Path | None, as_json: bool) -> None:
 
     settings = Settings.load(store=store)
     folder = settings.store or last_store()
-    found = event_loop.run(check(Tuned.load(folder).applied(settings, folder), Trained.load(folder).on))
+    found = event_loop.run(check(Tuned.load(folder).applied(settings, folder), Adapters.load(folder).on))
     print_json(found) if as_json else console.print_model(found)
     if not found["answers"] or not all(adapter["usable"] for adapter in found["adapters"]):
         sys.exit(1)

@@ -121,7 +121,7 @@ async def _answers(
     progress: Progress,
     seconds: float | None,
 ) -> Answers:
-    llm = await connect.connected(settings)
+    llm = await connect.connect_async(settings)
     at_once = settings.concurrency if settings.base_url else embedded.SLOTS
     try:
         await llm.model_name()
@@ -131,7 +131,7 @@ async def _answers(
             for history, own in zip_longest(histories, others, fillvalue=())
         ]
         each = [call for own in asking for call in own]
-        keys = [AnswerCache.key(llm.key_of(call.adapter), [call.form.__name__], call.messages) for call in each]
+        keys = [AnswerCache.key(llm.cache_key(call.adapter), [call.form.__name__], call.messages) for call in each]
 
         async def answer(row: int) -> Reply:
             return await _answer(llm, each[row])
@@ -150,7 +150,7 @@ async def _answers(
         if len(said) < len(case):
             break
         used.append(_answer_of(said, history, schema, adapter, own))
-    return Answers(used, llm.key_of(adapter), at_once)
+    return Answers(used, llm.cache_key(adapter), at_once)
 
 
 async def _answer(llm: LLM, question: Question) -> Reply:

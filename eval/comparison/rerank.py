@@ -15,7 +15,7 @@ from agent.errors import ModelError
 from agent.llm.adapters import Adapter
 from agent.llm.call import ModelCall
 from agent.llm.client import LLM, Deadline
-from agent.llm.connect import connected
+from agent.llm.connect import connect_async
 from agent.ranking.fusion import Candidate
 from agent.ranking.rerank import WINDOW, blend, model_places
 from agent.results import Stage
@@ -93,10 +93,10 @@ async def _rerank(
     seconds: float | None,
 ) -> Reranking:
     at_once = settings.concurrency if settings.base_url else AT_ONCE
-    llm = await connected(settings)
+    llm = await connect_async(settings)
     try:
         await llm.model_name()
-        prompts, model = Prompts(settings.prompts), llm.key_of(adapter)
+        prompts, model = Prompts(settings.prompts), llm.cache_key(adapter)
         how = ["rank", prompts.fingerprint("rank"), str(settings.rank_depth)]
         hashes = {item.id: item.content_hash for item in catalog.items()}
         keys = [

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from agent.llm.adapters import Adapter, Trained
+from agent.llm.adapters import Adapter, Adapters
 from agent.ranking.tuned import Tuned
 from agent.settings import Settings
 from eval.data.dataset import case_file, data_hash, file_hash
@@ -90,7 +90,7 @@ def load_trusted_tuning(store: Path, dataset: Path, on: str, how: str | None) ->
 def load_trusted_adapters(store: Path, dataset: Path, on: str, how: str | None) -> tuple[dict[str, Adapter], list[str]]:
     """Return the adapters by task that are on and may be used to measure this part; a warning for each other. See `trusted`."""
     found, doubts = {}, []
-    for adapter in Trained.load(store).on:
+    for adapter in Adapters.load(store).on:
         if reason := _reason_not_to_trust(adapter.evidence, dataset, on, how, f"evoke train {adapter.task}"):
             doubts.append(f"the trained {adapter.task} adapter is not used here, the plain model is: {reason}")
         else:

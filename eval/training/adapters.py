@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import EvokeError
-from agent.llm.adapters import GGUF, PROMPTS, WEIGHTS, Adapter, Trained
+from agent.llm.adapters import GGUF, PROMPTS, WEIGHTS, Adapter, Adapters
 from agent.llm.weights import file_hash, find_weights
 from agent.ranking.candidates import Fusion
 from agent.ranking.tuned import Tuned
@@ -176,7 +176,7 @@ def train(
                     **figures,
                 },
             )
-            Trained.save(adapter)
+            Adapters.save(adapter)
             del lora  # the engine that judges needs its memory
             fused = Fusion(active.weights, "weights" in tuned.settings, fusion, active.diversity)
             bench = Bench(sources, fused, tuned.baselines, repeats)
@@ -188,7 +188,7 @@ def train(
         evidence = adapter.evidence | {"verdict": verdict.as_json()}
         adapter = replace(adapter, on=verdict.paid or anyway, evidence=evidence)
         check()
-        Trained.save(adapter)
+        Adapters.save(adapter)
         stays = None if adapter.on else _former_adapter(folder, task, hash_tuning_data(dataset))
         if not stays:
             adapter = _move_into_store(adapter, folder / "trained" / task)
@@ -201,7 +201,7 @@ def _former_adapter(folder: Path, task: str, seen: str) -> Adapter | None:
     Such an adapter is not replaced by one that does not pay.
     """
     try:
-        former = Trained.load(folder, [task]).adapter(task)
+        former = Adapters.load(folder, [task]).adapter(task)
     except EvokeError:
         return None
     return former if former and former.evidence.get("seen") == seen and not former.knows_forgotten else None

@@ -9,7 +9,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from agent.item_text import described
+from agent.item_text import item_query
 from agent.profile.fallback import good_queries
 from agent.profile.interests import messages_for_trained
 from agent.profile.schemas import MOST_QUERIES
@@ -147,7 +147,7 @@ class Examples:
 
     def describe(self, row: int) -> str:
         """Return a query that describes the item."""
-        return described(self.item(row), self.schema)
+        return item_query(self.item(row), self.schema)
 
 
 def _year(item: Item) -> int | None:

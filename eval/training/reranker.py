@@ -11,7 +11,7 @@ from string import ascii_uppercase
 
 import numpy as np
 
-from agent.item_text import line, lines
+from agent.item_text import prompt_line, prompt_lines
 from agent.ranking.rerank import WINDOW
 from eval.fitting.sequences import Pair
 from eval.training.examples import Examples
@@ -48,7 +48,7 @@ def make_samples(
 
 
 def _sample(examples: Examples, pair: Pair, window: Sequence[int], right: int) -> Sample:
-    history = lines([examples.item(row) for row in pair.history])
-    shown = [line(label, examples.item(row)) for label, row in zip(ascii_uppercase, window, strict=False)]
+    history = prompt_lines([examples.item(row) for row in pair.history])
+    shown = [prompt_line(label, examples.item(row)) for label, row in zip(ascii_uppercase, window, strict=False)]
     prompt = examples.prompts.render("rank", request="", history=history, candidates=shown)
     return Sample(prompt, ascii_uppercase[right])

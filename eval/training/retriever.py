@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from agent.llm.adapters import Trained
+from agent.llm.adapters import Adapters
 from agent.ranking.tuned import Tuned
 from agent.settings import Settings
 from eval.data.cases import Cases
@@ -269,6 +269,6 @@ def list_next_steps(folder: Path) -> list[str]:
     ]
     if Settings.load().embedding_model:
         lines.append("remove the setting embedding_model: the store has a model of its own now")
-    if "queries" in Trained.load(folder).adapters:
+    if "queries" in Adapters.load(folder).adapters:
         lines.append("run `evoke train queries` again: the queries adapter was trained with the former vectors")
     return lines

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from agent.errors import ModelError
-from agent.llm.adapters import Trained
+from agent.llm.adapters import Adapters
 from agent.ranking.candidates import Fusion
 from agent.ranking.learned_fusion import Learned
 from agent.ranking.tuned import JUDGED, Tuned
@@ -173,7 +173,7 @@ def _judge_added(
 ) -> Added:
     """Judge the model's channels, diversity and reranking on top of `base`. Learned fusion has not seen the judge's cases."""
     found, seconds = Added(), 60 * minutes
-    kept, trained = folder / "measured" / "answers.db", Trained.load(folder)
+    kept, trained = folder / "measured" / "answers.db", Adapters.load(folder)
     asking = judge.first(min(model_cases, MODEL_CASES))
     answered = len(asking.cases) > 0 and seconds > 0
     if answered:

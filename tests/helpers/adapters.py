@@ -8,9 +8,9 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from agent.item_text import line, lines
+from agent.item_text import prompt_line, prompt_lines
 from agent.llm import parsing
-from agent.llm.adapters import GGUF, PROMPTS, WEIGHTS, Adapter, Trained
+from agent.llm.adapters import GGUF, PROMPTS, WEIGHTS, Adapter, Adapters
 from agent.llm.client import TOP_LOGPROBS
 from agent.llm.weights import file_hash, find_weights
 from agent.ranking.rerank import WINDOW
@@ -39,7 +39,7 @@ def export_adapter(folder: Path, task: str, model: Any) -> Adapter:
         on=True,
         evidence={},
     )
-    Trained.save(found)
+    Adapters.save(found)
     return found
 
 
@@ -60,7 +60,7 @@ def record_adapter(task: str, store: Path, **other: Any) -> Adapter:
         "evidence": {"ndcg@10": [0.1, 0.2]},
     }
     found = Adapter(task=task, folder=folder, **(facts | other))
-    Trained.save(found)
+    Adapters.save(found)
     return found
 
 
@@ -94,9 +94,9 @@ def ranking_samples(store: Path, n: int, seed: int) -> list[Sample]:
         drawn.shuffle(window)
         asked = prompts.render(
             "rank",
-            history=lines([items[id] for id in known[-5:]]),
+            history=prompt_lines([items[id] for id in known[-5:]]),
             request="",
-            candidates=[line(label, items[id]) for label, id in zip(LABELS, window, strict=True)],
+            candidates=[prompt_line(label, items[id]) for label, id in zip(LABELS, window, strict=True)],
         )
         samples.append(Sample(asked, LABELS[window.index(right)]))
     return samples

@@ -25,7 +25,7 @@ from agent.dialogue.nlu.rule_parser import ParsedMessage
 from agent.dialogue.state import State
 from agent.dialogue.units import time_unit
 from agent.errors import ModelError
-from agent.item_text import plain
+from agent.item_text import normalize_title
 from agent.llm.client import Connect, Deadline
 from agent.profile.fallback import good_queries
 from agent.profile.schemas import ASKED, Line, Lines
@@ -149,12 +149,12 @@ def _check(
             if (
                 id
                 and id not in known
-                and fuzz.partial_ratio(plain(title), plain(message)) >= 90
-                and len(plain(title)) > 3
+                and fuzz.partial_ratio(normalize_title(title), normalize_title(message)) >= 90
+                and len(normalize_title(title)) > 3
             ):
                 added.mentions.append(Mention(id, 0, 0, stance, "title"))  # type: ignore[arg-type]
-    draft = {plain(q) for q in parsed.queries}
-    added.queries = [q for q in good_queries(written.queries, []) if plain(q) not in draft]
+    draft = {normalize_title(q) for q in parsed.queries}
+    added.queries = [q for q in good_queries(written.queries, []) if normalize_title(q) not in draft]
     return added if added.constraints or added.mentions or added.queries else None
 
 

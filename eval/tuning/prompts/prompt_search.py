@@ -16,7 +16,7 @@ import numpy as np
 
 from agent import event_loop
 from agent.errors import ModelError
-from agent.llm.adapters import Trained
+from agent.llm.adapters import Adapters
 from agent.llm.retries import without_credentials
 from agent.ranking.candidates import Fusion
 from agent.ranking.tuned import Tuned
@@ -106,7 +106,7 @@ def tune_prompts(
     tuned, seen = Tuned.load(folder), hash_tuning_data(dataset)
     if tuned.evidence and tuned.evidence.get("seen") != seen:
         raise EvalError(f"{folder} was tuned on other data than {dataset} holds now; run `evoke tune` first")
-    if Trained.load(folder).adapter("queries"):
+    if Adapters.load(folder).adapter("queries"):
         raise EvalError(
             f"{folder}: the queries adapter writes the queries, by a prompt of its own; take trained/queries out of the store "
             "to tune the prompt without it"

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from agent.errors import BadAnswer
-from agent.item_text import plain
+from agent.item_text import normalize_title
 from agent.llm import connect
 from agent.llm.client import Deadline
 from agent.profile.schemas import ASKED, N_NAMED, N_QUERIES, Line
@@ -139,10 +139,10 @@ def refusal(wording: str, taken: Sequence[str], titles: Sequence[str]) -> str | 
         return f"it has {len(wording)} characters; {LEAST} to {MOST} are allowed"
     if harmless(wording, MOST) != wording or set(wording) & set("{}%#"):
         return "it holds marks of templates, quotations or chats"
-    if plain(wording) in {plain(other) for other in taken}:
+    if normalize_title(wording) in {normalize_title(other) for other in taken}:
         return "it was there before"
-    words = f" {plain(wording)} "
-    if any(len(plain(title)) >= 5 and f" {plain(title)} " in words for title in titles):
+    words = f" {normalize_title(wording)} "
+    if any(len(normalize_title(title)) >= 5 and f" {normalize_title(title)} " in words for title in titles):
         return "it names an item of the cases that it was shown"
     return None
 
@@ -161,7 +161,7 @@ async def proposals(
 
     `shown` are the other variables of the prompt `propose`. Raises ModelError where the model does not answer.
     """
-    llm = await connect.connected(settings)
+    llm = await connect.connect_async(settings)
     made: list[dict[str, str | None]] = []
     prompts = Prompts(settings.prompts)
     try:
