@@ -7,7 +7,7 @@ from typing import Any
 
 from agent import event_loop
 from agent.dialogue.events import Constraint, Event, Turn
-from agent.dialogue.session import AsyncSession, Kind
+from agent.dialogue.session import AsyncSession, FeedbackKind
 from agent.dialogue.state import State
 from agent.recommender import AsyncRecommender
 from agent.results import Interests, Result
@@ -122,7 +122,7 @@ class Session:
         """See `AsyncSession.stream`."""
         return event_loop.iterate(self._core.stream(message))
 
-    def feedback(self, item: str, kind: Kind) -> None:
+    def feedback(self, item: str, kind: FeedbackKind) -> None:
         """See `AsyncSession.feedback`."""
         event_loop.run(self._core.feedback(item, kind))
 

@@ -53,7 +53,7 @@ def _check(cases: Sequence[Case], ranked: Ranked) -> None:
             raise ValueError(f"the list of case {row} contains an id twice")
 
 
-def beyond_accuracy(
+def measure_shown_items(
     ranked: Ranked,
     n_items: int,
     popularity: Mapping[str, float],
@@ -110,7 +110,7 @@ def _gini(times_shown: np.ndarray, n_items: int) -> float:
     return float(((2 * ranks - n_items - 1) @ exposure) / (n_items * exposure.sum()))
 
 
-def exclusive(cases: Sequence[Case], ranked_by_channel: Mapping[str, Ranked], k: int = 100) -> dict[str, float]:
+def exclusive_recall(cases: Sequence[Case], ranked_by_channel: Mapping[str, Ranked], k: int = 100) -> dict[str, float]:
     """Return, for each channel, the share of targets that it alone has in its first k; the mean over cases."""
     found = {name: _find_targets(cases, ranked, k) for name, ranked in ranked_by_channel.items()}
     alone = {}
@@ -155,7 +155,7 @@ def _find_targets(cases: Sequence[Case], ranked: Ranked, k: int) -> list[set[str
     return [set(case.targets).intersection(ids[:k]) for case, ids in zip(cases, ranked, strict=True)]
 
 
-def strata(
+def label_cases(
     cases: Sequence[Case], popularity: Mapping[str, float], known_items: Collection[str]
 ) -> dict[str, np.ndarray]:
     """Return labels (n_cases,) of each case in three groupings.
@@ -193,7 +193,7 @@ def _length_label(items: int) -> str:
     return "0" if items == 0 else "1-2" if items <= 2 else "3-5" if items <= 5 else "6-10" if items <= 10 else "11+"
 
 
-def within(
+def means_by_stratum(
     strata: Mapping[str, np.ndarray],
     values_by_arm: Mapping[str, Mapping[str, np.ndarray]],
     measures: Sequence[str] = ("recall@10", "recall@100", "ndcg@10"),

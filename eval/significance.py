@@ -155,7 +155,7 @@ def compare_all(
     return compared
 
 
-def holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
+def correct_by_holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Return the comparisons with `p_holm`: p values corrected for one family of tests (Holm, 1979)."""
     corrected = list(comparisons)
     worst = 0.0
@@ -165,7 +165,7 @@ def holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
     return corrected
 
 
-def intervals(
+def bootstrap_intervals(
     values: Mapping[str, np.ndarray], users: Sequence[str], seed: int = 0, rounds: int = _ROUNDS
 ) -> dict[str, tuple[float | None, float | None]]:
     """Return the 95 % interval (low, high) of the mean of each measure, by a bootstrap over users.

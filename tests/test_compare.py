@@ -87,10 +87,10 @@ def test_a_comparison_prints_itself_and_is_the_same_again(films: Path) -> None:
     other = compare(FILMS, ["base"], store=films, cases=12, seed=4)
     assert other.case_users is not None and quality(other) != quality(first)
     assert other.asked != first.asked == again.asked
-    assert all(delta.p is None for delta in other.against(first).measures)
+    assert all(delta.p is None for delta in other.changes_since(first).measures)
     again = compare(FILMS, ["base"], store=films, cases=12, seed=3, weights={"dense": 1.0}, how="last-out")
     assert again.settings["in use"]["weights"] == {"dense": 1.0}
-    assert again.against(first).inputs["settings.split"] == ("as given", "last-out")
+    assert again.changes_since(first).inputs["settings.split"] == ("as given", "last-out")
 
 
 def test_impossible_requests_are_refused_before_the_work(films: Path, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_targets_that_no_arm_can_find_are_counted(films: Path, tmp_path: Path) -
         "own history" in line for line in compare(data, ["popular"], store=films, allow_repeats=True).warnings
     )
     (data / "test.jsonl").rename(data / "test.csv")
-    with pytest.raises(EvalError, match=r"test\.csv: cases hold lists.*give test\.jsonl or \.parquet"):
+    with pytest.raises(EvalError, match=r"test\.csv: cases contain lists.*give test\.jsonl or \.parquet"):
         compare(data, ["popular"], store=films)
 
 

@@ -66,7 +66,7 @@ def test_lists_of_wrong_number_or_with_duplicates_are_refused() -> None:
 def test_measures_of_shown_items_equal_values_worked_out_by_hand() -> None:
     vectors = {"a": [1.0, 0.0], "b": [0.0, 1.0], "c": [1.0, 0.0]}
     popularity = {"a": 3, "b": 1}
-    measured = metrics.beyond_accuracy(
+    measured = metrics.measure_shown_items(
         [["a", "b"], ["a", "c"], ["a"]], 4, popularity, lambda ids: np.array([vectors[id] for id in ids]), k=2
     )
     assert measured["coverage@2"] == 0.75
@@ -74,32 +74,32 @@ def test_measures_of_shown_items_equal_values_worked_out_by_hand() -> None:
     assert measured["novelty@2"] == pytest.approx((3 * -math.log2(4 / 8) - math.log2(2 / 8) - math.log2(1 / 8)) / 5)
     assert measured["diversity@2"] == pytest.approx((1 - 0 + 1 - 1) / 2)
     assert measured["gini@2"] == pytest.approx((-1 * 1 + 1 * 1 + 3 * 3) / (4 * 5))
-    assert metrics.beyond_accuracy([[], []], 4, popularity, lambda ids: np.zeros((0, 2)), k=2)["coverage@2"] == 0
+    assert metrics.measure_shown_items([[], []], 4, popularity, lambda ids: np.zeros((0, 2)), k=2)["coverage@2"] == 0
 
 
 def test_gini_is_zero_if_all_items_are_shown_equally_often() -> None:
-    shown = metrics.beyond_accuracy([["a"], ["b"]], 2, {}, lambda ids: np.eye(len(ids)))
+    shown = metrics.measure_shown_items([["a"], ["b"]], 2, {}, lambda ids: np.eye(len(ids)))
     assert shown["gini@10"] == pytest.approx(0) and shown["diversity@10"] == 0
 
 
 def test_exclusive_recall_union_ceiling_and_overlap_of_channels() -> None:
     cases = [Case("u", (), ("a", "b")), Case("v", (), ("c",))]
     channels = {"one": [["a", "b"], []], "two": [["b"], ["c"]], "none": [["x"], ["y"]]}
-    assert metrics.exclusive(cases, channels) == {"one": 0.25, "two": 0.5, "none": 0.0}
+    assert metrics.exclusive_recall(cases, channels) == {"one": 0.25, "two": 0.5, "none": 0.0}
     assert metrics.union_ceiling(cases, channels) == 1.0
     assert metrics.union_ceiling(cases, channels, k=1) == pytest.approx(1.0)
-    assert metrics.exclusive(cases, channels, k=1)["one"] == 0.25
+    assert metrics.exclusive_recall(cases, channels, k=1)["one"] == 0.25
     shares = metrics.overlap(cases, channels)
     assert shares["one"] == {"one": 1.0, "two": 0.5, "none": 0.0} and shares["none"]["one"] is None
 
 
 def test_cases_are_grouped_by_history_popularity_and_new_items() -> None:
     popularity = {"a": 6, "b": 3, "c": 1, "d": 1, "x": 1}
-    labels = metrics.strata(CASES, popularity, {"a", "b", "c", "d"})
+    labels = metrics.label_cases(CASES, popularity, {"a", "b", "c", "d"})
     assert labels["history"].tolist() == ["1-2", "0", "3-5", "11+"]
     assert labels["popularity"].tolist() == ["head", "tail", "tail", "tail"]
     assert labels["item"].tolist() == ["known", "known", "known", "new"]
-    table = metrics.within(labels, {"arm": metrics.per_case(CASES, RANKED)}, ["recall@100"])
+    table = metrics.means_by_stratum(labels, {"arm": metrics.per_case(CASES, RANKED)}, ["recall@100"])
     assert list(table["history"]) == ["0", "1-2", "3-5", "11+"]
     assert table["item"]["new"] == {"cases": 1, "arms": {"arm": {"recall@100": 0.0}}}
     assert table["item"]["known"]["arms"] == {"arm": {"recall@100": pytest.approx(2 / 3)}}

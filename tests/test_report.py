@@ -24,7 +24,7 @@ from eval.report import plots
 from eval.report.diff import Changes
 from eval.report.html import summarize
 from eval.report.report import Run
-from eval.significance import Comparison, compare_all, holm, intervals
+from eval.significance import Comparison, bootstrap_intervals, compare_all, correct_by_holm
 from store import MissingExtra
 
 HOSTILE = "<script>alert(1)</script>&\"'[red]"
@@ -84,7 +84,7 @@ def run() -> Run:
         60,
         30,
         arms,
-        holm(tests),
+        correct_by_holm(tests),
         union_ceiling=0.61,
         data="abc",
         asked="these",
@@ -92,7 +92,7 @@ def run() -> Run:
         model="tiny",
         settings={"weights": {"dense": 0.3}, "allow_repeats": False},
         prompts={"interests": "f00"},
-        intervals={arm: intervals(own, users, rounds=500) for arm, own in values.items()},
+        intervals={arm: bootstrap_intervals(own, users, rounds=500) for arm, own in values.items()},
         overlap={"dense": {"dense": 1.0, "popular": 0.2}, "popular": {"dense": None, "popular": None}},
         strata={"history": {"1-2": group}},
         warnings=["3 rows were left out"],
@@ -310,15 +310,15 @@ def test_run_saved_by_an_older_version_is_loaded_and_rendered(tmp_path: Path) ->
 def test_changes_between_runs_are_listed_with_significance(run: Run, tmp_path: Path) -> None:
     run.save(tmp_path)
     before = Run.load(tmp_path)
-    assert run.against(before).inputs == {}
-    assert "No input changed." in str(run.against(before))
+    assert run.changes_since(before).inputs == {}
+    assert "No input changed." in str(run.changes_since(before))
     after = replace(
         run, settings={"weights": {"dense": 0.5}, "allow_repeats": False, "k": 100}, model="big", arms=dict(run.arms)
     )
     after.values = {**run.values, "base": {m: values + 0.1 for m, values in run.values["base"].items()}}
     after.arms["base"] = {**run.arms["base"], **{m: float(values.mean()) for m, values in after.values["base"].items()}}
     after.arms["new"] = after.arms.pop("full")
-    changes = after.against(before)
+    changes = after.changes_since(before)
     assert changes.inputs == {
         "model": ("tiny", "big"),
         "settings.weights.dense": (0.3, 0.5),
@@ -338,7 +338,7 @@ def test_changes_between_runs_are_listed_with_significance(run: Run, tmp_path: P
 
 def test_page_and_terminal_show_the_same_changes(run: Run) -> None:
     after = replace(run, model="big", arms={"base": run.arms["base"] | {"ndcg@10": 0.9}})
-    after.changes = after.against(run).as_json()
+    after.changes = after.changes_since(run).as_json()
     page, terminal = after.html(), str(after)
     changes = Changes.from_json(after.changes)
     cells = [text for table in changes.tables() for _, row in table.rows for cell in row for text in cell[:2] if text]
@@ -350,7 +350,7 @@ def test_page_and_terminal_show_the_same_changes(run: Run) -> None:
 def test_runs_on_other_data_or_cases_are_not_tested_for_significance(run: Run, tmp_path: Path) -> None:
     run.save(tmp_path)
     other = replace(Run.load(tmp_path), data="other")
-    changes = run.against(other)
+    changes = run.changes_since(other)
     assert changes.inputs == {"data": ("other", "abc")} and all(delta.p is None for delta in changes.measures)
-    others = run.against(replace(Run.load(tmp_path), asked="as many others"))
+    others = run.changes_since(replace(Run.load(tmp_path), asked="as many others"))
     assert all(delta.p is None for delta in others.measures)

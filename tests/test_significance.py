@@ -7,7 +7,16 @@ from itertools import product
 import numpy as np
 import pytest
 
-from eval.significance import LEAST_USERS, Comparison, compare, compare_all, gain_p, holm, intervals, pays
+from eval.significance import (
+    LEAST_USERS,
+    Comparison,
+    bootstrap_intervals,
+    compare,
+    compare_all,
+    correct_by_holm,
+    gain_p,
+    pays,
+)
 
 
 def test_p_value_equals_exact_test_over_all_sign_flips_of_users() -> None:
@@ -28,8 +37,8 @@ def test_interval_is_wider_if_cases_belong_to_few_users() -> None:
     of_user = np.repeat(random.normal(0, 1, 40), 25)
     noise = random.normal(0, 0.1, 1000)
     users = [str(n // 25) for n in range(1000)]
-    together = intervals({"m": of_user + noise}, users)["m"]
-    alone = intervals({"m": of_user + noise}, [str(n) for n in range(1000)])["m"]
+    together = bootstrap_intervals({"m": of_user + noise}, users)["m"]
+    alone = bootstrap_intervals({"m": of_user + noise}, [str(n) for n in range(1000)])["m"]
     assert (together[1] or 0) - (together[0] or 0) > 3 * ((alone[1] or 0) - (alone[0] or 0))
 
 
@@ -115,8 +124,8 @@ def test_comparing_all_pairs_equals_comparing_single_pairs() -> None:
     assert single.p == every[1].p and single.low == pytest.approx(every[1].low)
     chosen = compare_all(values, users, measure="m", pairs=[("c", "a")], seed=7, rounds=3000)[0]
     assert chosen.difference == pytest.approx(-single.difference) and chosen.p == single.p
-    one = intervals({"b": values["b"]}, users, seed=7, rounds=500)
-    assert intervals(values, users, seed=7, rounds=500)["b"] == pytest.approx(one["b"])
+    one = bootstrap_intervals({"b": values["b"]}, users, seed=7, rounds=500)
+    assert bootstrap_intervals(values, users, seed=7, rounds=500)["b"] == pytest.approx(one["b"])
 
 
 def test_many_pairs_can_be_significant_after_holm_correction() -> None:
@@ -124,19 +133,19 @@ def test_many_pairs_can_be_significant_after_holm_correction() -> None:
     base = random.random(200)
     values = {f"arm{n}": base + n * 0.1 for n in range(12)}
     users = [str(n) for n in range(200)]
-    assert all((each.p_holm or 1) < 0.05 for each in holm(compare_all(values, users, measure="m")))
+    assert all((each.p_holm or 1) < 0.05 for each in correct_by_holm(compare_all(values, users, measure="m")))
 
 
 def test_holm_correction_equals_values_worked_out_by_hand() -> None:
     def comparison(p: float) -> Comparison:
         return Comparison("a", "b", "m", 0.1, 0.0, 0.2, p)
 
-    corrected = holm([comparison(p) for p in (0.04, 0.01, 0.03, 0.5)])
+    corrected = correct_by_holm([comparison(p) for p in (0.04, 0.01, 0.03, 0.5)])
     assert [each.p_holm for each in corrected] == pytest.approx([0.09, 0.04, 0.09, 0.5])
     assert [each.p for each in corrected] == [0.04, 0.01, 0.03, 0.5]
-    assert holm([]) == []
+    assert correct_by_holm([]) == []
 
 
 def test_values_without_a_user_each_are_refused() -> None:
     with pytest.raises(ValueError, match="3 values for the cases of 2"):
-        intervals({"m": np.zeros(3)}, ["u", "v"])
+        bootstrap_intervals({"m": np.zeros(3)}, ["u", "v"])

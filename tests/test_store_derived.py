@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.retrieval.channels import Sources
-from agent.retrieval.signals import Signals
+from agent.retrieval.sources import Sources
 from store import Catalog, Cooccurrence, Embedder, Event, History, Item, Lexical, Snapshot
 from store.cache import FORMAT, kept
 from store.history import Interactions
@@ -69,7 +68,7 @@ def test_nothing_derived_is_cached_during_a_write(catalog: Catalog, tmp_path: Pa
     catalog._chroma.update_facts(writing=True)
     with History.open(tmp_path) as history:
         history.add([Event("ann", "heat", 1.0), Event("ann", "bag", 2.0)])
-        Signals.of(catalog, history, Sources.of(catalog, history).cooccurrence)
+        assert Sources.of(catalog, history, signals=True).signals
     assert len(catalog.snapshot()) == 4
     assert catalog.schema()["year"].count == 1
     assert not (tmp_path / "derived").exists()

@@ -244,9 +244,14 @@ def test_second_writer_is_refused_until_the_first_process_ends(dataset: Path, st
     assert index(dataset, store, embedder=embedder).items.unchanged == 4
 
 
-HOLD = (
-    "import sys, pathlib, store.locks as p\nwith p.writing(pathlib.Path(sys.argv[1])):\n print(1, flush=True); input()"
-)
+HOLD = """
+import sys
+from pathlib import Path
+from store.locks import writing
+with writing(Path(sys.argv[1])):
+    print("held", flush=True)
+    input()
+"""
 
 
 def test_refused_run_does_not_remove_a_store_that_another_run_builds(

@@ -275,7 +275,7 @@ def _explain_empty_list(draft: TurnDraft, excluded: Collection[str]) -> str:
 
 
 def _format_line(one: Recommendation) -> str:
-    return f"\n{one.rank}. {templates.titled(one.item)}" + (f": {one.explanation}" if one.explanation else "")
+    return f"\n{one.rank}. {templates.title_with_year(one.item)}" + (f": {one.explanation}" if one.explanation else "")
 
 
 def _provenance(one: Recommendation) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from agent.llm.client import Deadline
 from agent.results import Stage, Trace
 from store.records import Event as HistoryEvent
 
-Kind = Literal["like", "dislike", "seen", "hide"]
+FeedbackKind = Literal["like", "dislike", "seen", "hide"]
 ITEMS = 5
 """Default number of items in an answer."""
 WITHOUT_RETRIEVAL = ("ask", "compare", "why", "chat")
@@ -126,7 +126,7 @@ class AsyncSession:
                 await asyncio.shield(self._save(before))
             yield Done(self._finish(draft))
 
-    async def feedback(self, item: str, kind: Kind) -> None:
+    async def feedback(self, item: str, kind: FeedbackKind) -> None:
         """Record that the user likes, dislikes, has seen or hides an item: in the conversation and in the user's history.
 
         It takes effect with the next answer. Raises EvokeError for an unknown item.
@@ -208,10 +208,10 @@ class AsyncSession:
 
     def _record_mentions(self, parsed: ParsedMessage) -> None:
         """Add the message's likes, dislikes and seen items to the user's history."""
-        kinds: dict[str, Kind] = {"like": "like", "dislike": "dislike", "seen": "seen"}
+        kinds: dict[str, FeedbackKind] = {"like": "like", "dislike": "dislike", "seen": "seen"}
         self._record_events([(m.id, kinds[m.stance]) for m in parsed.mentions if m.stance in kinds])
 
-    def _record_events(self, events: Sequence[tuple[str, Kind]]) -> None:
+    def _record_events(self, events: Sequence[tuple[str, FeedbackKind]]) -> None:
         if self.user is not None and self._stored and events:
             if self._backend.history.session(self.id) is None:
                 raise self._forgotten_error()

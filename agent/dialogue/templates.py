@@ -47,7 +47,7 @@ def describe(message: str, item: Item, lexicon: Lexicon) -> str:
             f"{name.replace('_', ' ')}: {format_value(item.metadata[name])}" for name in fields if name in item.metadata
         ]
         lacking = [name for name in fields if name not in item.metadata]
-        answer = f"{titled(item)}: {'; '.join(held)}." if held else ""
+        answer = f"{title_with_year(item)}: {'; '.join(held)}." if held else ""
         return (answer + "".join(f" The catalog does not list its {name}." for name in lacking)).strip()
     values = _answer_yes_or_no(lower, item, lexicon)
     if values is not None:
@@ -57,9 +57,11 @@ def describe(message: str, item: Item, lexicon: Lexicon) -> str:
         lower,
     ):
         listed = "; ".join(f"{n.replace('_', ' ')}: {format_value(v)}" for n, v in list(item.metadata.items())[:5])
-        return f"{titled(item)}: {item.text or 'the catalog has no description.'}" + (f" ({listed})" if listed else "")
+        return f"{title_with_year(item)}: {item.text or 'the catalog has no description.'}" + (
+            f" ({listed})" if listed else ""
+        )
     known = ", ".join(name.replace("_", " ") for name in item.metadata) or "nothing more"
-    return f"The catalog does not list that for {titled(item)}. It has: {known}."
+    return f"The catalog does not list that for {title_with_year(item)}. It has: {known}."
 
 
 def _find_asked_fields(lower: str, lexicon: Lexicon) -> list[str]:
@@ -99,7 +101,7 @@ def _answer_yes_or_no(lower: str, item: Item, lexicon: Lexicon) -> str | None:
                 held = item.metadata.get(value.field)
                 has = value.value in held if isinstance(held, list) else value.value == held
                 name = value.field.replace("_", " ")
-                return f"{'Yes' if has else 'No'}. {titled(item)}: {name} {format_value(held) if held else 'unknown'}."
+                return f"{'Yes' if has else 'No'}. {title_with_year(item)}: {name} {format_value(held) if held else 'unknown'}."
     return None
 
 
@@ -134,7 +136,7 @@ def compare(message: str, items: Sequence[Item], lexicon: Lexicon) -> str:
             same.append(f"{name.replace('_', ' ')} {format_value(a)}")
         else:
             differ.append(f"{name.replace('_', ' ')}: {format_value(a)} / {format_value(b)}")
-    lines = [f"{titled(one)} and {titled(other)}."]
+    lines = [f"{title_with_year(one)} and {title_with_year(other)}."]
     lines.append(f"Both: {'; '.join(same)}." if same else "They share no field.")
     if differ:
         lines.append(f"They differ in {'; '.join(differ)}.")
@@ -154,7 +156,7 @@ def explain_why(
         fulfilled: the active constraints that it fulfils.
     """
     if reason is None:
-        return f"I have not shown {titled(item)} in this conversation, so there is no reason to give."
+        return f"I have not shown {title_with_year(item)} in this conversation, so there is no reason to give."
     by_channel = {
         "queries": "its description is close to what you asked for",
         "named": "the model named it",
@@ -166,7 +168,7 @@ def explain_why(
     }
     channels = sorted(reason["channels"].items(), key=lambda entry: entry[1])
     found = [f"{by_channel.get(channel, channel)} (place {rank} there)" for channel, rank in channels]
-    lines = [f"{titled(item)} was number {reason['rank']}, score {reason['score']:.2f}."]
+    lines = [f"{title_with_year(item)} was number {reason['rank']}, score {reason['score']:.2f}."]
     lines.append(f"It was found because {'; '.join(found)}." if found else "It was found by your constraints alone.")
     if evidence:
         lines.append(f"Supported by: {', '.join(e.title for e in evidence)}.")
@@ -231,7 +233,7 @@ def introduce(n: int, state: State, understood: Interpretation, titles: Mapping[
     return f"{head}{like}{under}:{note}"
 
 
-def titled(item: Item) -> str:
+def title_with_year(item: Item) -> str:
     """Return the title, followed by the year if the item has one."""
     year = item.metadata.get("year")
     return f"{item.title} ({format_value(year)})" if year else item.title

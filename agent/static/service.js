@@ -52,8 +52,8 @@ async function call(method, path, body, signal) {
   if (body) headers["Content-Type"] = "application/json";
   const answer = await fetch(path, { method, headers, signal, body: body && JSON.stringify(body) });
   if (answer.ok) return answer;
-  const body = await answer.json().catch(() => null);
-  throw new Refused(answer.status, body?.error?.message ?? `The service answered ${answer.status}.`);
+  const refusal = await answer.json().catch(() => null);
+  throw new Refused(answer.status, refusal?.error?.message ?? `The service answered ${answer.status}.`);
 }
 
 /** Yields the `data:` fields of a server-sent event stream. */

@@ -13,8 +13,8 @@ from rich.live import Live
 from rich.text import Text
 
 from agent.dialogue.events import Done, Items, Understanding, Words
-from agent.dialogue.session import Kind
-from agent.dialogue.templates import titled
+from agent.dialogue.session import FeedbackKind
+from agent.dialogue.templates import title_with_year
 from agent.errors import EvokeError
 from agent.item_text import facts
 from agent.results import Recommendation
@@ -151,11 +151,11 @@ class Talk:
         """Print text without reading markup in it and without control characters."""
         self._out.print(Text(strip_controls(words), style))
 
-    def _rate(self, number: int, kind: Kind) -> None:
+    def _rate(self, number: int, kind: FeedbackKind) -> None:
         if item := self._listed(number):
             self._session.feedback(item.id, kind)
             done = {"like": "Liked", "dislike": "Disliked", "seen": "Seen"}[kind]
-            self.show(f"{done}: {titled(item)}. The next answer takes it into account.")
+            self.show(f"{done}: {title_with_year(item)}. The next answer takes it into account.")
 
     def _listed(self, number: int) -> Item | None:
         """Return the item of this number in the list shown last. Without one, print a message and return None."""

@@ -25,10 +25,10 @@ def measure(cases: Cases, ranked: dict[str, list[list[str]]], catalog: Catalog, 
     counts = bench.sources.counts.popularity
     popularity = {id: float(n) for id, n in zip(bench.sources.snapshot.ids, counts, strict=True) if n}
     channels = {arm: lists for arm, lists in ranked.items() if arm in CHANNELS}
-    exclusive = metrics.exclusive(cases.cases, channels) if channels else {}
+    exclusive = metrics.exclusive_recall(cases.cases, channels) if channels else {}
     arms: dict[str, dict[str, Any]] = {}
     for arm, lists in ranked.items():
-        shown = metrics.beyond_accuracy(lists, len(catalog), popularity, catalog.vectors)
+        shown = metrics.measure_shown_items(lists, len(catalog), popularity, catalog.vectors)
         arms[arm] = metrics.means(values[arm]) | shown
         if arm in exclusive:
             arms[arm]["exclusive@100"] = exclusive[arm]
@@ -41,6 +41,7 @@ def measure(cases: Cases, ranked: dict[str, list[list[str]]], catalog: Catalog, 
         )
     ] if others else []  # fmt: skip
     per_arm = {arm: {measure: values[arm][measure] for measure in PRIMARY} for arm in ranked}
+    labels = metrics.label_cases(cases.cases, popularity, {event.item for event in cases.events})
     codes = {user: code for code, user in enumerate(dict.fromkeys(users))}
     return Run(
         dataset=cases.dataset,
@@ -48,14 +49,15 @@ def measure(cases: Cases, ranked: dict[str, list[list[str]]], catalog: Catalog, 
         cases=len(cases),
         users=cases.users,
         arms=arms,
-        comparisons=significance.holm(tests),
+        comparisons=significance.correct_by_holm(tests),
         asked=cases.hash,
         union_ceiling=metrics.union_ceiling(cases.cases, channels) if channels else None,
         intervals={
-            arm: significance.intervals({measure: values[arm][measure] for measure in CERTAIN}, users) for arm in ranked
+            arm: significance.bootstrap_intervals({measure: values[arm][measure] for measure in CERTAIN}, users)
+            for arm in ranked
         },
         overlap=metrics.overlap(cases.cases, channels) if channels else {},
-        strata=metrics.within(metrics.strata(cases.cases, popularity, {event.item for event in cases.events}), per_arm),
+        strata=metrics.means_by_stratum(labels, per_arm),
         warnings=list(cases.warnings),
         values=per_arm,
         case_users=np.array([codes[user] for user in users]),

@@ -150,7 +150,7 @@ def compare(
     run.settings |= {"tuned": tuned.settings, "learned": tuned.learned, "in use": in_use.model_dump(include=IN_USE)}
     _tell_model(run, found, in_use, list(lists), switched_on)
     if earlier:
-        run.changes = run.against(earlier).as_json()
+        run.changes = run.changes_since(earlier).as_json()
     return run
 
 

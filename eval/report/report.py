@@ -28,7 +28,7 @@ class Run(RunData):
         write_file(path.with_name("report.html"), self.html().encode())
         return path
 
-    def against(self, earlier: RunData) -> Changes:
+    def changes_since(self, earlier: RunData) -> Changes:
         """Return what changed since an earlier run: dataset, settings, prompts, model, versions and measures."""
         return compare_runs(earlier, self)
 
