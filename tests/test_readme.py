@@ -46,7 +46,7 @@ def pages_with(*kinds: str, mark: str | None = None) -> list[str]:
 def run(kind: str, code: str, **options: object) -> None:
     """Run the code; assert that it succeeds and prints the output that it announces."""
     command = ["bash", "-euo", "pipefail", "-c", code] if kind == "sh" else [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500, **options)  # type: ignore[call-overload]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, **options)  # type: ignore[call-overload]
     assert done.returncode == 0, done.stderr
     for expected in re.findall(r"^# prints: (.+)$", code, re.MULTILINE):
         assert expected.removesuffix(" ...") in done.stdout
