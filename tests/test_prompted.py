@@ -87,7 +87,7 @@ def test_a_wording_that_finds_more_is_put_in_force_and_used(films: Path, model_s
         rec: Any = Recommender(catalog, history, explain=False, **given)
         result = rec.recommend(history=["heat-1995"], n=3)
         rec.close()
-    assert result.trace["interests"].prompt == kept["prompt written"]
+    assert result.trace["profile"].prompt == kept["prompt written"]
     assert MARKED in server.requests[-1]["messages"][-1]["content"]
     assert '"summary"' in server.requests[-1]["messages"][-1]["content"]
 
@@ -197,7 +197,9 @@ def test_over_learned_fusion_and_kept_by_the_next_tuning(
 ) -> None:
     monkeypatch.setattr(cross_fitting, "LESSONS", 200)
     monkeypatch.setattr(grid_search, "TREES", ({"num_leaves": 4, "rounds": 5, "min_data_in_leaf": 5},))
-    monkeypatch.setattr("eval.tuning.tune.channel_weights", lambda *_: ({}, {"ndcg@10": 0.0}))  # so that fusion pays
+    monkeypatch.setattr(
+        "eval.tuning.tune.channel_weights", lambda *_: ({}, {"ndcg@10": 0.0, "recall@100": 0.0})
+    )  # so that fusion pays
     first = {arm: {name: values[:1] for name, values in own.items()} for arm, own in grid_search.PARAMETERS.items()}
     monkeypatch.setattr(grid_search, "PARAMETERS", first)
     assert tune(FILMS, store=films, model_cases=0).learned

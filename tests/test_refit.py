@@ -48,7 +48,7 @@ def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Embedder, "_encode", encode_by_hash)
     monkeypatch.setattr(Embedder, "truncated", lambda *_: 0)
     monkeypatch.setattr(Verdict, "of", lambda *_: Verdict(10, 5, {"dense": {"recall@50": 0.1}}, [], paid=True))
-    monkeypatch.setattr(retriever, "searched", lambda *_: ({"present": 0.8, "trained": 0.8}, False))
+    monkeypatch.setattr(retriever, "compare_title_search", lambda *_: ({"present": 0.8, "trained": 0.8}, False))
 
 
 @pytest.fixture
@@ -137,7 +137,9 @@ def test_whatever_is_fitted_on_validation_cases_reads_the_judged_vectors(
     first = {arm: {name: values[:1] for name, values in own.items()} for arm, own in grid_search.PARAMETERS.items()}
     monkeypatch.setattr(grid_search, "PARAMETERS", first)
     monkeypatch.setattr(cross_fitting, "LESSONS", 100)
-    monkeypatch.setattr("eval.tuning.tune.channel_weights", lambda *_: ({}, {"ndcg@10": 0.0}))  # so that fusion pays
+    monkeypatch.setattr(
+        "eval.tuning.tune.channel_weights", lambda *_: ({}, {"ndcg@10": 0.0, "recall@100": 0.0})
+    )  # so that fusion pays
     tune(FILMS, store=trained, minutes=0)
     # Fusion is judged by what saw nothing of the validation period, and learns once more, for use, by what is in force.
     assert read == [("valid", before.name)] * (1 + FOLDS) + [("test", in_force.name)] * FOLDS
@@ -266,7 +268,7 @@ def test_what_is_refused_at_the_switch_leaves_learned_fusion_on(films: Path, mon
         return {"present": 0.8, "trained": 0.8}, False
 
     # Learned for use from what is there by then, so that only what is written after that can be refused.
-    monkeypatch.setattr(retriever, "searched", meanwhile)
+    monkeypatch.setattr(retriever, "compare_title_search", meanwhile)
     monkeypatch.setattr(Material, "same", lambda *_: True)
     with pytest.raises(StoreError, match="items were changed while the model was judged; run the same command again"):
         retriever.train(FILMS, store=films, samples=300)
