@@ -99,7 +99,7 @@ def vectors(catalog: Catalog) -> np.ndarray:
         return catalog.vectors(catalog.ids())
 
 
-def test_validation_reads_what_saw_nothing_of_its_period_and_use_what_learned_from_it(
+def test_validation_uses_an_encoder_trained_without_its_period_and_serving_one_trained_with_it(
     films_store: Path, tmp_path: Path
 ) -> None:
     read: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -119,7 +119,7 @@ def test_validation_reads_what_saw_nothing_of_its_period_and_use_what_learned_fr
     assert np.array_equal(read["test"][1], in_force)
 
 
-def test_whatever_is_fitted_on_validation_cases_reads_the_judged_vectors(
+def test_everything_fitted_on_validation_cases_reads_the_vectors_of_the_judged_encoder(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, in_force = paths.validation_encoder(trained), paths.trained_encoder(trained)
@@ -156,7 +156,7 @@ def test_whatever_is_fitted_on_validation_cases_reads_the_judged_vectors(
     )  # what is worked out of people's histories is the store's alone
 
 
-def test_what_is_indexed_later_is_in_both(trained: Path, tmp_path: Path) -> None:
+def test_items_indexed_later_are_encoded_by_both_encoders(trained: Path, tmp_path: Path) -> None:
     dataset = tmp_path / "more"
     shutil.copytree(FILMS, dataset)
     lines = (dataset / "items.jsonl").read_text().splitlines()
@@ -171,7 +171,7 @@ def test_what_is_indexed_later_is_in_both(trained: Path, tmp_path: Path) -> None
         assert not np.array_equal(catalog.vectors(["new-2026"]), before.vectors(["new-2026"]))
 
 
-def test_killed_in_the_second_learning_it_goes_on_there(films_store: Path, films: Path, tmp_path: Path) -> None:
+def test_a_training_killed_in_its_second_part_continues_there(films_store: Path, films: Path, tmp_path: Path) -> None:
     whole = another_store(films_store, tmp_path / "whole")
     retriever.train(FILMS, store=whole, samples=300)
     steps: list[int] = []
@@ -212,7 +212,7 @@ def killing(steps: list[int], last: int) -> Any:
     return Advancing
 
 
-def test_a_crash_before_the_switch_leaves_the_store_and_the_next_run_ends_it(
+def test_a_crash_before_the_switch_leaves_the_store_as_it_was_and_the_next_run_completes_it(
     films: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = read_model_and_neighbours(films)
@@ -234,7 +234,7 @@ def test_a_crash_before_the_switch_leaves_the_store_and_the_next_run_ends_it(
     assert set(kept(films)) == {done.name, paths.read_store_json(films)["judged"]}
 
 
-def test_items_written_while_it_learns_get_the_vectors_of_their_own_texts(
+def test_items_written_during_training_get_vectors_of_their_own_texts(
     films: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[Item] = []
@@ -256,7 +256,7 @@ def test_items_written_while_it_learns_get_the_vectors_of_their_own_texts(
     assert read_model_and_neighbours(films)[0] == done.name
 
 
-def test_what_is_refused_at_the_switch_leaves_learned_fusion_on(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_switch_leaves_learned_fusion_on(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tuned = Tuned({"diversity": 0.1}, {}, True, {"on": "valid", "seen": "before"})
     tuned.save(films)
     before = read_model_and_neighbours(films)
@@ -277,7 +277,7 @@ def test_what_is_refused_at_the_switch_leaves_learned_fusion_on(films: Path, mon
 
 
 @pytest.mark.parametrize("at", [1, 3, 1 + FOLDS + 1, 1 + FOLDS + 3])
-def test_somebody_forgotten_while_it_learns_is_in_no_model_that_is_used(
+def test_a_user_forgotten_during_training_is_in_no_model_in_use(
     films: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     before, learning = read_model_and_neighbours(films), Encoder.learn
@@ -297,7 +297,7 @@ def test_somebody_forgotten_while_it_learns_is_in_no_model_that_is_used(
     assert not (films / "trained" / retriever.UNFINISHED).exists()
 
 
-def test_an_encoder_in_a_folder_is_named_by_the_setting_and_found_again_after_training(
+def test_an_encoder_in_a_folder_is_named_by_the_setting_and_found_after_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = shutil.copytree(Embedder().folder, tmp_path / "our-encoder")
@@ -318,7 +318,7 @@ def kept(store: Path) -> Iterator[str]:
     return (model.name for model in (store / paths.RETRIEVERS).iterdir())
 
 
-def test_trained_again_what_is_judged_goes_on_from_what_was_judged(trained: Path) -> None:
+def test_a_second_training_continues_from_the_judged_encoder(trained: Path) -> None:
     judged, in_force = (
         place.name for place in (paths.validation_encoder(trained), paths.trained_encoder(trained)) if place
     )
@@ -328,7 +328,7 @@ def test_trained_again_what_is_judged_goes_on_from_what_was_judged(trained: Path
     assert len(list(kept(trained))) == 2
 
 
-def test_where_no_event_is_later_what_was_judged_is_in_force(films: Path, tmp_path: Path) -> None:
+def test_without_later_events_the_judged_encoder_is_used(films: Path, tmp_path: Path) -> None:
     done = retriever.train(given(tmp_path / "data", "valid"), store=films, samples=300)
     assert done.evidence["for use"] is None
     assert (paths.validation_encoder(films), list(kept(films))) == (None, [done.name])
@@ -336,7 +336,7 @@ def test_where_no_event_is_later_what_was_judged_is_in_force(films: Path, tmp_pa
         assert catalog.embedder.name == done.name
 
 
-def test_test_cases_that_were_not_there_when_it_learned_for_use_are_told(films: Path, tmp_path: Path) -> None:
+def test_test_cases_that_changed_after_training_are_named_in_a_warning(films: Path, tmp_path: Path) -> None:
     dataset = given(tmp_path / "data", "valid", "test")
     done = retriever.train(dataset, store=films, samples=300)
     assert done.evidence["for use"]["pairs"] > 0
@@ -348,7 +348,7 @@ def test_test_cases_that_were_not_there_when_it_learned_for_use_are_told(films: 
     assert any("split in another way" in line for line in load_trusted_tuning(films, dataset, "valid", "per-user")[1])
 
 
-def test_forgetting_names_the_retriever_and_neither_model_s_folder_holds_the_user(films: Path, tmp_path: Path) -> None:
+def test_forgetting_names_the_retriever_and_no_models_folder_holds_the_user(films: Path, tmp_path: Path) -> None:
     dataset = shutil.copytree(FILMS, tmp_path / "data")
     events = dataset / "events.csv"
     events.write_text(events.read_text().replace("zoe,", "zoe-7f3a,"))
