@@ -21,7 +21,7 @@ from store.catalog import Field
 
 TOKENS_PER_ITEM = 35
 PATIENCE = 3
-"""Sentences in a row from the start that do not hold, after which the model is not asked on: it would not do better."""
+"""Sentences in a row from the start that do not hold, after which the rest of the answer is not awaited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +64,14 @@ async def explain(
     try:
         llm = await call.connect()
         stage.model, stage.prompt = await llm.model_name(call.deadline), call.prompts.fingerprint("explain")
-        told = prompt_lines(history)
-        read = {i.id: as_read(i) for i in (*(s.item for s in shown), *history[len(history) - len(told) :])}
+        shown_history = prompt_lines(history)
+        read = {i.id: as_read(i) for i in (*(s.item for s in shown), *history[len(history) - len(shown_history) :])}
         messages = call.prompts.render(
             "explain",
             profile=recipient.summary,
-            history=told,
+            history=shown_history,
             request=text or "",
-            items=[_told(i, s, told) for i, s in enumerate(shown, 1)],
+            items=[_item_line(i, s, shown_history) for i, s in enumerate(shown, 1)],
         )
         stream = llm.stream(messages, max_tokens=TOKENS_PER_ITEM * len(shown), deadline=call.deadline)
         try:
@@ -103,11 +103,11 @@ async def explain(
         yield position, from_evidence(shown[position], text, schema)
 
 
-def _told(label: int, shown: Shown, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The item as the prompt takes it, with the titles of its evidence: first the one it has most in common with, for the draft."""
-    told = prompt_line(label, shown.item)
+def _item_line(label: int, shown: Shown, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The item as the prompt shows it, with the titles of its evidence, the one that it has most in common with first."""
+    row = prompt_line(label, shown.item)
     titles = [item.title for item in shown.evidence]
-    return told | {"evidence": sorted(titles, key=lambda title: -len(common(told | {"evidence": [title]}, history)))}
+    return row | {"evidence": sorted(titles, key=lambda title: -len(common(row | {"evidence": [title]}, history)))}
 
 
 async def _lines(stream: AsyncIterable[str]) -> AsyncGenerator[tuple[int, str], None]:
@@ -132,7 +132,7 @@ def _parsed(line: str) -> tuple[int, str] | None:
 
 
 def from_evidence(shown: Shown, text: str | None, schema: Mapping[str, Field]) -> str:
-    """A plain sentence from what is known: shared fields, the history that speaks for it, the request's words, or popularity."""
+    """Return a sentence from the records: shared fields, cited history items, the user's own words, or popularity."""
     channels = shown.candidate.channels
     if shown.evidence:
         ours = descriptive_values(shown.item, schema)

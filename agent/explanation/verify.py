@@ -122,7 +122,7 @@ def borrowed(sentence: str, shown: Shown, read: Mapping[str, str]) -> str | None
 
 def as_read(item: Item) -> str:
     """Return the words of the item as the prompt shows them, with text that is hidden between marks or in look-alike letters."""
-    told = prompt_line(0, item)
+    row = prompt_line(0, item)
     return " / ".join(
-        normalize_title(harmless(part, 160)) for part in (item.title, *told["facts"].split(";"), told["text"])
+        normalize_title(harmless(part, 160)) for part in (item.title, *row["facts"].split(";"), row["text"])
     )

@@ -45,8 +45,8 @@ class Fusion:
         weights = channel_weights(self.weights, with_text=with_text, tuned=self.tuned)
         if self.learned is None or not with_history:
             return weights
-        beside = ("queries", "named", "lexical") if with_text else ("queries", "named")
-        return {c: weights[c] for c in beside if c in weights} | {BASE: 1.0, "popular": FILLING}
+        others = ("queries", "named", "lexical") if with_text else ("queries", "named")
+        return {c: weights[c] for c in others if c in weights} | {BASE: 1.0, "popular": FILLING}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +111,6 @@ def fuse_lists(
 
 def _with_part(candidate: Candidate, part: Part) -> Candidate:
     """The candidate with what learned fusion read in the place of its list, and of the popular items that only fill up."""
-    beside = {c: rank for c, rank in candidate.channels.items() if c not in (BASE, "popular")}
-    shares = {c: candidate.contributions[c] for c in beside}
-    return replace(candidate, channels=part.channels | beside, contributions=part.contributions | shares)
+    others = {c: rank for c, rank in candidate.channels.items() if c not in (BASE, "popular")}
+    shares = {c: candidate.contributions[c] for c in others}
+    return replace(candidate, channels=part.channels | others, contributions=part.contributions | shares)

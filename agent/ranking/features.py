@@ -211,10 +211,10 @@ def _history_features(
 ) -> None:
     counts, vectors = signals.counts, signals.snapshot.content_vectors
     popular = _items(signals)["popular"]
-    told = np.zeros((len(histories), 6), dtype=np.float32)
+    found = np.zeros((len(histories), 6), dtype=np.float32)
     for row, history in enumerate(histories):
         if len(history):
-            told[row] = (
+            found[row] = (
                 np.log1p(len(history)),
                 popular[history[-10:]].mean(),
                 popular[history[-1]],
@@ -223,4 +223,4 @@ def _history_features(
                 len(history) - len(np.unique(history)),
             )
     names = ("length", "popular", "last popular", "unknown", "variety", "repeats")
-    columns |= {f"history {name}": told[case, at] for at, name in enumerate(names)}
+    columns |= {f"history {name}": found[case, at] for at, name in enumerate(names)}

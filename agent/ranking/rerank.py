@@ -83,7 +83,7 @@ async def model_places(
 
 
 def blend(candidates: Sequence[Candidate], places: Mapping[str, float], weight: float, depth: int) -> list[Candidate]:
-    """Return the candidates with this share of the model's places in their scores, the first `depth` of them ordered anew.
+    """Return the candidates with this share of the model's places in their scores, the first `depth` of them reordered.
 
     A candidate of the first `depth` without a place, whose window was answered badly, is placed by the fused order.
     """

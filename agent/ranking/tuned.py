@@ -33,7 +33,7 @@ class Tuned:
     Args:
         settings: some of the fields of `Settings`. The setting `prompts` is a folder inside the store, so that a store can move.
         baselines: parameters of comparison arms.
-        learned: whether learned fusion is on; its models lie beside the file.
+        learned: whether learned fusion is on; its models are in the same folder.
         evidence: how all of it was chosen.
     """
 

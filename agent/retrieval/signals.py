@@ -1,7 +1,6 @@
-"""Signals: what each way of looking at a history says of every item, for many histories at once.
+"""Signals: item scores from a batch of histories, each computed in one way; the features of learned fusion.
 
-Recall's channels take their lists from these, and learned fusion its features. No signal scores an item by its likeness to
-itself: where a history item may come back, it is only by what others did.
+No signal scores an item by its similarity to itself: a history item can only come back by what other people did.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from store.sparse import rows_summing_to_one, strongest
 
 SHORT = (0.7, 20)
 LONG = (0.9, 50)
-"""Decay a step and most items of a history that is read with its end, or as a whole."""
+"""Decay of a step, and most items of a history: for signals that read its end, and for those that read all of it."""
 SPREAD = 0.5
-"""How much a history's neighbours in content count when people with alike histories are looked for."""
+"""Weight of a history's neighbours in content in the search for people with similar histories."""
 AROUND = 0.2
-"""How much of a transition's weight goes to the neighbours in content of where it leads."""
+"""Share of a transition's weight that the neighbours in content of the next item get."""
 
 CHANNEL_OF = {
     "next": "collaborative",
@@ -48,12 +47,12 @@ CHANNEL_OF = {
     "near": "dense",
     "titles": "lexical",
 }
-"""The signals, in a fixed order, each with the channel it belongs to. Those of untrained vectors are there beside trained ones."""
+"""The signals, in a fixed order, each with its channel. With a trained encoder there are those of the untrained vectors too."""
 
 
 @dataclass(frozen=True, eq=False)
 class Signals:
-    """The statistics that signals are computed from, fitted on one set of events over one snapshot."""
+    """The statistics that signals are computed from, fitted on one set of events and one snapshot."""
 
     snapshot: Snapshot
     content: Content
@@ -79,7 +78,7 @@ class Signals:
 
     @classmethod
     def fit(cls, interactions: Interactions, snapshot: Snapshot, content: Content) -> Signals:
-        """The signals of these events alone."""
+        """Fit the signals on these events alone."""
         counts = Cooccurrence.fit(interactions, snapshot)
         return cls(
             snapshot, content, counts, Linear.fit(sequences(interactions, snapshot), content.near, len(snapshot))
@@ -87,10 +86,10 @@ class Signals:
 
     @classmethod
     def of(cls, catalog: Catalog, history: History, counts: Cooccurrence, *, refit: bool = False) -> Signals:
-        """The signals of all that a store holds, kept beside it, with `counts` of its events.
+        """Return the signals of a store's events, with its linear models from the cache.
 
-        Counts follow every event. The linear models take seconds to solve and change little by one event: they are those
-        of the last fit, until the catalog changes or `refit` is asked for.
+        Counts follow every event. The linear models take seconds to solve, and one event changes them little: they stay those of
+        the last fit until the catalog changes, or with `refit`.
         """
         snapshot = catalog.snapshot()
         content = Content.of(catalog, snapshot)
@@ -104,7 +103,7 @@ class Signals:
         return cls(snapshot, content, counts, linear)
 
     def scores(self, histories: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """Each signal's (b, n) float32 for these histories (snapshot rows, oldest first); 0 says nothing of an item."""
+        """Return each signal's (b, n) float32 scores for these histories (snapshot rows, oldest first); 0 says nothing."""
         n, counts, content = len(self.snapshot), self.counts, self.content
         short, long = weighted(histories, n, *SHORT), weighted(histories, n, *LONG)
         found = {
@@ -122,9 +121,9 @@ class Signals:
         scores["ease"] = self.modelled(long, self.linear.ease)
         for name, reach in REACHES.items():
             read = weighted(histories, n, float(np.exp(-1 / reach.past)), reach.most_past)
-            told = self.modelled(read, getattr(self.linear, name))
-            around = (self._near_modelled.T @ told[:, self.linear.items].T).T
-            scores[name] = np.add(told, AROUND * around, out=told)
+            own = self.modelled(read, getattr(self.linear, name))
+            around = (self._near_modelled.T @ own[:, self.linear.items].T).T
+            scores[name] = np.add(own, AROUND * around, out=own)
         scores["last"], scores["mean"] = _dense(histories, short, self.snapshot.vectors)
         if self.snapshot.untrained is not None:
             scores["last_untrained"], scores["mean_untrained"] = _dense(histories, short, self.snapshot.untrained)
@@ -135,7 +134,7 @@ class Signals:
         return self.near[self.linear.items]
 
     def modelled(self, weights: Any, model: np.ndarray) -> np.ndarray:
-        """(b, n) float32: one of the linear models read by the (b, n) weighted histories."""
+        """Return the (b, n) float32 scores of one of the linear models for (b, n) weighted histories."""
         items = self.linear.items
         scores = np.zeros((weights.shape[0], len(self.snapshot)), dtype=np.float32)
         if len(items):

@@ -35,7 +35,7 @@ from store import Item
 from store.catalog import Field
 
 DEADLINE = 120.0
-"""Seconds for one answer: what a slow machine does in time is another question than how good it is."""
+"""Seconds for one answer: long, because quality is measured here, not speed."""
 FAILURES = 8
 """Calls in a row without any answer after which the model counts as gone."""
 

@@ -1,4 +1,4 @@
-"""What people chose after what, from the events before the cut: the material of learned fusion and of every training."""
+"""Pairs of a history and the items chosen next, from events before the cut: what learned fusion and every training learn from."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from store.history import positive_interactions
 from store.snapshot import Snapshot
 
 AHEAD = 6
-"""How many of the items chosen next a pair holds."""
+"""Number of the items chosen next that a pair holds."""
 LEAST = 200
-"""Pairs below which there is nothing to train on."""
+"""Fewest pairs to train on."""
 FOLDS = 4
-"""Parts of the people, of whom each is read by what the others did."""
+"""Folds of the users; each fold is read by what the users of the other folds did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Pair:
 
 
 def pairs(cases: Cases, snapshot: Snapshot, n: int, seed: int) -> list[Pair]:
-    """Up to `n` pairs drawn from the events before the cut, users in turn, so that nobody's long history outweighs the rest.
+    """Return up to `n` pairs drawn from the events before the cut, users in turn, so that no long history outweighs the others.
 
     Raises EvalError where there are fewer than LEAST.
     """
@@ -45,7 +45,7 @@ def pairs(cases: Cases, snapshot: Snapshot, n: int, seed: int) -> list[Pair]:
 
 
 def drawn(cases: Cases, snapshot: Snapshot, n: int, seed: int) -> list[Pair]:
-    """`pairs`, however few there are."""
+    """Return `pairs` without a lower limit."""
     found = _pairs_of_users(cases, snapshot)
     rng = np.random.default_rng(seed)
     for own in found:
@@ -60,13 +60,13 @@ def drawn(cases: Cases, snapshot: Snapshot, n: int, seed: int) -> list[Pair]:
 
 
 def fold_of(user: str) -> int:
-    """Which of FOLDS parts of the people this one belongs to, the same in everything that is fitted on the others."""
+    """Return the fold of a user, the same in everything that is fitted on other users."""
     return hashlib.blake2b(user.encode(), digest_size=4).digest()[0] % FOLDS
 
 
 def by_other_people(cases: Cases, pairs: Sequence[Pair]) -> Iterator[tuple[Cases, list[int]]]:
-    """For each fold the cases whose events are the other people's alone, and the places of its own people's pairs: what is fitted
-    on those events has not seen what these people chose next."""
+    """Yield for each fold the cases with the events of the other folds alone, and the positions of its own users' pairs: anything
+    fitted on those events has not seen what these users chose next."""
     for own in range(FOLDS):
         others = replace(cases, events=tuple(event for event in cases.events if fold_of(event.user) != own))
         yield others, [at for at, pair in enumerate(pairs) if fold_of(pair.user) == own]
@@ -84,7 +84,7 @@ def _pairs_of_users(cases: Cases, snapshot: Snapshot) -> list[list[Pair]]:
 
 
 def sequences(cases: Cases, snapshot: Snapshot) -> dict[str, list[int]]:
-    """What each user chose before the cut, as snapshot rows, oldest first."""
+    """Return the items that each user chose before the cut, as snapshot rows, oldest first."""
     events = positive_interactions(cases.events)
     users, rows, _ = to_rows(events, snapshot)
     starts = np.flatnonzero(np.diff(users, prepend=-1))
