@@ -167,9 +167,12 @@ class AsyncRecommender:
                 cache, or from the catalog's fields.
         """
         asked = await self._asked(text, user, history, n, where, exclude, wishes)
+        # The encoder loads while the model writes.
+        loading = asyncio.create_task(asyncio.to_thread(self._load_encoder, asked))
         with asked.trace.stage("profile") as stage:
             interests = await self._profile(asked, stage) if self._reads_profile(asked) else Interests()
         with asked.trace.stage("retrieve") as stage:
+            await loading
             batch, lists = await self._retrieve(asked, interests, stage)
         with asked.trace.stage("fuse") as stage:
             fused = await self._fuse(asked, batch, lists, stage)
@@ -216,10 +219,7 @@ class AsyncRecommender:
             found = kept_interests(self._llm, liked, context, self.prompts, adapter, stage)
         else:
             call = ModelCall(self.connect, self.prompts, asked.deadline(PROFILE_SHARE), stage, adapter)
-            # The encoder loads while the model writes.
-            loading = asyncio.create_task(asyncio.to_thread(self.catalog.embedder.encode_queries, ["warm"]))
             found = await read_interests(call, liked, context)
-            await loading
         return fill_up(found, liked, context.schema, stage, adapter.mix if adapter else NO_MIX, others)
 
     async def _retrieve(
@@ -328,6 +328,11 @@ class AsyncRecommender:
             if self._llm is None:
                 self._llm = await connect_async(self.settings)
             return self._llm
+
+    def _load_encoder(self, asked: Asked) -> None:
+        """Load the encoder where the request has texts to encode."""
+        if "queries" in self._weights(asked):
+            self.catalog.embedder.encode_queries(["warm"])
 
     def _reads_profile(self, asked: Asked) -> bool:
         """Whether any later stage reads the profile, its queries or its titles."""

@@ -359,13 +359,14 @@ def test_policy_gradient_raises_the_reward_and_depends_on_the_seed_alone_also_af
 
 def test_queries_adapter_pays_only_if_it_beats_the_search_without_a_model(examples: Examples) -> None:
     cases = [Case(f"u{n}", (), (examples.snapshot.ids[n],)) for n in range(20)]
-    found, nothing = [[n] for n in range(20)], [[30] for _ in range(20)]
+    ids = examples.snapshot.ids
+    found, nothing = [[ids[n]] for n in range(20)], [[ids[30]] for _ in range(20)]
     lists = {"queries": found, "untrained": nothing, "without model": nothing}
 
     def paid(lists: dict[str, Any]) -> bool:
         pairs = [("queries", "untrained"), ("queries", "without model")]
         decisive = [(*pair, "recall@50") for pair in pairs]
-        return Verdict.of(cases, lists, examples.snapshot.ids, pairs, decisive).paid
+        return Verdict.of(cases, lists, pairs, decisive).paid
 
     assert paid(lists)
     assert not paid(lists | {"without model": found})
