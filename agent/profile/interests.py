@@ -107,6 +107,14 @@ def kept_interests(
     """Return the interests that are cached for this history or its beginning, without a call; nothing where there are none.
 
     A conversation shows its items first; its profile is brought up to date by the next request outside of it.
+
+    Args:
+        llm: the model's client, whose answers are cached; None where no model was connected yet.
+        history: liked items, oldest first.
+        context: the user.
+        prompts: the templates.
+        adapter: the adapter that was trained for queries, if there is one.
+        stage: where it is noted that the cache was used.
     """
     if llm is None:
         return Interests()
@@ -238,7 +246,14 @@ def _wanted(parts: Sequence[str]) -> dict[str, Any]:
 
 
 def checked(written: Written, history: Sequence[Item], former: Interests | None, stage: Stage) -> Interests:
-    """Return the part of the answer that passes the checks of interests, queries and titles; notes say what was dropped."""
+    """Return the part of the answer that passes the checks of interests, queries and titles.
+
+    Args:
+        written: the model's answer.
+        history: liked items, oldest first, numbered from 1 in the prompt.
+        former: the interests that the answer brings up to date; their evidence is kept.
+        stage: where notes say what was dropped.
+    """
     by_label = {i + 1: item.id for i, item in enumerate(history)}
     kept: list[Interest] = []
     for interest in written.interests:

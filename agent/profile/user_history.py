@@ -21,7 +21,14 @@ class UserHistory:
     def of(
         cls, history: History, snapshot: Snapshot, user: str | None, given: Sequence[str] | None = None
     ) -> UserHistory:
-        """Read the user's events. A history that is given replaces the liked items; what the user has seen stays excluded."""
+        """Read the user's events.
+
+        Args:
+            history: everyone's events.
+            snapshot: the catalog; liked items that are not in it are named in a note.
+            user: the user's id, if known.
+            given: ids in place of the liked items; items that the user has seen stay excluded.
+        """
         events = history.of(user) if user is not None else []
         notes = [] if events or user is None else [f"user {user} has no history"]
         liked = _liked(history, events) if given is None else list(given)

@@ -109,7 +109,14 @@ class Learned:
         return np.mean([model.predict(features) for model in self.models], axis=0)
 
     def rank(self, signals: Signals, histories: Sequence[np.ndarray], allowed: np.ndarray, without: str = "") -> Ranked:
-        """Score the candidates of these histories. See `agent.ranking.features.candidates` for the arguments."""
+        """Return the scored candidates of these histories.
+
+        Args:
+            signals: the fitted signals.
+            histories: b histories, snapshot rows, oldest first.
+            allowed: (b, n) bool, the rows that may come back.
+            without: a channel whose signals are to say nothing.
+        """
         table = candidates(signals, histories, allowed, without)
         return Ranked(table, self.scores(table), self)
 

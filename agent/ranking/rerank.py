@@ -64,7 +64,15 @@ async def model_places(
     call: ModelCall, head: Sequence[Candidate], items: Mapping[str, Item], *, history: Sequence[Item], text: str | None
 ) -> dict[str, float]:
     """Return the place that the model gives each candidate in its window, 1 for the first and 0 for the last; none where no answer
-    can be used, and `call.stage.degraded` says why."""
+    can be used, and `call.stage.degraded` says why.
+
+    Args:
+        call: how to reach the model.
+        head: the candidates that it sees, best first.
+        items: their items, by id.
+        history: liked items, oldest first.
+        text: the user's own words.
+    """
     stage = call.stage
     stage.prompt = call.prompts.fingerprint("rank")
     known: dict[str, Any] = {"history": prompt_lines(history), "request": text or ""}
@@ -86,6 +94,12 @@ def blend(candidates: Sequence[Candidate], places: Mapping[str, float], weight: 
     """Return the candidates with this share of the model's places in their scores, the first `depth` of them reordered.
 
     A candidate of the first `depth` without a place, whose window was answered badly, is placed by the fused order.
+
+    Args:
+        candidates: best first.
+        places: the model's places, by id.
+        weight: their share in the score, 0 to 1.
+        depth: how many candidates the model saw.
     """
     head = candidates[:depth]
     ranked = {c.id: 1 - i / max(len(head) - 1, 1) for i, c in enumerate(head)} | dict(places)

@@ -263,8 +263,14 @@ def chosen_with(counts: Cooccurrence, histories: Sequence[np.ndarray]) -> np.nda
 
 
 def chosen_by_others(counts: Cooccurrence, history: np.ndarray, may: np.ndarray, k: int = OTHERS) -> list[int]:
-    """Return the `k` rows with the highest `chosen_with` for a history (rows, oldest first), best first: none of the history,
-    and only those that `may` (n,) be shown."""
+    """Return the rows with the highest `chosen_with` for a history, best first, none of the history among them.
+
+    Args:
+        counts: what people chose.
+        history: snapshot rows, oldest first.
+        may: (n,) bool, the rows that may be shown.
+        k: how many.
+    """
     if not len(history):
         return []
     scores = np.where(may, chosen_with(counts, [history]), 0)

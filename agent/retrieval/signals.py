@@ -90,6 +90,12 @@ class Signals:
 
         Counts follow every event. The linear models take seconds to solve, and one event changes them little: they stay those of
         the last fit until the catalog changes, or with `refit`.
+
+        Args:
+            catalog: the items.
+            history: everyone's events.
+            counts: the counts of these events.
+            refit: whether the linear models are to be fitted again.
         """
         snapshot = catalog.snapshot()
         content = Content.of(catalog, snapshot)
@@ -157,7 +163,14 @@ def _dense(histories: Sequence[np.ndarray], short: Any, vectors: np.ndarray) -> 
 
 
 def weighted(histories: Sequence[np.ndarray], n: int, decay: float, most: int) -> Any:
-    """(b, n) CSR: the last `most` items of each history, weighing decay ** age; an item chosen twice counts as its latest."""
+    """Return (b, n) CSR: the last items of each history, weighing decay ** age; an item chosen twice counts as its latest.
+
+    Args:
+        histories: b histories, snapshot rows, oldest first.
+        n: the number of items of the catalog.
+        decay: the weight of an item relative to the next newer one.
+        most: how many items of each history are read.
+    """
     from scipy import sparse
 
     rows, columns, values = [], [], []

@@ -32,7 +32,7 @@ Lists = Sequence[Sequence[str]]
 
 
 def request_of(case: Case, repeats: bool, interests: Interests | None = None) -> Request:
-    """Return the request that asks for a case's targets, with what the model says of its history."""
+    """Return the request that asks for a case's targets, with a model's answer about its history."""
     excluded = () if repeats else case.excluded
     if interests is None:
         return Request(history=case.known, exclude=excluded)
@@ -79,7 +79,7 @@ class Bench:
         Args:
             arms: names; each is one of `eval.comparison.arms`.
             cases: a batch of cases.
-            interests: what the model says of each case, for arms with its channels.
+            interests: a model's answer for each case, for arms with its channels.
             given: lists of parts that are ranked elsewhere (dialogues), by part.
             k: how many.
         """
@@ -115,7 +115,14 @@ class Bench:
     def rank(
         self, arms: Sequence[str], cases: Sequence[Case], interests: Sequence[Interests] | None = None, k: int = BUDGET
     ) -> dict[str, list[list[str]]]:
-        """Return the ids of `candidates`."""
+        """Return the ids of `candidates`.
+
+        Args:
+            arms: names.
+            cases: a batch of cases.
+            interests: a model's answer for each case, for arms with its channels.
+            k: how many.
+        """
         found = self.candidates(arms, cases, interests, k=k)
         return {arm: [[c.id for c in own] for own in of_all] for arm, of_all in found.items()}
 

@@ -19,7 +19,14 @@ CERTAIN = (*PRIMARY, "recall@1", "recall@5")
 
 
 def measure(cases: Cases, ranked: dict[str, list[list[str]]], catalog: Catalog, bench: Bench) -> Run:
-    """Return the run of these lists: measures and their intervals, comparisons with the first arm, channels, strata."""
+    """Return the run of these lists: measures and their intervals, comparisons with the first arm, channels, strata.
+
+    Args:
+        cases: the cases.
+        ranked: by arm, the list of ids for each case.
+        catalog: the items.
+        bench: what they were ranked with, for the popularity of items.
+    """
     users = [case.user for case in cases.cases]
     values = {arm: metrics.per_case(cases.cases, lists) for arm, lists in ranked.items()}
     counts = bench.sources.counts.popularity

@@ -78,7 +78,14 @@ def rerank_cases(
 def blend_all(
     fused: Sequence[Sequence[Candidate]], places: Sequence[dict[str, float]], share: float, depth: int
 ) -> list[list[Candidate]]:
-    """Return the lists with this share of the model's places in their scores (`agent.ranking.rerank.blend`)."""
+    """Return the lists with the model's places in their scores (`agent.ranking.rerank.blend`).
+
+    Args:
+        fused: each case's candidates, best first.
+        places: each case's places, by id.
+        share: their share in the score.
+        depth: how many candidates the model saw.
+    """
     return [blend(own, given, share, depth) if given else list(own) for own, given in zip(fused, places, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""Running arms on cases: their lists, the cost of each, and what a model said for them."""
+"""Run arms on cases: their lists, the cost of each, and the model's answers for them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Results:
     Args:
         lists: by arm, the ids ranked for each case.
         cost: by arm, the cost of a request.
-        answers: what the model said, where an arm asked it.
+        answers: the model's answers, where an arm asked it.
         ranker: the cache key of the model that reranked.
         ranked: by arm, in words what became of the reranking.
         not_run: the arms that could not run, each with the reason.

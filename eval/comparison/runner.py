@@ -39,7 +39,7 @@ MODEL_CASES = 1000
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What the arms of one run share: the data, what was tuned, the settings in use, and the parts of `full`."""
+    """The data, the tuning, the settings in use and the parts of `full`, which all arms of a run share."""
 
     dataset: Path
     folder: Path
@@ -49,8 +49,14 @@ class Setup:
     on: Sequence[str]
 
     def bench(self, arms: Sequence[str], cases: Cases, catalog: Catalog, *, former: bool = False) -> Bench:
-        """Return what these arms rank with. A `former` catalog has the untrained encoder's vectors; learned fusion is refitted on
-        them."""
+        """Return what these arms rank with.
+
+        Args:
+            arms: names.
+            cases: the cases, whose events are fitted on.
+            catalog: the items.
+            former: whether the catalog has the untrained encoder's vectors; learned fusion is then refitted on them.
+        """
         out = {channel for arm in arms for part in parts(arm, self.on) if (channel := left_out(part))}
 
         def learned(channel: str) -> Learned:

@@ -34,6 +34,12 @@ class Pair:
 def pairs(cases: Cases, snapshot: Snapshot, n: int, seed: int) -> list[Pair]:
     """Return up to `n` pairs drawn from the events before the cut, users in turn, so that no long history outweighs the others.
 
+    Args:
+        cases: the cases, whose events are read.
+        snapshot: the catalog.
+        n: how many pairs at most.
+        seed: of the draw.
+
     Raises EvalError where there are fewer than LEAST.
     """
     total = sum(len(own) for own in _pairs_of_users(cases, snapshot))
@@ -45,7 +51,14 @@ def pairs(cases: Cases, snapshot: Snapshot, n: int, seed: int) -> list[Pair]:
 
 
 def drawn(cases: Cases, snapshot: Snapshot, n: int, seed: int) -> list[Pair]:
-    """Return `pairs` without a lower limit."""
+    """Return `pairs` without a lower limit.
+
+    Args:
+        cases: the cases, whose events are read.
+        snapshot: the catalog.
+        n: how many pairs at most.
+        seed: of the draw.
+    """
     found = _pairs_of_users(cases, snapshot)
     rng = np.random.default_rng(seed)
     for own in found:

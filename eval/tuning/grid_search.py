@@ -32,7 +32,14 @@ MEASURE = "ndcg@10"
 
 
 def parameters(bench: Bench, name: str, cases: Cases, say: Say) -> dict[str, float]:
-    """Return the parameters of one baseline with the best nDCG@10, of all combinations."""
+    """Return the parameters of one baseline with the best nDCG@10, of all combinations.
+
+    Args:
+        bench: what it ranks with.
+        name: the baseline.
+        cases: validation cases.
+        say: called with a line for the result.
+    """
     tried = []
     for found in itertools.product(*PARAMETERS[name].values()):
         given = dict(zip(PARAMETERS[name], found, strict=True))

@@ -88,7 +88,16 @@ def model_channels(
 def reranking(
     judge: Judge, settings: Settings, adapter: Adapter | None, kept: Path, progress: Progress, seconds: float
 ) -> tuple[float, dict[str, Any]]:
-    """Find the share of the model's reranking in the score (0: off), and the evidence. Arguments as for `model_channels`."""
+    """Return the share of the model's reranking in the score (0: off), and the evidence.
+
+    Args:
+        judge: the cases, of which at most RANKED_CASES are asked about, until the time is up.
+        settings: which model, which prompts, how many candidates it sees.
+        adapter: a trained adapter for ranking.
+        kept: the file that answers are kept in.
+        progress: shows progress.
+        seconds: the time for it. Raises ModelError where no model answers.
+    """
     judge = judge.first(RANKED_CASES)
     fused = judge.fused(settings.diversity)
     found = rerank_cases(

@@ -1,4 +1,4 @@
-"""The measures that tuning goes by, and the judge of what is added to `base`."""
+"""The objective of tuning, and the judge of additions to `base`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,14 @@ def measures(values: Mapping[str, np.ndarray]) -> dict[str, float]:
 def rank_all(
     bench: Bench, arms: Sequence[str], cases: Sequence[Case], interests: Sequence[Interests] | None = None
 ) -> dict[str, list[list[str]]]:
-    """Return each arm's list of ids for all cases; `interests` are what a model says of them, for arms with its channels."""
+    """Return each arm's list of ids for all cases.
+
+    Args:
+        bench: what they rank with.
+        arms: their names.
+        cases: the cases.
+        interests: a model's answer for each case, for arms with its channels.
+    """
     lists: dict[str, list[list[str]]] = {arm: [] for arm in arms}
     for at in batches(len(cases)):
         for arm, own in bench.rank(arms, cases[at], interests[at] if interests else None).items():
@@ -62,7 +69,14 @@ def rank_all(
 def retrieve_all(
     bench: Bench, channels: Sequence[str], cases: Sequence[Case], interests: Sequence[Interests] | None = None
 ) -> dict[str, list[Sequence[Hit]]]:
-    """Return the list of each channel for all cases, and that of learned fusion where it is on."""
+    """Return the list of each channel for all cases, and that of learned fusion where it is on.
+
+    Args:
+        bench: what they are retrieved with.
+        channels: their names.
+        cases: the cases.
+        interests: a model's answer for each case, for its channels.
+    """
     lists: dict[str, list[Sequence[Hit]]] = {}
     for at in batches(len(cases)):
         own = interests[at] if interests else [None] * len(cases[at])
@@ -75,7 +89,14 @@ def retrieve_all(
 
 
 def judge_base(bench: Bench, cases: Sequence[Case], weights: Mapping[str, float], say: Say) -> Judge:
-    """Return the judge of what is added to `base` for these cases: to learned fusion, or to the channels with these weights."""
+    """Return the judge of additions to `base`.
+
+    Args:
+        bench: what the cases are ranked with; where it has learned fusion, that is `base`.
+        cases: validation cases that learned fusion has not seen.
+        weights: the weights of the channels, where there is no learned fusion.
+        say: called with a line for each finding.
+    """
     learned = bench.fusion.learned is not None
     lists = retrieve_all(bench, () if learned else MODEL_FREE, cases)
     return Judge(cases, lists, {BASE: 1.0} if learned else {c: weights[c] for c in MODEL_FREE}, bench, say)
@@ -104,7 +125,7 @@ def quality_of_scores(table: Candidates, chosen: np.ndarray, scores: np.ndarray,
 
 @dataclass(frozen=True)
 class Judge:
-    """Cases with the lists that are fused for them: judges what is added to these.
+    """Cases with the lists that are fused for them: judges additions to these lists.
 
     Args:
         cases: validation cases; learned fusion has not seen them.
