@@ -277,9 +277,8 @@ def test_encoder_pays_only_if_everything_fused_finds_more(
 ) -> None:
     known = validation_cases(FILMS)
     with Catalog.open(films_store, create=False) as catalog:
-        rows = catalog.snapshot().rows
-        right = [[rows[id] for id in case.targets] for case in known.cases]
-        nothing: list[list[int]] = [[] for _ in right]
+        right = [list(case.targets) for case in known.cases]
+        nothing: list[list[str]] = [[] for _ in right]
         found = iter([(right, right if base_gains else nothing), (nothing, nothing)])  # trained, then present
         monkeypatch.setattr(
             compare_encoders, "rank_all", lambda *_: dict(zip(("dense", "base"), next(found), strict=True))
@@ -357,7 +356,7 @@ def test_encoder_is_put_into_use_only_if_it_pays_or_by_anyway(
     server.models.append(adapter.name)
     arms = ["queries", "queries-adapter", "queries-training"]
     run = compare(FILMS, arms, store=films, base_url=server.base_url, model=server.models[0], cases=5)
-    assert [request["model"] for request in server.requests].count(adapter.name) == run.cases
+    assert [request["model"] for request in server.requests].count(adapter.name) == 2 * run.cases
     assert run.arms["queries-adapter"]["mrr"] != run.arms["queries-training"]["mrr"]
 
 
