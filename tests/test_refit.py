@@ -270,7 +270,9 @@ def test_a_refused_switch_leaves_learned_fusion_on(films: Path, monkeypatch: pyt
     # Learned for use from what is there by then, so that only what is written after that can be refused.
     monkeypatch.setattr(retriever, "compare_title_search", meanwhile)
     monkeypatch.setattr(Material, "same", lambda *_: True)
-    with pytest.raises(StoreError, match="items were changed while the model was evaluated; run the same command again"):
+    with pytest.raises(
+        StoreError, match="items were changed while the model was evaluated; run the same command again"
+    ):
         retriever.train(FILMS, store=films, samples=300)
     assert Tuned.load(films) == tuned
     assert read_model_and_neighbours(films) == before
