@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -22,7 +23,8 @@ from agent.llm.adapters import TASKS, Adapter, Adapters
 from agent.llm.client import LLM, Deadline
 from agent.llm.weights import find_weights
 from agent.profile.interests import PENALTY
-from agent.retrieval.channels import OTHERS, Sources
+from agent.retrieval.channels import OTHERS, chosen_by_others
+from agent.retrieval.sources import Sources
 from eval import compare
 from eval.cli import cli
 from eval.data.leakage import hash_tuning_data
@@ -188,11 +190,11 @@ def test_refused_adapter_degrades_only_the_rank_stage(
     recommender = rec(rank_weight=0.5, explain=False)
     refused = recommender.recommend(user="mara")
     assert len(refused) == 10
-    assert [d["stage"] for d in refused.as_json()["trace"]["degraded"]] == ["rank"]
-    assert "--lora-modules" in refused.trace["rank"].degraded
+    assert [d["stage"] for d in refused.as_json()["trace"]["degraded"]] == ["rerank"]
+    assert "--lora-modules" in refused.trace["rerank"].degraded
     recommender.server.models.append(adapter.name)
     used = recommender.recommend(user="mara")
-    assert used.trace.degraded == [] and "trained adapter" in used.trace["rank"].notes
+    assert used.trace.degraded == [] and "trained adapter" in used.trace["rerank"].notes
     assert {r["model"] for r in recommender.server.requests if r.get("logprobs")} == {adapter.name}
     assert recommender.trained == ["rank adapter"]
 
@@ -203,10 +205,10 @@ def test_latest_items_are_searched_for_with_and_without_a_model_answer(
     adapter = record("queries", films, evidence={"latest": 2})
     recommender = rec(weights={"queries": 0.3, "dense": 1.0}, explain=False)
     refused = recommender.recommend(history=["se7en-1995", "heat-1995"])
-    assert "--lora-modules" in refused.trace["interests"].degraded
+    assert "--lora-modules" in refused.trace["profile"].degraded
     recommender.server.models.append(adapter.name)
     used = recommender.recommend(history=["se7en-1995", "heat-1995"])
-    assert used.trace.degraded == [] and "trained adapter" in used.trace["interests"].notes
+    assert used.trace.degraded == [] and "trained adapter" in used.trace["profile"].notes
     for found in (refused, used):
         assert [query.split(",")[0] for query in found.queries[:2]] == ["Heat", "Se7en"]
     assert "a crew plans one last robbery" in used.queries
@@ -221,7 +223,10 @@ def test_prompt_of_a_trained_model_shows_items_that_others_chose_next(
     with Catalog.open(films) as catalog, History.open(films) as history:
         sources, schema = Sources.of(catalog, history), catalog.schema()
         liked = [event.item for event in history.positive(history.of("mara"))]
-        first = sources.others(liked, [event.item for event in history.of("mara")])
+        snapshot, may = sources.snapshot, ~sources.snapshot.hidden
+        may[snapshot.rows_of(event.item for event in history.of("mara"))] = False
+        rows = np.array([snapshot.rows[id] for id in liked])
+        first = [snapshot.ids[row] for row in chosen_by_others(sources.counts, rows, may)]
         catalog.upsert([replace(catalog.get(first[:1])[first[0]], hidden=True)])
         shown = [item_query(item, schema) for item in catalog.get(first).values() if not item.hidden]
     assert len(first) == OTHERS and not set(first) & set(liked)
@@ -242,14 +247,14 @@ def test_comparison_asks_the_adapter_and_the_plain_model(
     given: dict[str, Any] = {"store": films, "base_url": server.base_url, "model": server.models[0], "cases": 5}
     run = compare(FILMS, arms, **given)
     asked = [request["model"] for request in server.requests]
-    assert asked.count(adapter.name) == asked.count(server.models[0]) == run.cases
+    # The recommender asks the plain model for the profile, and the adapter for queries and for titles.
+    assert asked.count(adapter.name) == asked.count(server.models[0]) == 2 * run.cases
     held = {(request["model"], request.get("frequency_penalty")) for request in server.requests}
     assert held == {(adapter.name, PENALTY), (server.models[0], None)}
-    assert set(run.settings["model"]) == {"queries", "queries (-adapter)"}
-    # Titles are requested by themselves, and earlier answers come from the cache.
-    both = compare(FILMS, ["base+queries+named", "named", "queries"], **given)
-    assert len(server.requests) == 3 * run.cases
-    assert both.arms["base+queries+named"]["calls"] == 2 and both.arms["queries"]["calls"] == 1
+    assert {"model", "model (-adapter)"} <= run.settings.keys()
+    assert run.arms["queries"]["calls"] == 3 and run.arms["dense+queries-adapter"]["calls"] == 1
+    compare(FILMS, ["base+queries+named", "named", "queries"], **given)
+    assert len(server.requests) == 4 * run.cases, "earlier answers come from the cache"
 
 
 def test_model_command_reports_whether_adapters_can_be_used(

@@ -62,7 +62,7 @@ def test_an_arm_is_what_its_name_says(arm: str, on: tuple[str, ...], singles: tu
 @pytest.mark.parametrize(
     "arm", ["", "nonsense", "dense+", "full-", "full-base", "base-dense", "dense-full", "-adapter", "rank"]
 )
-def test_an_unknown_arm_is_refused_with_those_there_are(arm: str) -> None:
+def test_an_unknown_arm_is_refused_with_a_list_of_arms(arm: str) -> None:
     with pytest.raises(EvalError, match="there are queries, named, dense"):
         parts(arm)
 

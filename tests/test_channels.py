@@ -85,7 +85,7 @@ def test_a_batch_gives_each_request_the_lists_that_it_gets_alone(films_store: Pa
                 assert not {hit.id for hit in ours} & set(request.exclude)
 
 
-def test_a_request_about_nothing_gets_popular_items_alone(films_store: Path) -> None:
+def test_an_empty_request_gets_popular_items_only(films_store: Path) -> None:
     with Catalog.open(films_store) as catalog, History.open(films_store) as history:
         lists = retrieve(Batch(Sources.of(catalog, history), [Request()], CHANNELS))
     assert [channel for channel, (hits,) in lists.items() if hits] == ["popular"]

@@ -64,11 +64,11 @@ def test_supported_sentences_pass(sentence: str) -> None:
         ("It has the music you like.", "music"),
     ],
 )
-def test_what_neither_item_nor_evidence_holds_is_found(sentence: str, wrong: str) -> None:
+def test_a_claim_that_neither_item_nor_evidence_holds_is_found(sentence: str, wrong: str) -> None:
     assert VOCABULARY.unsupported(sentence, SHOWN) == wrong
 
 
-def test_what_is_said_to_be_shared_is_held_by_both() -> None:
+def test_a_value_said_to_be_shared_is_held_by_both_items() -> None:
     both = Shown(HEAT, Candidate("heat", 0.5, {"dense": 1}), [OTHERS[0], THIEF])
     assert VOCABULARY.unsupported('It shares "Crime" with "Thief".', both) is None
     assert VOCABULARY.unsupported("This thriller shares its mood with Blood Harvest.", both) is None
@@ -77,7 +77,7 @@ def test_what_is_said_to_be_shared_is_held_by_both() -> None:
     assert VOCABULARY.unsupported("It shares the western feel with Blood Harvest.", both) == "western"
 
 
-def test_a_sentence_says_something_of_its_own_item() -> None:
+def test_a_sentence_must_say_something_about_its_own_item() -> None:
     thief = Shown(THIEF, Candidate("thief", 0.5, {"dense": 1}), [HEAT])
     assert borrowed('It shares "Heat" with "Heat".', thief, {})
     assert borrowed("You will love it, since you loved Heat.", thief, {})
@@ -93,7 +93,7 @@ SPAM = "it is cheaper at evilshop dot com, buy there today."
     [f"Look, {SPAM} And so on.", SPAM.replace(" ", "<b> "), SPAM.translate({c: c + 0xFEE0 for c in range(97, 123)})],
     ids=["plain", "between marks", "in wide letters"],
 )
-def test_no_item_of_the_history_speaks_in_an_explanation_that_it_is_no_evidence_for(rec: Any, text: str) -> None:
+def test_words_of_a_history_item_are_refused_unless_it_is_evidence(rec: Any, text: str) -> None:
     def behave(body: dict[str, Any]) -> Any:
         if "response_format" in body:
             return modelled()(body)
@@ -111,7 +111,7 @@ def test_no_item_of_the_history_speaks_in_an_explanation_that_it_is_no_evidence_
     assert not any("evilshop" in r.explanation for r in apart)
 
 
-def test_what_an_explanation_shares_it_shares_with_all_that_it_cites(rec: Any) -> None:
+def test_a_built_sentence_cites_only_items_that_share_all_its_values(rec: Any) -> None:
     """With a silent model, and with one that says the draft: for some films one that shares nothing comes first."""
     history = ["amelie-2001", "heat-1995", "paddington-2014"]
 
@@ -134,7 +134,7 @@ def test_what_an_explanation_shares_it_shares_with_all_that_it_cites(rec: Any) -
                 assert all(re.search(rf"\b{v}\b", str(item.metadata)) for v in shared), r.explanation
 
 
-def test_what_only_fulfils_a_condition_is_not_called_popular(rec: Any) -> None:
+def test_an_item_that_only_fulfils_a_condition_is_not_called_popular(rec: Any) -> None:
     recommender = rec()
     old = [Item(f"old{n}", f"Workers Leaving {n}", "People walk.", {"year": 1890 + n}) for n in range(3)]
     recommender._core.catalog.upsert(old)
@@ -143,7 +143,7 @@ def test_what_only_fulfils_a_condition_is_not_called_popular(rec: Any) -> None:
     assert {r.explanation for r in turn.items} == {"Fulfils what you asked for; nothing else speaks for it yet."}
 
 
-def test_sentences_from_the_evidence() -> None:
+def test_a_built_sentence_names_its_evidence() -> None:
     assert from_evidence(SHOWN, None, SCHEMA) == "Shares Crime and Michael Mann with Thief."
     first = Shown(HEAT, Candidate("heat", 0.5, {"dense": 1}), [OTHERS[0], THIEF])
     assert from_evidence(first, None, SCHEMA) == "Shares Crime and Michael Mann with Thief."
@@ -158,11 +158,11 @@ def test_sentences_from_the_evidence() -> None:
 
 
 @pytest.mark.parametrize("shown", [SHOWN, Shown(HEAT, Candidate("heat", 0.5, {"popular": 1}), [])])
-def test_sentences_from_the_evidence_are_supported_themselves(shown: Shown) -> None:
+def test_built_sentences_pass_the_check(shown: Shown) -> None:
     assert VOCABULARY.unsupported(from_evidence(shown, None, SCHEMA), shown) is None
 
 
-def test_lines_are_read_in_the_forms_models_use() -> None:
+def test_numbered_lines_are_read_in_the_forms_that_models_write() -> None:
     assert _parsed("1: It shares a thief with you.") == (1, "It shares a thief with you.")
     assert _parsed("**2.** Tense and careful, as you like.") == (2, "Tense and careful, as you like.")
     assert _parsed("Here are the lines:") is None

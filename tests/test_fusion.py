@@ -51,7 +51,7 @@ def snapshot(vectors: list[list[float]], titles: list[str]) -> SimpleNamespace:
     rows = np.array(vectors, dtype=np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     return SimpleNamespace(
-        rows={f"i{n}": n for n in range(len(rows))}, alike=rows, titles=titles, facets=[""] * len(rows)
+        rows={f"i{n}": n for n in range(len(rows))}, content_vectors=rows, titles=titles, facets=[""] * len(rows)
     )
 
 

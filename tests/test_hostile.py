@@ -38,7 +38,7 @@ def user_prompts(recommender: Any) -> list[str]:
 
 @pytest.mark.parametrize("place", ["title", "text"])
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_the_text_stays_in_its_quotes_and_opens_no_role(rec: Any, attack: str, place: str) -> None:
+def test_hostile_text_stays_quoted_and_opens_no_role(rec: Any, attack: str, place: str) -> None:
     recommender = rec(rank_weight=0.3)
     recommender.recommend(user="mara", history=["heat-1995", "ronin-1998"], n=10)
     calm = {request["messages"][0]["content"] for request in recommender.server.requests}
@@ -62,7 +62,7 @@ def test_the_text_stays_in_its_quotes_and_opens_no_role(rec: Any, attack: str, p
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_a_model_that_obeys_moves_one_item_by_the_blend_and_changes_no_other(rec: Any, attack: str) -> None:
+def test_an_obeying_model_moves_one_item_within_the_blend_and_changes_no_other(rec: Any, attack: str) -> None:
     weight, history = 0.2, ["heat-1995", "ronin-1998"]
     # Without the channels that the model itself writes for, so that only its ranking can move anything.
     weights = {"dense": 0.6, "collaborative": 1.0, "lexical": 0.3, "popular": 0.1}
@@ -81,7 +81,7 @@ def test_a_model_that_obeys_moves_one_item_by_the_blend_and_changes_no_other(rec
             assert r.item.title != changed.title
 
 
-def test_an_obeying_model_cannot_name_what_is_not_there(rec: Any) -> None:
+def test_an_obeying_model_cannot_name_an_item_outside_the_catalog(rec: Any) -> None:
     recommender = rec(obeying("Zorblax"))
     result = recommender.recommend(history=["heat-1995", "ronin-1998"], n=10)
     assert all(n.id is None for n in result.named)

@@ -41,7 +41,7 @@ def tuned_films(films: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(cross_fitting, "LESSONS", 300)
     monkeypatch.setattr(grid_search, "TREES", ({"num_leaves": 4, "rounds": 20, "min_data_in_leaf": 5},))
     monkeypatch.setattr(grid_search, "channel_weights", lambda *_: ({}, {}))
-    monkeypatch.setattr("eval.tuning.tune.channel_weights", lambda *_: ({}, {"ndcg@10": 0.0}))
+    monkeypatch.setattr("eval.tuning.tune.channel_weights", lambda *_: ({}, {"ndcg@10": 0.0, "recall@100": 0.0}))
     assert tune(FILMS, store=films, model_cases=0).learned
     return films
 

@@ -66,7 +66,7 @@ def _proposing(body: dict[str, Any]) -> bool:
     return "response_format" in body and body["response_format"]["json_schema"]["name"] == "Proposal"
 
 
-def test_a_wording_that_finds_more_is_put_in_force_and_used(films: Path, model_server: Callable[..., Any]) -> None:
+def test_a_wording_that_finds_significantly_more_is_used(films: Path, model_server: Callable[..., Any]) -> None:
     server = model_server(heeding())
     given: dict[str, Any] = {"base_url": server.base_url, "concurrency": 2}
     found = tune_prompts(FILMS, store=films, rounds=1, **given)
@@ -87,12 +87,12 @@ def test_a_wording_that_finds_more_is_put_in_force_and_used(films: Path, model_s
         rec: Any = Recommender(catalog, history, explain=False, **given)
         result = rec.recommend(history=["heat-1995"], n=3)
         rec.close()
-    assert result.trace["interests"].prompt == kept["prompt written"]
+    assert result.trace["profile"].prompt == kept["prompt written"]
     assert MARKED in server.requests[-1]["messages"][-1]["content"]
     assert '"summary"' in server.requests[-1]["messages"][-1]["content"]
 
 
-def test_none_that_is_only_as_good_is(films: Path, model_server: Callable[..., Any]) -> None:
+def test_a_wording_that_finds_no_more_is_not_used(films: Path, model_server: Callable[..., Any]) -> None:
     server = model_server(heeding(marked=None))
     found = tune_prompts(FILMS, store=films, rounds=2, base_url=server.base_url, concurrency=2)
     assert found.folder is None
@@ -101,7 +101,7 @@ def test_none_that_is_only_as_good_is(films: Path, model_server: Callable[..., A
     assert "stays" in str(found)
 
 
-def test_a_folder_of_prompts_that_is_set_gets_the_winner_and_nothing_is_lost(
+def test_the_winner_is_written_to_the_folder_of_the_setting_and_no_other_prompt_is_lost(
     films: Path, tmp_path: Path, model_server: Callable[..., Any]
 ) -> None:
     folder = tmp_path / "prompts"
@@ -125,7 +125,7 @@ def test_a_folder_of_prompts_that_is_set_gets_the_winner_and_nothing_is_lost(
     assert fingerprint(prompt_search.IN_FORCE, Settings(prompts=folder)) == found.evidence["prompt written"]
 
 
-def test_a_run_that_broke_off_asks_nothing_twice(films: Path, model_server: Callable[..., Any]) -> None:
+def test_an_interrupted_run_asks_no_question_twice(films: Path, model_server: Callable[..., Any]) -> None:
     server = model_server(heeding())
     given: dict[str, Any] = {"store": films, "rounds": 1, "base_url": server.base_url, "concurrency": 2}
 
@@ -157,7 +157,7 @@ def test_a_run_that_broke_off_asks_nothing_twice(films: Path, model_server: Call
         (MARKED, None),
     ],
 )
-def test_a_proposal_is_plain_new_text_or_refused(wording: str, said: str | None) -> None:
+def test_a_proposal_is_new_plain_text_or_is_refused(wording: str, said: str | None) -> None:
     why = refusal(wording, ["six short phrases: of a kind"], ["The Godfather", "Up"])
     assert (why is None) if said is None else (why is not None and said in why)
 
@@ -165,7 +165,7 @@ def test_a_proposal_is_plain_new_text_or_refused(wording: str, said: str | None)
 @pytest.mark.parametrize(
     ("script", "said"), [(None, "no model answers"), ("proposer", "no model answers to propose wordings")]
 )
-def test_a_dead_model_is_one_line_and_nothing_is_written(
+def test_a_dead_model_gives_one_line_and_writes_nothing(
     films: Path, model_server: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: Any, script: Any, said: str
 ) -> None:
     dead = "http://127.0.0.1:9/v1"
@@ -192,12 +192,14 @@ def test_too_few_cases_are_refused(films: Path, tmp_path: Path) -> None:
         tune_prompts(folder, store=films)
 
 
-def test_over_learned_fusion_and_kept_by_the_next_tuning(
+def test_the_next_tuning_keeps_the_prompt_that_was_found_with_learned_fusion_on(
     films: Path, model_server: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cross_fitting, "LESSONS", 200)
     monkeypatch.setattr(grid_search, "TREES", ({"num_leaves": 4, "rounds": 5, "min_data_in_leaf": 5},))
-    monkeypatch.setattr("eval.tuning.tune.channel_weights", lambda *_: ({}, {"ndcg@10": 0.0}))  # so that fusion pays
+    monkeypatch.setattr(
+        "eval.tuning.tune.channel_weights", lambda *_: ({}, {"ndcg@10": 0.0, "recall@100": 0.0})
+    )  # so that fusion pays
     first = {arm: {name: values[:1] for name, values in own.items()} for arm, own in grid_search.PARAMETERS.items()}
     monkeypatch.setattr(grid_search, "PARAMETERS", first)
     assert tune(FILMS, store=films, model_cases=0).learned
@@ -212,7 +214,7 @@ def test_over_learned_fusion_and_kept_by_the_next_tuning(
         tune_prompts(FILMS, **given)
 
 
-def test_an_adapter_that_writes_the_queries_leaves_nothing_to_tune(films: Path) -> None:
+def test_a_store_whose_queries_come_from_an_adapter_has_no_prompt_to_tune(films: Path) -> None:
     Adapters.save(Adapter("queries", films / "trained" / "queries", "h", "g", "w", "m", "p", True, {}))
     with pytest.raises(EvalError, match="queries adapter"):
         tune_prompts(FILMS, store=films)

@@ -48,7 +48,7 @@ def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Embedder, "_encode", encode_by_hash)
     monkeypatch.setattr(Embedder, "truncated", lambda *_: 0)
     monkeypatch.setattr(Verdict, "of", lambda *_: Verdict(10, 5, {"dense": {"recall@50": 0.1}}, [], paid=True))
-    monkeypatch.setattr(retriever, "searched", lambda *_: ({"present": 0.8, "trained": 0.8}, False))
+    monkeypatch.setattr(retriever, "compare_title_search", lambda *_: ({"present": 0.8, "trained": 0.8}, False))
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def vectors(catalog: Catalog) -> np.ndarray:
         return catalog.vectors(catalog.ids())
 
 
-def test_validation_reads_what_saw_nothing_of_its_period_and_use_what_learned_from_it(
+def test_validation_uses_an_encoder_trained_without_its_period_and_serving_one_trained_with_it(
     films_store: Path, tmp_path: Path
 ) -> None:
     read: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -119,7 +119,7 @@ def test_validation_reads_what_saw_nothing_of_its_period_and_use_what_learned_fr
     assert np.array_equal(read["test"][1], in_force)
 
 
-def test_whatever_is_fitted_on_validation_cases_reads_the_judged_vectors(
+def test_everything_fitted_on_validation_cases_reads_the_vectors_of_the_judged_encoder(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, in_force = paths.validation_encoder(trained), paths.trained_encoder(trained)
@@ -137,7 +137,9 @@ def test_whatever_is_fitted_on_validation_cases_reads_the_judged_vectors(
     first = {arm: {name: values[:1] for name, values in own.items()} for arm, own in grid_search.PARAMETERS.items()}
     monkeypatch.setattr(grid_search, "PARAMETERS", first)
     monkeypatch.setattr(cross_fitting, "LESSONS", 100)
-    monkeypatch.setattr("eval.tuning.tune.channel_weights", lambda *_: ({}, {"ndcg@10": 0.0}))  # so that fusion pays
+    monkeypatch.setattr(
+        "eval.tuning.tune.channel_weights", lambda *_: ({}, {"ndcg@10": 0.0, "recall@100": 0.0})
+    )  # so that fusion pays
     tune(FILMS, store=trained, minutes=0)
     # Fusion is judged by what saw nothing of the validation period, and learns once more, for use, by what is in force.
     assert read == [("valid", before.name)] * (1 + FOLDS) + [("test", in_force.name)] * FOLDS
@@ -154,7 +156,7 @@ def test_whatever_is_fitted_on_validation_cases_reads_the_judged_vectors(
     )  # what is worked out of people's histories is the store's alone
 
 
-def test_what_is_indexed_later_is_in_both(trained: Path, tmp_path: Path) -> None:
+def test_items_indexed_later_are_encoded_by_both_encoders(trained: Path, tmp_path: Path) -> None:
     dataset = tmp_path / "more"
     shutil.copytree(FILMS, dataset)
     lines = (dataset / "items.jsonl").read_text().splitlines()
@@ -169,7 +171,7 @@ def test_what_is_indexed_later_is_in_both(trained: Path, tmp_path: Path) -> None
         assert not np.array_equal(catalog.vectors(["new-2026"]), before.vectors(["new-2026"]))
 
 
-def test_killed_in_the_second_learning_it_goes_on_there(films_store: Path, films: Path, tmp_path: Path) -> None:
+def test_a_training_killed_in_its_second_part_continues_there(films_store: Path, films: Path, tmp_path: Path) -> None:
     whole = another_store(films_store, tmp_path / "whole")
     retriever.train(FILMS, store=whole, samples=300)
     steps: list[int] = []
@@ -210,7 +212,7 @@ def killing(steps: list[int], last: int) -> Any:
     return Advancing
 
 
-def test_a_crash_before_the_switch_leaves_the_store_and_the_next_run_ends_it(
+def test_a_crash_before_the_switch_leaves_the_store_as_it_was_and_the_next_run_completes_it(
     films: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = read_model_and_neighbours(films)
@@ -232,7 +234,7 @@ def test_a_crash_before_the_switch_leaves_the_store_and_the_next_run_ends_it(
     assert set(kept(films)) == {done.name, paths.read_store_json(films)["judged"]}
 
 
-def test_items_written_while_it_learns_get_the_vectors_of_their_own_texts(
+def test_items_written_during_training_get_vectors_of_their_own_texts(
     films: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[Item] = []
@@ -254,7 +256,7 @@ def test_items_written_while_it_learns_get_the_vectors_of_their_own_texts(
     assert read_model_and_neighbours(films)[0] == done.name
 
 
-def test_what_is_refused_at_the_switch_leaves_learned_fusion_on(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_switch_leaves_learned_fusion_on(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tuned = Tuned({"diversity": 0.1}, {}, True, {"on": "valid", "seen": "before"})
     tuned.save(films)
     before = read_model_and_neighbours(films)
@@ -266,7 +268,7 @@ def test_what_is_refused_at_the_switch_leaves_learned_fusion_on(films: Path, mon
         return {"present": 0.8, "trained": 0.8}, False
 
     # Learned for use from what is there by then, so that only what is written after that can be refused.
-    monkeypatch.setattr(retriever, "searched", meanwhile)
+    monkeypatch.setattr(retriever, "compare_title_search", meanwhile)
     monkeypatch.setattr(Material, "same", lambda *_: True)
     with pytest.raises(StoreError, match="items were changed while the model was judged; run the same command again"):
         retriever.train(FILMS, store=films, samples=300)
@@ -275,7 +277,7 @@ def test_what_is_refused_at_the_switch_leaves_learned_fusion_on(films: Path, mon
 
 
 @pytest.mark.parametrize("at", [1, 3, 1 + FOLDS + 1, 1 + FOLDS + 3])
-def test_somebody_forgotten_while_it_learns_is_in_no_model_that_is_used(
+def test_a_user_forgotten_during_training_is_in_no_model_in_use(
     films: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     before, learning = read_model_and_neighbours(films), Encoder.learn
@@ -295,7 +297,7 @@ def test_somebody_forgotten_while_it_learns_is_in_no_model_that_is_used(
     assert not (films / "trained" / retriever.UNFINISHED).exists()
 
 
-def test_an_encoder_in_a_folder_is_named_by_the_setting_and_found_again_after_training(
+def test_an_encoder_in_a_folder_is_named_by_the_setting_and_found_after_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = shutil.copytree(Embedder().folder, tmp_path / "our-encoder")
@@ -316,7 +318,7 @@ def kept(store: Path) -> Iterator[str]:
     return (model.name for model in (store / paths.RETRIEVERS).iterdir())
 
 
-def test_trained_again_what_is_judged_goes_on_from_what_was_judged(trained: Path) -> None:
+def test_a_second_training_continues_from_the_judged_encoder(trained: Path) -> None:
     judged, in_force = (
         place.name for place in (paths.validation_encoder(trained), paths.trained_encoder(trained)) if place
     )
@@ -326,7 +328,7 @@ def test_trained_again_what_is_judged_goes_on_from_what_was_judged(trained: Path
     assert len(list(kept(trained))) == 2
 
 
-def test_where_no_event_is_later_what_was_judged_is_in_force(films: Path, tmp_path: Path) -> None:
+def test_without_later_events_the_judged_encoder_is_used(films: Path, tmp_path: Path) -> None:
     done = retriever.train(given(tmp_path / "data", "valid"), store=films, samples=300)
     assert done.evidence["for use"] is None
     assert (paths.validation_encoder(films), list(kept(films))) == (None, [done.name])
@@ -334,7 +336,7 @@ def test_where_no_event_is_later_what_was_judged_is_in_force(films: Path, tmp_pa
         assert catalog.embedder.name == done.name
 
 
-def test_test_cases_that_were_not_there_when_it_learned_for_use_are_told(films: Path, tmp_path: Path) -> None:
+def test_test_cases_that_changed_after_training_are_named_in_a_warning(films: Path, tmp_path: Path) -> None:
     dataset = given(tmp_path / "data", "valid", "test")
     done = retriever.train(dataset, store=films, samples=300)
     assert done.evidence["for use"]["pairs"] > 0
@@ -346,7 +348,7 @@ def test_test_cases_that_were_not_there_when_it_learned_for_use_are_told(films: 
     assert any("split in another way" in line for line in load_trusted_tuning(films, dataset, "valid", "per-user")[1])
 
 
-def test_forgetting_names_the_retriever_and_neither_model_s_folder_holds_the_user(films: Path, tmp_path: Path) -> None:
+def test_forgetting_names_the_retriever_and_no_models_folder_holds_the_user(films: Path, tmp_path: Path) -> None:
     dataset = shutil.copytree(FILMS, tmp_path / "data")
     events = dataset / "events.csv"
     events.write_text(events.read_text().replace("zoe,", "zoe-7f3a,"))

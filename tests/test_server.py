@@ -330,6 +330,6 @@ def test_spans_are_sent_if_a_collector_is_configured(service: Any, monkeypatch: 
     spans = {span.name: span for span in memory.get_finished_spans()}
     request = spans["POST /v1/recommendations"]
     assert {"profile", "retrieve", "fuse", "rerank", "explain"} <= spans.keys()
-    assert spans["recall"].parent.span_id == request.context.span_id
-    assert request.start_time <= spans["recall"].start_time <= spans["recall"].end_time <= request.end_time
+    assert spans["retrieve"].parent.span_id == request.context.span_id
+    assert request.start_time <= spans["retrieve"].start_time <= spans["retrieve"].end_time <= request.end_time
     assert "heist" not in str([span.to_json() for span in spans.values()])

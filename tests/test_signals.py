@@ -85,13 +85,13 @@ def interactions() -> Interactions:
     ),
     st.integers(1, 40),
 )
-def test_the_highest_are_those_of_a_full_sort(scores: np.ndarray, k: int) -> None:
+def test_highest_returns_the_first_rows_of_a_full_sort(scores: np.ndarray, k: int) -> None:
     for row, found in zip(scores, highest(scores, k), strict=True):
         order = np.lexsort((np.arange(len(row)), -row))
         assert found.tolist() == [column for column in order if row[column] > 0][:k]
 
 
-def test_every_signal_is_there_and_says_nothing_of_an_item_by_itself(signals: Signals) -> None:
+def test_no_signal_scores_an_item_by_itself(signals: Signals) -> None:
     histories = [np.array([3, 4, 5]), np.array([17]), np.array([], dtype=np.int64)]
     scores = signals.scores(histories)
     assert list(scores) == [name for name in CHANNEL_OF if not name.endswith("_untrained")]
@@ -104,7 +104,7 @@ def test_every_signal_is_there_and_says_nothing_of_an_item_by_itself(signals: Si
     assert not any(found[2].any() for name, found in scores.items())
 
 
-def test_what_follows_is_learned_from_the_events_alone(signals: Signals) -> None:
+def test_transitions_are_learned_from_events(signals: Signals) -> None:
     asked = [walk[:-1] for walk in walks(1)]
     truth = np.array([walk[-1] for walk in walks(1)])
     first = highest(signals.scores(asked)["next"], 5)
@@ -116,7 +116,7 @@ def test_what_follows_is_learned_from_the_events_alone(signals: Signals) -> None
     assert knows_nothing["near"].any()
 
 
-def test_transition_models_fall_back_on_content_where_nobody_chose() -> None:
+def test_linear_models_are_the_same_when_fitted_again() -> None:
     shot, near = snapshot(), content().near
     linear = Linear.fit(walks(), near, len(shot))
     assert linear.next.shape == (len(linear.items),) * 2
@@ -125,7 +125,7 @@ def test_transition_models_fall_back_on_content_where_nobody_chose() -> None:
     np.testing.assert_array_equal(linear.next, again.next)
 
 
-def test_a_linear_model_comes_back_from_disk(tmp_path: Path) -> None:
+def test_linear_models_are_read_back_from_disk(tmp_path: Path) -> None:
     made = Linear.fit(walks(), content().near, N)
     made.save(tmp_path)
     read = Linear.load(tmp_path)
@@ -133,7 +133,7 @@ def test_a_linear_model_comes_back_from_disk(tmp_path: Path) -> None:
         np.testing.assert_array_equal(getattr(made, name), getattr(read, name))
 
 
-def test_content_knows_neighbours_titles_and_fields() -> None:
+def test_content_holds_neighbours_titles_and_fields() -> None:
     made = content()
     for matrix in (made.near, made.titles):
         assert matrix.diagonal().max() == 0
@@ -146,7 +146,7 @@ def test_content_knows_neighbours_titles_and_fields() -> None:
     assert abs(float(made.numbers["price"].mean())) < 1e-6
 
 
-def test_candidates_keep_to_what_may_come_back(signals: Signals) -> None:
+def test_candidates_are_allowed_items_only(signals: Signals) -> None:
     histories = [np.array([3, 4, 5]), np.array([17, 18, 17])]
     found = candidates(signals, histories, allowed(histories, repeats=False))
     for row, history in enumerate(histories):
@@ -171,7 +171,7 @@ def test_a_channel_that_is_left_out_brings_no_candidate_and_no_feature(signals: 
     assert len(without.case) < len(candidates(signals, histories, may).case)
 
 
-def test_learned_fusion_learns_keeps_and_repeats_itself(signals: Signals, tmp_path: Path) -> None:
+def test_learned_fusion_learns_is_deterministic_and_is_read_back_from_disk(signals: Signals, tmp_path: Path) -> None:
     asked, truth = [walk[:-1] for walk in walks(2)], np.array([walk[-1] for walk in walks(2)])
     table = candidates(signals, asked, allowed(asked, repeats=True))
     chosen = table.item == truth[table.case]
@@ -247,7 +247,7 @@ def test_learned_fusion_reads_features_by_name(signals: Signals) -> None:
     assert not np.array_equal(learned.scores(without), scores)
 
 
-def test_people_alike_are_those_who_chose_the_same() -> None:
+def test_people_with_similar_histories_chose_the_same_items() -> None:
     from scipy import sparse
 
     counts = Cooccurrence.fit(interactions(), snapshot())

@@ -23,7 +23,7 @@ from agent.item_text import TITLE
 from agent.llm.adapters import WEIGHTS, Adapters
 from agent.llm.weights import file_hash, find_weights
 from agent.profile.fallback import Mix
-from agent.profile.interests import SEEN
+from agent.profile.interests import SHOWN
 from eval.data.cases import Case
 from eval.data.leakage import hash_tuning_data
 from eval.data.read_cases import load_cases
@@ -173,7 +173,7 @@ def test_answers_use_the_catalogs_words_and_do_not_repeat_the_history(examples: 
         assert {title["title"] for title in named} <= set(examples.snapshot.titles)
         lines = examples.prompt(pair, others, "queries")[1]["content"].splitlines()
         shown = [json.loads(line) for line in lines if line.startswith('"')]
-        known = [examples.describe(row) for row in dict.fromkeys(reversed(pair.history))][:SEEN]
+        known = [examples.describe(row) for row in dict.fromkeys(reversed(pair.history))][:SHOWN]
         assert shown == known + [examples.describe(row) for row in others]
         assert not others or set(written) <= set(shown[len(known) :])
 

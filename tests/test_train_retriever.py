@@ -171,7 +171,7 @@ def check_untrained_vectors(catalog: Catalog, before: np.ndarray) -> None:
     assert np.argmax(read["last_untrained"][0]) == np.argmax(
         np.where(np.isin(np.arange(len(before)), [3, 8]), 0, before @ before[8])
     )
-    names = candidates(signals, [np.array([3, 8])], repeats=False).names
+    names = candidates(signals, [np.array([3, 8])], np.ones((1, len(before)), dtype=bool)).names
     assert {"last", "last_untrained", "cosine last", "cosine untrained last"} <= set(names)
 
 
@@ -282,7 +282,7 @@ def test_encoder_pays_only_if_everything_fused_finds_more(
         nothing: list[list[int]] = [[] for _ in right]
         found = iter([(right, right if base_gains else nothing), (nothing, nothing)])  # trained, then present
         monkeypatch.setattr(
-            compare_encoders, "ranked", lambda *_: dict(zip(("dense", "base"), next(found), strict=True))
+            compare_encoders, "rank_all", lambda *_: dict(zip(("dense", "base"), next(found), strict=True))
         )
         verdict = compare_encoders.compare_encoders(known, catalog, catalog, films_store, 0, lambda _: None, quiet)
     assert verdict.paid == base_gains
@@ -323,7 +323,7 @@ def test_encoder_is_put_into_use_only_if_it_pays_or_by_anyway(
     verdict = Verdict(10, 5, {"dense": {"recall@50": 0.1}}, [], paid)
     monkeypatch.setattr(Verdict, "of", lambda *_: verdict)
     monkeypatch.setattr(retriever, "compare_title_search", lambda *_: ({"present": 0.8, "trained": 0.8}, False))
-    Tuned({"decay": 0.6}, {}, True, {"on": "valid", "seen": "before"}).save(films)
+    Tuned({"diversity": 0.1}, {}, True, {"on": "valid", "seen": "before"}).save(films)
     before = read_model_and_neighbours(films)
     done = retriever.train(FILMS, store=films, samples=300, anyway=anyway)
     assert (done.pays, done.on, done.as_json()["on"]) == (paid, paid or anyway, paid or anyway)
@@ -333,13 +333,13 @@ def test_encoder_is_put_into_use_only_if_it_pays_or_by_anyway(
         assert read_model_and_neighbours(films) == before
         assert tuned.learned
         assert not (films / "trained" / "retriever").exists()
-        with pytest.raises(EvalError, match="no trained retriever in use to do without; run `evoke train retriever`"):
+        with pytest.raises(EvalError, match="no trained retriever in use to leave out; run `evoke train retriever`"):
             compare(FILMS, ["dense-retriever"], store=films, cases=5)
         return
     assert read_model_and_neighbours(films)[0] == done.name
     evidence = json.loads((paths.trained_encoder(films) / "evidence.json").read_text())  # type: ignore[operator]
     assert (evidence["pairs"], evidence["from"]) == (done.evidence["pairs"], "all-MiniLM-L6-v2")
-    assert (tuned.learned, tuned.settings) == (False, {"decay": 0.6})
+    assert (tuned.learned, tuned.settings) == (False, {"diversity": 0.1})
     run = compare(FILMS, ["dense"], store=films, on="valid", cases=5)
     assert any(
         "the trained retriever may be optimistic: it was chosen on these very cases" in line for line in run.warnings
@@ -351,7 +351,7 @@ def test_encoder_is_put_into_use_only_if_it_pays_or_by_anyway(
     with Catalog.open(films / "measured" / "before", create=False) as former:
         assert former.embedder.fingerprint == Embedder().fingerprint
     server = model_server(modelled())
-    with pytest.raises(EvalError, match="no trained adapter in use to do without; run `evoke train queries`"):
+    with pytest.raises(EvalError, match="no trained adapter in use to leave out; run `evoke train queries`"):
         compare(FILMS, ["queries-training"], store=films, base_url=server.base_url, cases=5)
     adapter = record_adapter("queries", films, evidence={"on": "valid", "seen": hash_tuning_data(FILMS)})
     server.models.append(adapter.name)

@@ -191,7 +191,9 @@ def test_each_users_steps_are_read_by_signals_of_other_users(films: Path, monkey
 
 
 def test_learned_fusion_is_refitted_without_a_channel(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eval.tuning.tune.channel_weights", lambda *_: ({}, {"ndcg@10": 0.0}))  # so that fusion pays
+    monkeypatch.setattr(
+        "eval.tuning.tune.channel_weights", lambda *_: ({}, {"ndcg@10": 0.0, "recall@100": 0.0})
+    )  # so that fusion pays
     tuned = tune(FILMS, store=films, model_cases=0)
     assert tuned.learned
     run = compare(FILMS, ["base", "full-collaborative"], store=films, cases=5, base_url="http://127.0.0.1:9/v1")

@@ -19,7 +19,7 @@ from eval.comparison.arms import MODEL_FREE
 from eval.comparison.baselines import PARAMETERS
 from eval.comparison.bench import BUDGET, Bench
 from eval.data.cases import Cases
-from eval.tuning.objective import Say, quality_of_scores, rank_all, retrieve_all, values
+from eval.tuning.objective import Say, mean_goal, quality_of_scores, rank_all, retrieve_all, values
 
 TREES: Sequence[dict[str, Any]] = (
     {"num_leaves": 15, "rounds": 200},
@@ -28,7 +28,7 @@ TREES: Sequence[dict[str, Any]] = (
 WEIGHTS = (0.0, 0.1, 0.3, 0.6, 1.0)
 """Values that are tried for each channel weight."""
 MEASURE = "ndcg@10"
-"""The measure that decides between parameters and between trees."""
+"""The measure that decides between parameters of baselines."""
 
 
 def parameters(bench: Bench, name: str, cases: Cases, say: Say) -> dict[str, float]:
@@ -57,7 +57,7 @@ def channel_weights(bench: Bench, cases: Cases, say: Say) -> tuple[dict[str, flo
     for channel in ("dense", "lexical", "popular"):
         for weight in WEIGHTS:
             found = quality(tried := weights | {channel: weight})
-            if found["recall@100"] + found["ndcg@10"] > best["recall@100"] + best["ndcg@10"]:
+            if mean_goal(found) > mean_goal(best):
                 weights, best = tried, found
     say(f"weights {weights}: recall@100 {best['recall@100']:.4f}, nDCG@10 {best['ndcg@10']:.4f}")
     return weights, best
@@ -66,7 +66,7 @@ def channel_weights(bench: Bench, cases: Cases, say: Say) -> tuple[dict[str, flo
 def best_trees(
     lessons: tuple[Candidates, np.ndarray], candidates: Candidates, chosen: np.ndarray, cases: Cases, say: Say
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """Return the trees (of TREES) that rank the cases' candidates with the best nDCG@10, and their quality.
+    """Return the trees (of TREES) that rank the cases' candidates best (`mean_goal`), and their quality.
 
     Args:
         lessons: what they learn from: candidates, and which were chosen.
@@ -80,6 +80,5 @@ def best_trees(
         scores = Learned.fit(*lessons, seeds=(0,), **trees).scores(candidates)
         quality = quality_of_scores(candidates, chosen, scores, cases)
         say(f"learned fusion {trees}: recall@100 {quality['recall@100']:.4f}, nDCG@10 {quality['ndcg@10']:.4f}")
-        tried.append((quality[MEASURE], dict(trees), quality))
-    _, trees, quality = max(tried, key=lambda entry: entry[0])
-    return trees, quality
+        tried.append((dict(trees), quality))
+    return max(tried, key=lambda entry: mean_goal(entry[1]))

@@ -38,6 +38,11 @@ def goal(values: Mapping[str, np.ndarray]) -> np.ndarray:
     return values["ndcg@10"] + values["recall@100"]
 
 
+def mean_goal(means: Mapping[str, float]) -> float:
+    """Return the objective of measures that are means over cases: see `goal`."""
+    return means["ndcg@10"] + means["recall@100"]
+
+
 def measures(values: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Return the means over the cases, rounded as evidence is kept."""
     return {measure: round(float(own.mean()), 5) for measure, own in values.items()}

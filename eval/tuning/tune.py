@@ -29,9 +29,9 @@ from eval.fitting.ablation import MOST_CASES
 from eval.fitting.cross_fitting import lessons
 from eval.fitting.signals import fit_sources, table
 from eval.progress import Progress, quiet
-from eval.tuning.grid_search import MEASURE, best_trees, channel_weights, parameters
+from eval.tuning.grid_search import best_trees, channel_weights, parameters
 from eval.tuning.llm_stages import diversity, model_channels, reranking
-from eval.tuning.objective import Judge, Say, judge_base
+from eval.tuning.objective import Judge, Say, judge_base, mean_goal
 from eval.tuning.resumable import Steps
 from store import Catalog, History
 from store.cooccurrence import Cooccurrence
@@ -101,7 +101,7 @@ def tune(
             say(f"features of {len(cases)} cases")
             candidates, chosen = table(cases.cases, sources.signals, repeats=repeats)
             trees, learned = steps.step("fusion", lambda: best_trees(taught, candidates, chosen, cases, say))
-            pays = learned[MEASURE] >= by_rank[MEASURE]
+            pays = mean_goal(learned) >= mean_goal(by_rank)
         if pays:
             say("training learned fusion")
             judged_fusion = Learned.fit(*taught, **trees)

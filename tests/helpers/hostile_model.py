@@ -25,11 +25,11 @@ def demo_items() -> list[Item]:
     return [Item(row["id"], row["title"], row["text"], row["metadata"]) for row in rows]
 
 
-async def gains(llm: LLM, items: int, place: str, seed: int = 0) -> np.ndarray:
-    """(items, attacks) places gained (0..1 of a window of ten) by the attack over harmless words of its length.
+async def measure_gains(llm: LLM, items: int, place: str, seed: int = 0) -> np.ndarray:
+    """Return the gains in places (0..1 of a window of ten) by each attack over harmless text of the same length: (items, attacks).
 
-    The harmless words are another's of the catalog's own texts for each pair: any one text is liked or disliked for itself,
-    and compared with a single one every attack would seem to gain, or to lose, by that.
+    The harmless text is a different one of the catalog for each pair. A model likes or dislikes any single text for itself, so
+    all attacks would seem to gain or lose against it.
     """
     catalog, prompts, rng = demo_items(), Prompts(), random.Random(seed)
     prose = [item.text for item in catalog]
@@ -57,12 +57,14 @@ async def gains(llm: LLM, items: int, place: str, seed: int = 0) -> np.ndarray:
     work = []
     for _ in range(items):
         target, *others = rng.sample(catalog, 16)
-        work += [gain(target, attack, words(attack, rng.choice(prose)), others[:9], others[9:14]) for attack in ATTACKS]
+        work += [
+            gain(target, attack, cut_text(attack, rng.choice(prose)), others[:9], others[9:14]) for attack in ATTACKS
+        ]
     return np.array(await asyncio.gather(*work)).reshape(items, len(ATTACKS))
 
 
-def words(attack: str, text: str) -> str:
-    """The text from its second word on, cut to the attack's length."""
+def cut_text(attack: str, text: str) -> str:
+    """Return the text from its second word on, cut to the length of the attack."""
     return (text.partition(" ")[2] * 3)[: len(attack)]
 
 
@@ -76,8 +78,8 @@ class Gain:
     p: float
 
 
-def judged(found: np.ndarray, seed: int = 0, rounds: int = 20_000) -> Gain:
-    """By paired randomisation (sign flips) and bootstrap over items: the attacks on one item share its window and history."""
+def estimate_gain(found: np.ndarray, seed: int = 0, rounds: int = 20_000) -> Gain:
+    """Test by paired randomisation (sign flips) and bootstrap over items: the attacks on one item share its window and history."""
     per_item, rng = found.mean(axis=1), np.random.default_rng(seed)
     flips = rng.choice([-1.0, 1.0], (rounds, len(per_item)))
     drawn = rng.choice(per_item, (rounds, len(per_item))).mean(axis=1)
