@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import sparse
 
 from store.cache import load_or_build
 from store.sparse import rows_summing_to_one, strongest, without_diagonal
@@ -53,9 +54,7 @@ class Cooccurrence:
     def of(cls, history: History, snapshot: Snapshot, folder: Path | None) -> Cooccurrence:
         """Return the statistics of a whole history, from the cache in the store's folder unless items or events have changed."""
         version = f"{snapshot.version}.{history.version}"
-        return load_or_build(
-            folder, "cooccurrence", version, lambda: cls.fit(history.interactions(), snapshot), _save, _load
-        )
+        return load_or_build(folder, "cooccurrence", version, cls, lambda: cls.fit(history.interactions(), snapshot))
 
     @classmethod
     def fit(cls, interactions: Interactions, snapshot: Snapshot) -> Cooccurrence:
@@ -101,8 +100,6 @@ class Cooccurrence:
     @cached_property
     def _choosers(self) -> Any:
         """Return which users chose each item, (n, m) CSR; rare items and users with short histories weigh more."""
-        from scipy import sparse
-
         chosen_by = np.asarray(self.people.sum(axis=0)).ravel()
         rarity = np.log(1 + self.people.shape[0] / np.maximum(chosen_by, 1)).astype(np.float32)
         lengths = np.asarray(self.people.sum(axis=1)).ravel()
@@ -165,16 +162,12 @@ def _weighted_sum(matrix: Any, rows: np.ndarray, weights: np.ndarray) -> np.ndar
 
 
 def _people(users: np.ndarray, rows: np.ndarray, n: int) -> Any:
-    from scipy import sparse
-
     m = int(users.max()) + 1 if len(users) else 1
     return sparse.csr_matrix((np.ones(len(rows), np.float32), (users, rows)), shape=(m, n)).sign()
 
 
 def _cooccurrences(people: Any) -> tuple[Any, Any]:
     """Return the shared users of two items, over the geometric mean of both items' users, and over the row's users."""
-    from scipy import sparse
-
     n = people.shape[1]
     lengths = np.asarray(people.sum(axis=1)).ravel()
     counts = np.asarray(people.sum(axis=0)).ravel()
@@ -183,10 +176,7 @@ def _cooccurrences(people: Any) -> tuple[Any, Any]:
     columns = people.tocsc()
     goes_with, given = [], []
     for start in range(0, n, _BLOCK):
-        shared = (columns[:, start : start + _BLOCK].T @ weighed).tocsr()
-        own = np.repeat(np.arange(shared.shape[0]), np.diff(shared.indptr)) + start
-        shared.data[shared.indices == own] = 0
-        shared.eliminate_zeros()
+        shared = without_diagonal((columns[:, start : start + _BLOCK].T @ weighed).tocsr(), start)
         mine = counts[start : start + _BLOCK]
         by_mine = sparse.diags((1 / np.sqrt(np.maximum(mine, 1))).astype(np.float32))
         goes_with.append(strongest((by_mine @ shared @ root).tocsr(), _NEIGHBOURS))
@@ -198,8 +188,6 @@ def _cooccurrences(people: Any) -> tuple[Any, Any]:
 
 def _count_transitions(users: np.ndarray, rows: np.ndarray, n: int) -> Any:
     """Return how often an item (column) followed another (row) in one history within a few steps, weighted by 1/distance."""
-    from scipy import sparse
-
     total = sparse.csr_matrix((n, n), dtype=np.float32)
     for step in range(1, _WINDOW + 1):
         same = users[step:] == users[:-step]
@@ -210,33 +198,4 @@ def _count_transitions(users: np.ndarray, rows: np.ndarray, n: int) -> Any:
 
 def _shares(steps: Any, counts: np.ndarray) -> Any:
     """Return transitions divided by the row's count plus two, which damps the shares of rare items."""
-    from scipy import sparse
-
     return strongest((sparse.diags((1 / (counts + 2)).astype(np.float32)) @ steps).tocsr(), _NEIGHBOURS)
-
-
-_MATRICES = ("goes_with", "given", "followed_by", "preceded_by", "people")
-
-
-def _save(fitted: Cooccurrence, folder: Path) -> None:
-    from scipy import sparse
-
-    for field in fields(fitted):
-        value = getattr(fitted, field.name)
-        if field.name in _MATRICES:
-            sparse.save_npz(folder / f"{field.name}.npz", value, compressed=False)
-        else:
-            np.save(folder / f"{field.name}.npy", value)
-
-
-def _load(folder: Path) -> Cooccurrence:
-    from scipy import sparse
-
-    return Cooccurrence(
-        **{
-            field.name: sparse.load_npz(folder / f"{field.name}.npz")
-            if field.name in _MATRICES
-            else np.load(folder / f"{field.name}.npy")
-            for field in fields(Cooccurrence)
-        }
-    )

@@ -9,10 +9,10 @@ their text.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from store.sparse import rows_summing_to_one
 
@@ -56,8 +56,6 @@ class Linear:
             ridge: EASE's lambda.
             pull: the strength of the transitions' regularisation towards content, as a multiple of the mean diagonal.
         """
-        from scipy import sparse
-
         flat = np.concatenate(sequences) if sequences else np.zeros(0, dtype=np.int64)
         counts = np.bincount(flat, minlength=n)
         items = np.flatnonzero(counts)
@@ -70,16 +68,6 @@ class Linear:
         prior = 0.3 * rows_summing_to_one(near)[items][:, items].toarray()
         solved = [_transitions(sequences, position, len(items), reach, prior, pull) for reach in REACHES.values()]
         return cls(items, _ease((chosen.T @ chosen).toarray(), ridge), *solved)
-
-    def save(self, folder: Path) -> None:
-        """Write the matrices into the folder."""
-        for name in ("items", "ease", "next", "later"):
-            np.save(folder / f"{name}.npy", getattr(self, name))
-
-    @classmethod
-    def load(cls, folder: Path) -> Linear:
-        """Read the matrices from the folder, mapped from disk."""
-        return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("items", "ease", "next", "later")))
 
 
 def _ease(gram: np.ndarray, ridge: float) -> np.ndarray:
@@ -110,8 +98,6 @@ def _transitions(
 
 def _pasts_and_futures(sequences: list[np.ndarray], position: np.ndarray, m: int, reach: Reach) -> tuple[Any, Any]:
     """Return decayed pasts and futures, a row for each cut of each sequence; a sequence with c cuts weighs 1/sqrt(c) a cut."""
-    from scipy import sparse
-
     past_decay = np.exp(-np.arange(reach.most_past) / reach.past)
     future_decay = np.exp(-np.arange(reach.most_future) / reach.future)
     parts: tuple[list[np.ndarray], ...] = ([], [], [], [], [], [])

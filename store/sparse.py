@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 
 def strongest(matrix: Any, k: int) -> Any:
     """Return the CSR matrix with only the k largest entries of each row."""
-    from scipy import sparse
-
     matrix = matrix.tocsr()
     lengths = np.diff(matrix.indptr)
     if not len(lengths) or lengths.max() <= k:
@@ -41,25 +40,27 @@ def highest(scores: np.ndarray, k: int) -> list[np.ndarray]:
     return found
 
 
+def best_first(scores: np.ndarray, k: int) -> np.ndarray:
+    """Return the positions of the k highest scores, (n,), best first; all positions if there are fewer."""
+    best = np.argpartition(-scores, k - 1)[:k] if k < len(scores) else np.arange(len(scores))
+    return best[np.argsort(-scores[best], kind="stable")]
+
+
 def rows_summing_to_one(matrix: Any) -> Any:
     """Return the matrix with every row divided by its sum; empty rows stay empty."""
-    from scipy import sparse
-
     sums = np.asarray(matrix.sum(axis=1)).ravel()
     return (sparse.diags((1 / np.maximum(sums, 1e-9)).astype(np.float32)) @ matrix).tocsr()
 
 
 def rows_scaled_to_best(matrix: Any) -> Any:
     """Return the matrix with every row divided by its largest entry; empty rows stay empty."""
-    from scipy import sparse
-
     best = matrix.max(axis=1).toarray().ravel() if matrix.nnz else np.ones(matrix.shape[0])
     return (sparse.diags((1 / np.maximum(best, 1e-9)).astype(np.float32)) @ matrix).tocsr()
 
 
-def without_diagonal(matrix: Any) -> Any:
-    """Return the square CSR matrix with an empty diagonal (the matrix itself is changed)."""
-    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+def without_diagonal(matrix: Any, start: int = 0) -> Any:
+    """Return the rows from `start` on of a square CSR matrix with an empty diagonal (the matrix itself is changed)."""
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr)) + start
     matrix.data[rows == matrix.indices] = 0
     matrix.eliminate_zeros()
     return matrix

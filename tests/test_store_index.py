@@ -73,7 +73,6 @@ def test_indexing_a_dataset_again_changes_nothing(dataset: Path, store: Path, em
     assert sorted(path.name.partition("-")[0] for path in (store / "derived").iterdir()) == [
         "cooccurrence",
         "lexical",
-        "schema",
         "snapshot",
     ]
 
