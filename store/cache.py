@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from scipy import sparse
 
 T = TypeVar("T")
 
@@ -54,6 +53,8 @@ def delete_cached(folder: Path, name: str) -> None:
 
 
 def _save(value: Any, folder: Path) -> None:
+    from scipy import sparse
+
     for field in fields(value):
         part, file = getattr(value, field.name), folder / field.name
         if isinstance(part, np.ndarray):
@@ -65,6 +66,8 @@ def _save(value: Any, folder: Path) -> None:
 
 
 def _load(kind: type[T], folder: Path) -> T:
+    from scipy import sparse
+
     read: dict[str, Callable[[Path], Any]] = {
         ".npy": lambda file: np.load(file, mmap_mode="r"),
         ".npz": sparse.load_npz,

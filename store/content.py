@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse
 
 from store.cache import load_or_build
 from store.lexical import bm25
-from store.sparse import highest, rows_scaled_to_best, strongest, without_diagonal
+from store.sparse import from_entries, highest, rows_scaled_to_best, scale, stack, strongest, without_diagonal
 
 if TYPE_CHECKING:
     from store.catalog import Catalog
@@ -62,34 +61,31 @@ def _build(catalog: Catalog, snapshot: Snapshot) -> Content:
 
 
 def _near(vectors: np.ndarray) -> Any:
-    n, k = len(vectors), min(_NEIGHBOURS, len(vectors) - 1)
-    if k < 1:
-        return sparse.csr_matrix((n, n), dtype=np.float32)
-    columns, values = [], []
+    n = len(vectors)
+    columns, values = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
     for start in range(0, n, _BLOCK):
         similarity = vectors[start : start + _BLOCK] @ vectors.T
         at = np.arange(len(similarity))
         similarity[at, at + start] = 0
-        for row, best in zip(similarity, highest(similarity, k), strict=True):
+        for row, best in zip(similarity, highest(similarity, min(_NEIGHBOURS, n - 1)), strict=True):
             columns.append(best)
             values.append(row[best])
-    ends = np.cumsum([0] + [len(best) for best in columns])
-    sharp = np.concatenate(values) ** _SHARPNESS
-    return sparse.csr_matrix((sharp, np.concatenate(columns), ends), shape=(n, n), dtype=np.float32)
+    rows = np.repeat(np.arange(n), [len(best) for best in columns[1:]])
+    return from_entries(np.concatenate(values) ** _SHARPNESS, rows, np.concatenate(columns), (n, n))
 
 
 def _titles(titles: list[str]) -> Any:
     """Return BM25 (k1 1.2) of every title as a query for every other; words that are in very many titles are not used."""
     n = len(titles)
     weighed, _ = bm25(titles, k1=1.2)
-    weighed = weighed @ sparse.diags((np.diff(weighed.indptr) <= max(1000, n // 50)).astype(np.float32))
+    weighed = scale(weighed, columns=np.diff(weighed.indptr) <= max(1000, n // 50))
     weighed.eliminate_zeros()
-    query, by_word = weighed.sign().tocsr(), weighed.T.tocsr()
+    query, by_word = weighed.sign(), weighed.T.tocsr()
     blocks = []
-    for start in range(0, n, _BLOCK):
+    for start in range(0, max(n, 1), _BLOCK):
         block = without_diagonal((query[start : start + _BLOCK] @ by_word).tocsr(), start)
         blocks.append(rows_scaled_to_best(strongest(block, _TITLES)))
-    return sparse.vstack(blocks, format="csr") if blocks else sparse.csr_matrix((n, n), dtype=np.float32)
+    return stack(blocks)
 
 
 def _fields(metadata: list[dict[str, Any]]) -> tuple[Any, np.ndarray, list[str]]:
@@ -105,11 +101,11 @@ def _fields(metadata: list[dict[str, Any]]) -> tuple[Any, np.ndarray, list[str]]
             for word in _texts_of(value):
                 rows.append(row)
                 columns.append(known.setdefault((name, word), len(known)))
-    counts = sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), shape=(n, max(len(known), 1))).sign()
-    idf = np.log(n / np.maximum(np.bincount(counts.indices, minlength=counts.shape[1]), 1))
-    weighed = (counts @ sparse.diags(idf.astype(np.float32))).tocsr()
+    counts = from_entries(1, rows, columns, (n, max(len(known), 1))).sign()
+    held = np.bincount(counts.indices, minlength=counts.shape[1])
+    weighed = scale(counts, columns=np.log(n / np.maximum(held, 1)))
     lengths = np.sqrt(np.asarray(weighed.multiply(weighed).sum(axis=1)).ravel())
-    unit = (sparse.diags((1 / np.maximum(lengths, 1e-9)).astype(np.float32)) @ weighed).tocsr()
+    unit = scale(weighed, rows=1 / np.maximum(lengths, 1e-9))
     standardised = {name: _standardise(values) for name, values in numbers.items() if _is_informative(values)}
     return unit, np.array(list(standardised.values()), dtype=np.float32), list(standardised)
 

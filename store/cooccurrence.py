@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse
 
 from store.cache import load_or_build
-from store.sparse import rows_summing_to_one, strongest, without_diagonal
+from store.sparse import from_entries, rows_summing_to_one, scale, stack, strongest, without_diagonal
 
 if TYPE_CHECKING:
     from store.history import History, Interactions
@@ -101,10 +100,9 @@ class Cooccurrence:
     def _choosers(self) -> Any:
         """Return which users chose each item, (n, m) CSR; rare items and users with short histories weigh more."""
         chosen_by = np.asarray(self.people.sum(axis=0)).ravel()
-        rarity = np.log(1 + self.people.shape[0] / np.maximum(chosen_by, 1)).astype(np.float32)
+        rarity = np.log(1 + self.people.shape[0] / np.maximum(chosen_by, 1))
         lengths = np.asarray(self.people.sum(axis=1)).ravel()
-        length = (np.maximum(lengths, 1) ** -0.35).astype(np.float32)
-        return (sparse.diags(rarity) @ self.people.T @ sparse.diags(length)).tocsr()
+        return scale(self.people.T, rows=rarity, columns=np.maximum(lengths, 1) ** -0.35)
 
 
 def to_rows(interactions: Interactions, snapshot: Snapshot) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -163,7 +161,7 @@ def _weighted_sum(matrix: Any, rows: np.ndarray, weights: np.ndarray) -> np.ndar
 
 def _people(users: np.ndarray, rows: np.ndarray, n: int) -> Any:
     m = int(users.max()) + 1 if len(users) else 1
-    return sparse.csr_matrix((np.ones(len(rows), np.float32), (users, rows)), shape=(m, n)).sign()
+    return from_entries(1, users, rows, (m, n)).sign()
 
 
 def _cooccurrences(people: Any) -> tuple[Any, Any]:
@@ -171,31 +169,27 @@ def _cooccurrences(people: Any) -> tuple[Any, Any]:
     n = people.shape[1]
     lengths = np.asarray(people.sum(axis=1)).ravel()
     counts = np.asarray(people.sum(axis=0)).ravel()
-    weighed = (sparse.diags((1 / np.maximum(1, np.log(np.maximum(lengths, 1)))).astype(np.float32)) @ people).tocsc()
-    root = sparse.diags((1 / np.sqrt(np.maximum(counts, 1))).astype(np.float32))
-    columns = people.tocsc()
+    weighed = scale(people, rows=1 / np.maximum(1, np.log(np.maximum(lengths, 1)))).tocsc()
+    columns, root = people.tocsc(), 1 / np.sqrt(np.maximum(counts, 1))
     goes_with, given = [], []
-    for start in range(0, n, _BLOCK):
-        shared = without_diagonal((columns[:, start : start + _BLOCK].T @ weighed).tocsr(), start)
-        mine = counts[start : start + _BLOCK]
-        by_mine = sparse.diags((1 / np.sqrt(np.maximum(mine, 1))).astype(np.float32))
-        goes_with.append(strongest((by_mine @ shared @ root).tocsr(), _NEIGHBOURS))
-        given.append(strongest((sparse.diags((1 / (mine + 1)).astype(np.float32)) @ shared).tocsr(), _NEIGHBOURS))
-    if not goes_with:
-        return sparse.csr_matrix((n, n), dtype=np.float32), sparse.csr_matrix((n, n), dtype=np.float32)
-    return sparse.vstack(goes_with, format="csr"), sparse.vstack(given, format="csr")
+    for start in range(0, max(n, 1), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        shared = without_diagonal((columns[:, block].T @ weighed).tocsr(), start)
+        goes_with.append(strongest(scale(shared, rows=root[block], columns=root), _NEIGHBOURS))
+        given.append(strongest(scale(shared, rows=1 / (counts[block] + 1)), _NEIGHBOURS))
+    return stack(goes_with), stack(given)
 
 
 def _count_transitions(users: np.ndarray, rows: np.ndarray, n: int) -> Any:
     """Return how often an item (column) followed another (row) in one history within a few steps, weighted by 1/distance."""
-    total = sparse.csr_matrix((n, n), dtype=np.float32)
+    total = from_entries(0, [], [], (n, n))
     for step in range(1, _WINDOW + 1):
         same = users[step:] == users[:-step]
         before, after = rows[:-step][same], rows[step:][same]
-        total += sparse.csr_matrix((np.full(len(before), 1 / step, dtype=np.float32), (before, after)), shape=(n, n))
+        total += from_entries(1 / step, before, after, (n, n))
     return without_diagonal(total.tocsr())
 
 
 def _shares(steps: Any, counts: np.ndarray) -> Any:
     """Return transitions divided by the row's count plus two, which damps the shares of rare items."""
-    return strongest((sparse.diags((1 / (counts + 2)).astype(np.float32)) @ steps).tocsr(), _NEIGHBOURS)
+    return strongest(scale(steps, rows=1 / (counts + 2)), _NEIGHBOURS)

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse
 
 from store.cache import load_or_build
 from store.records import Item
-from store.sparse import best_first
+from store.sparse import best_first, from_entries
 
 if TYPE_CHECKING:
     from store.catalog import Catalog
@@ -55,11 +54,13 @@ def bm25(texts: Sequence[str], k1: float = 1.5, stopwords: str | None = None) ->
 
     corpus = bm25s.tokenize(list(texts), token_pattern=_WORD, stopwords=stopwords, show_progress=False)
     if not any(corpus.ids):  # an index without any word cannot be built
-        return sparse.csc_matrix((len(texts), 0), dtype=np.float32), {}
+        return from_entries(0, [], [], (len(texts), 0)).tocsc(), {}
     index = bm25s.BM25(k1=k1)
     index.index(corpus, show_progress=False)
-    data, rows, ends = (index.scores[name] for name in ("data", "indices", "indptr"))
-    return sparse.csc_matrix((data, rows, ends), shape=(len(texts), len(ends) - 1)), index.vocab_dict
+    scores = index.scores
+    columns = np.repeat(np.arange(len(scores["indptr"]) - 1), np.diff(scores["indptr"]))
+    matrix = from_entries(scores["data"], scores["indices"], columns, (len(texts), len(scores["indptr"]) - 1))
+    return matrix.tocsc(), index.vocab_dict
 
 
 def _document(item: Item) -> str:
