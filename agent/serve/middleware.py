@@ -64,9 +64,8 @@ class Middleware:
                     tenant.running -= 1
                     tenant.metrics.running.dec()
                     tenant.metrics.count_request(route, status or 499, time.perf_counter() - started)
-                if span:
-                    span.update_name(f"{scope['method']} {route}")
-                    span.set_attribute("http.response.status_code", status)
+                span.update_name(f"{scope['method']} {route}")
+                span.set_attribute("http.response.status_code", status)
 
     def _admit(self, scope: Scope) -> Tenant | None:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
