@@ -61,13 +61,11 @@ class Serving(BaseModel):
     """`[serve]`: limits of `evoke serve`."""
 
     model_config = ConfigDict(extra="forbid")
-    origins: list[str] = Field(
-        default_factory=list, description="web origins whose pages may call the service (CORS); none by default"
-    )
-    body: int = Field(default=1_000_000, ge=1, description="size limit of a request in bytes")
-    rate: int = Field(default=1200, ge=1, description="requests per minute and API key")
-    concurrency: int = Field(default=256, ge=1, description="requests of a tenant that are processed at once")
-    deadline: float = Field(default=180, gt=0, description="time limit of an answer in seconds, streams included")
+    origins: list[str] = []  # web origins whose pages may call the service (CORS)
+    body: int = Field(default=1_000_000, ge=1)  # size limit of a request in bytes
+    rate: int = Field(default=1200, ge=1)  # requests per minute and API key
+    concurrency: int = Field(default=256, ge=1)  # requests of a tenant that are processed at once
+    deadline: float = Field(default=180, gt=0)  # time limit of an answer in seconds, streams included
 
 
 class TenantSettings(BaseModel):
@@ -102,43 +100,38 @@ class Settings(BaseSettings):
         None, validation_alias=AliasChoices("EVOKE_API_KEY", "OPENAI_API_KEY", "api_key"), repr=False
     )
     model: str | None = None
-    embedding_model: str | None = Field(
-        None, description="folder of the store's embedding model on this machine, if it is not a package or a hub name"
-    )
-    deadline: float | None = Field(
-        None, gt=0, description="time limit for all model stages of a request together, in seconds"
-    )
-    prompts: Path | None = Field(None, description="folder of prompt templates that override the built-in ones")
-    concurrency: int = Field(16, ge=1, description="model calls at once")
-    cache_salt: str | None = Field(
-        None, repr=False, description="vLLM shares cached prompts only between requests with the same salt"
-    )
+    embedding_model: str | None = None
+    """Folder of the store's embedding model on this machine, if it is not a package or a hub name."""
+    deadline: float | None = Field(None, gt=0)
+    """Time limit for all model stages of a request together, in seconds."""
+    prompts: Path | None = None
+    """Folder of prompt templates that override the built-in ones."""
+    concurrency: int = Field(16, ge=1)
+    """Model calls at once."""
+    cache_salt: str | None = Field(None, repr=False)
+    """vLLM shares cached prompts only between requests with the same salt."""
 
-    weights: dict[str, float] = Field(
-        default_factory=lambda: {
-            "queries": 0.3,
-            "named": 0.3,
-            "dense": 0.3,
-            "collaborative": 1.0,
-            "lexical": 0.2,
-            "popular": 0.1,
-        },
-        description="fusion weight of each channel; 0 switches a channel off",
-    )
-    diversity: float = Field(
-        0.0, ge=0, le=1, description="0: order by score only; 1: shown items as different as possible"
-    )
-    rank_weight: float = Field(
-        0.0, ge=0, le=1, description="share of the model's ranking in the score; 0 switches ranking off"
-    )
-    rank_depth: int = Field(20, ge=2, description="number of candidates that the model ranks")
+    weights: dict[str, float] = {
+        "queries": 0.3,
+        "named": 0.3,
+        "dense": 0.3,
+        "collaborative": 1.0,
+        "lexical": 0.2,
+        "popular": 0.1,
+    }
+    """Fusion weight of each channel; 0 switches a channel off."""
+    diversity: float = Field(0.0, ge=0, le=1)
+    """0: order by score only; 1: shown items as different as possible."""
+    rank_weight: float = Field(0.0, ge=0, le=1)
+    """Share of the model's ranking in the score; 0 switches ranking off."""
+    rank_depth: int = Field(20, ge=2)
+    """Number of candidates that the model ranks."""
     explain: bool = True
-    reading: float | None = Field(
-        None, ge=0, description="timeout of the LLM parser of chat messages in seconds; 0 uses the rules only"
-    )
+    reading: float | None = Field(None, ge=0)
+    """Timeout of the LLM parser of chat messages in seconds; 0 uses the rules only."""
 
     serve: Serving = Serving()
-    tenants: dict[str, TenantSettings] = Field(default_factory=dict, repr=False)
+    tenants: dict[str, TenantSettings] = Field({}, repr=False)
 
     @field_validator("weights")
     @classmethod

@@ -12,6 +12,9 @@ from store.errors import MissingExtra
 KS = (1, 3, 5, 10, 20, 50, 100)
 """List lengths that recall, nDCG and hit rate are measured at."""
 
+LENGTHS = ("0", "1-2", "3-5", "6-10", "11+")
+THIRDS = ("tail", "middle", "head")
+
 Ranked = Sequence[Sequence[str]]
 """The ranked item ids of each case."""
 
@@ -112,47 +115,43 @@ def _gini(times_shown: np.ndarray, n_items: int) -> float:
 
 def exclusive_recall(cases: Sequence[Case], ranked_by_channel: Mapping[str, Ranked], k: int = 100) -> dict[str, float]:
     """Return, for each channel, the share of targets that it alone has in its first k; the mean over cases."""
-    found = {name: _find_targets(cases, ranked, k) for name, ranked in ranked_by_channel.items()}
-    alone = {}
-    for name, own in found.items():
-        others = [other for key, other in found.items() if key != name]
-        shares = [
-            len(hits.difference(*(other[row] for other in others))) / len(case.targets)
-            for row, (case, hits) in enumerate(zip(cases, own, strict=True))
-        ]
-        alone[name] = float(np.mean(shares))
-    return alone
+    found, shares = _find_targets(cases, ranked_by_channel, k)
+    alone = found & (found.sum(axis=0) == 1)
+    return dict(zip(ranked_by_channel, (alone @ shares).tolist(), strict=True))
 
 
 def union_ceiling(cases: Sequence[Case], ranked_by_channel: Mapping[str, Ranked], k: int = 100) -> float:
     """Return the share of targets that any channel has in its first k: the upper bound for a fusion of these lists."""
-    found = [_find_targets(cases, ranked, k) for ranked in ranked_by_channel.values()]
-    shares = [len(set().union(*(own[row] for own in found))) / len(case.targets) for row, case in enumerate(cases)]
-    return float(np.mean(shares))
+    found, shares = _find_targets(cases, ranked_by_channel, k)
+    return float(found.any(axis=0) @ shares)
 
 
 def overlap(
     cases: Sequence[Case], ranked_by_channel: Mapping[str, Ranked], k: int = 100
 ) -> dict[str, dict[str, float | None]]:
     """Return, for each channel, the share of the targets it finds that each other channel finds too; None if it finds none."""
-    found = {name: _find_targets(cases, ranked, k) for name, ranked in ranked_by_channel.items()}
-    totals = {name: sum(map(len, own)) for name, own in found.items()}
+    found, _ = _find_targets(cases, ranked_by_channel, k)
+    both = found.astype(np.int64) @ found.T
     return {
         name: {
-            other: _count_shared(own, theirs) / totals[name] if totals[name] else None
-            for other, theirs in found.items()
+            other: n / own.sum() if own.any() else None
+            for other, n in zip(ranked_by_channel, row.tolist(), strict=True)
         }
-        for name, own in found.items()
+        for name, own, row in zip(ranked_by_channel, found, both, strict=True)
     }
 
 
-def _count_shared(own: Sequence[set[str]], theirs: Sequence[set[str]]) -> int:
-    return sum(len(ours & others) for ours, others in zip(own, theirs, strict=True))
-
-
-def _find_targets(cases: Sequence[Case], ranked: Ranked, k: int) -> list[set[str]]:
-    _check(cases, ranked)
-    return [set(case.targets).intersection(ids[:k]) for case, ids in zip(cases, ranked, strict=True)]
+def _find_targets(
+    cases: Sequence[Case], ranked_by_channel: Mapping[str, Ranked], k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which targets each channel has in its first k, (channels, targets) bool, and what each target counts in a mean over
+    cases, (targets,)."""
+    found = []
+    for ranked in ranked_by_channel.values():
+        _check(cases, ranked)
+        first = [set(ids[:k]) for ids in ranked]
+        found.append([target in ids for case, ids in zip(cases, first, strict=True) for target in case.targets])
+    return np.array(found), np.array([1 / len(case.targets) / len(cases) for case in cases for _ in case.targets])
 
 
 def label_cases(
@@ -166,13 +165,12 @@ def label_cases(
     """
     third = _thirds(popularity)
     mean_third = [np.mean([third.get(target, 0) for target in case.targets]) for case in cases]
-    names = np.array(["tail", "middle", "head"])
+    new = [not all(target in known_items for target in case.targets) for case in cases]
+    lengths = [len(case.history) for case in cases]
     return {
-        "history": np.array([_length_label(len(case.history)) for case in cases]),
-        "popularity": names[np.rint(mean_third).astype(int)],
-        "item": np.array(
-            ["known" if all(target in known_items for target in case.targets) else "new" for case in cases]
-        ),
+        "history": np.array(LENGTHS)[np.searchsorted([1, 3, 6, 11], lengths, side="right")],
+        "popularity": np.array(THIRDS)[np.rint(mean_third).astype(int)],
+        "item": np.where(new, "new", "known"),
     }
 
 
@@ -188,18 +186,13 @@ def _thirds(popularity: Mapping[str, float]) -> dict[str, int]:
     return {id: min(int(3 * middles[row] / total), 2) for id, row in zip(ids, level, strict=True)}
 
 
-def _length_label(items: int) -> str:
-    """Return the label of a history of so many items."""
-    return "0" if items == 0 else "1-2" if items <= 2 else "3-5" if items <= 5 else "6-10" if items <= 10 else "11+"
-
-
 def means_by_stratum(
     strata: Mapping[str, np.ndarray],
     values_by_arm: Mapping[str, Mapping[str, np.ndarray]],
     measures: Sequence[str] = ("recall@10", "recall@100", "ndcg@10"),
 ) -> dict[str, dict[str, dict[str, object]]]:
     """Return the means of each arm within each group: {grouping: {label: {"cases": n, "arms": {arm: {measure: mean}}}}}."""
-    order = ["0", "1-2", "3-5", "6-10", "11+", "tail", "middle", "head", "known", "new"]
+    order = [*LENGTHS, *THIRDS, "known", "new"]
     table: dict[str, dict[str, dict[str, object]]] = {}
     for kind, labels in strata.items():
         table[kind] = {}

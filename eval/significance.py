@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
@@ -57,10 +56,6 @@ class Comparison:
         """Return the same comparison with `a` and `b` exchanged."""
         low, high = (None if bound is None else -bound for bound in (self.high, self.low))
         return replace(self, a=self.b, b=self.a, difference=-self.difference, low=low, high=high)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the fields by name."""
-        return asdict(self)
 
 
 def pays(gain: np.ndarray, users: Sequence[str], seed: int = 0) -> bool:

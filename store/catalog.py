@@ -15,7 +15,7 @@ from store.chroma import Connection, connect, in_batches
 from store.chroma_records import HIDDEN, to_item
 from store.embedder import Embedder
 from store.errors import StoreError
-from store.filters import Field, fields_of, load_fields, normalise_filter, save_fields
+from store.filters import Field, fields_of, normalise_filter
 from store.records import Hit, Item
 from store.snapshot import Snapshot
 from store.writer import Upserted, check, new_version, writing
@@ -34,7 +34,6 @@ class Catalog:
         self._chroma = connection
         self.folder = folder
         self.embedder = embedder
-        self._schema: tuple[str, dict[str, Field]] | None = None
         self._snapshot: Snapshot | None = None
         self._items: tuple[str, dict[str, Item]] = "", {}
 
@@ -186,25 +185,14 @@ class Catalog:
 
     def schema(self) -> dict[str, Field]:
         """Return the metadata fields that filters may use, most frequent first."""
-        version = self.version
-        if self._schema is None or self._schema[0] != version:
-            fields = load_or_build(
-                self.cache_folder, "schema", version, lambda: fields_of(self.items()), save_fields, load_fields
-            )
-            self._schema = version, fields
-        return self._schema[1]
+        return self.snapshot().schema
 
     def snapshot(self) -> Snapshot:
         """Return the whole catalog in memory, as of its present version."""
         version = self.version
         if self._snapshot is None or self._snapshot.version != version:
             self._snapshot = load_or_build(
-                self.cache_folder,
-                "snapshot",
-                version,
-                lambda: self._read_snapshot(version),
-                Snapshot.save,
-                lambda folder: Snapshot.load(folder, version),
+                self.cache_folder, "snapshot", version, Snapshot, lambda: self._read_snapshot(version)
             )
         return self._snapshot
 
@@ -219,19 +207,22 @@ class Catalog:
         self.close()
 
     def _read_snapshot(self, version: str) -> Snapshot:
-        ids = self.ids()
+        ids, titles, facets, hidden = self.ids(), list[str](), list[str](), list[bool]()
         vectors = np.zeros((len(ids), self.embedder.dim), dtype=np.float32)
-        titles: list[str] = []
-        facets: list[str] = []
-        hidden = np.zeros(len(ids), dtype=bool)
-        for start in range(0, len(ids), _PAGE):
-            page = ids[start : start + _PAGE]
-            vectors[start : start + len(page)] = self.vectors(page)
-            for row, item in enumerate(self.get(page).values(), start):
-                titles.append(item.title)
-                facets.append(_facet(item))
-                hidden[row] = item.hidden
-        return Snapshot(version, ids, titles, facets, hidden, vectors, self.embedder.untrained(vectors))
+
+        def read() -> Iterator[Item]:
+            for start in range(0, len(ids), _PAGE):
+                page = ids[start : start + _PAGE]
+                vectors[start : start + len(page)] = self.vectors(page)
+                for item in self.get(page).values():
+                    titles.append(item.title)
+                    facets.append(_facet(item))
+                    hidden.append(item.hidden)
+                    yield item
+
+        schema = fields_of(read())
+        untrained = self.embedder.untrained(vectors)
+        return Snapshot(version, ids, titles, facets, np.array(hidden, dtype=bool), vectors, untrained, schema)
 
     def _nearest(
         self, vectors: np.ndarray, k: int, snapshot: Snapshot, allowed: set[str] | None, count: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from store.cache import load_or_build
-from store.sparse import rows_summing_to_one, strongest, without_diagonal
+from store.sparse import from_entries, rows_summing_to_one, scale, stack, strongest, without_diagonal
 
 if TYPE_CHECKING:
     from store.history import History, Interactions
@@ -53,9 +53,7 @@ class Cooccurrence:
     def of(cls, history: History, snapshot: Snapshot, folder: Path | None) -> Cooccurrence:
         """Return the statistics of a whole history, from the cache in the store's folder unless items or events have changed."""
         version = f"{snapshot.version}.{history.version}"
-        return load_or_build(
-            folder, "cooccurrence", version, lambda: cls.fit(history.interactions(), snapshot), _save, _load
-        )
+        return load_or_build(folder, "cooccurrence", version, cls, lambda: cls.fit(history.interactions(), snapshot))
 
     @classmethod
     def fit(cls, interactions: Interactions, snapshot: Snapshot) -> Cooccurrence:
@@ -101,13 +99,10 @@ class Cooccurrence:
     @cached_property
     def _choosers(self) -> Any:
         """Return which users chose each item, (n, m) CSR; rare items and users with short histories weigh more."""
-        from scipy import sparse
-
         chosen_by = np.asarray(self.people.sum(axis=0)).ravel()
-        rarity = np.log(1 + self.people.shape[0] / np.maximum(chosen_by, 1)).astype(np.float32)
+        rarity = np.log(1 + self.people.shape[0] / np.maximum(chosen_by, 1))
         lengths = np.asarray(self.people.sum(axis=1)).ravel()
-        length = (np.maximum(lengths, 1) ** -0.35).astype(np.float32)
-        return (sparse.diags(rarity) @ self.people.T @ sparse.diags(length)).tocsr()
+        return scale(self.people.T, rows=rarity, columns=np.maximum(lengths, 1) ** -0.35)
 
 
 def to_rows(interactions: Interactions, snapshot: Snapshot) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -165,78 +160,36 @@ def _weighted_sum(matrix: Any, rows: np.ndarray, weights: np.ndarray) -> np.ndar
 
 
 def _people(users: np.ndarray, rows: np.ndarray, n: int) -> Any:
-    from scipy import sparse
-
     m = int(users.max()) + 1 if len(users) else 1
-    return sparse.csr_matrix((np.ones(len(rows), np.float32), (users, rows)), shape=(m, n)).sign()
+    return from_entries(1, users, rows, (m, n)).sign()
 
 
 def _cooccurrences(people: Any) -> tuple[Any, Any]:
     """Return the shared users of two items, over the geometric mean of both items' users, and over the row's users."""
-    from scipy import sparse
-
     n = people.shape[1]
     lengths = np.asarray(people.sum(axis=1)).ravel()
     counts = np.asarray(people.sum(axis=0)).ravel()
-    weighed = (sparse.diags((1 / np.maximum(1, np.log(np.maximum(lengths, 1)))).astype(np.float32)) @ people).tocsc()
-    root = sparse.diags((1 / np.sqrt(np.maximum(counts, 1))).astype(np.float32))
-    columns = people.tocsc()
+    weighed = scale(people, rows=1 / np.maximum(1, np.log(np.maximum(lengths, 1)))).tocsc()
+    columns, root = people.tocsc(), 1 / np.sqrt(np.maximum(counts, 1))
     goes_with, given = [], []
-    for start in range(0, n, _BLOCK):
-        shared = (columns[:, start : start + _BLOCK].T @ weighed).tocsr()
-        own = np.repeat(np.arange(shared.shape[0]), np.diff(shared.indptr)) + start
-        shared.data[shared.indices == own] = 0
-        shared.eliminate_zeros()
-        mine = counts[start : start + _BLOCK]
-        by_mine = sparse.diags((1 / np.sqrt(np.maximum(mine, 1))).astype(np.float32))
-        goes_with.append(strongest((by_mine @ shared @ root).tocsr(), _NEIGHBOURS))
-        given.append(strongest((sparse.diags((1 / (mine + 1)).astype(np.float32)) @ shared).tocsr(), _NEIGHBOURS))
-    if not goes_with:
-        return sparse.csr_matrix((n, n), dtype=np.float32), sparse.csr_matrix((n, n), dtype=np.float32)
-    return sparse.vstack(goes_with, format="csr"), sparse.vstack(given, format="csr")
+    for start in range(0, max(n, 1), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        shared = without_diagonal((columns[:, block].T @ weighed).tocsr(), start)
+        goes_with.append(strongest(scale(shared, rows=root[block], columns=root), _NEIGHBOURS))
+        given.append(strongest(scale(shared, rows=1 / (counts[block] + 1)), _NEIGHBOURS))
+    return stack(goes_with), stack(given)
 
 
 def _count_transitions(users: np.ndarray, rows: np.ndarray, n: int) -> Any:
     """Return how often an item (column) followed another (row) in one history within a few steps, weighted by 1/distance."""
-    from scipy import sparse
-
-    total = sparse.csr_matrix((n, n), dtype=np.float32)
+    total = from_entries(0, [], [], (n, n))
     for step in range(1, _WINDOW + 1):
         same = users[step:] == users[:-step]
         before, after = rows[:-step][same], rows[step:][same]
-        total += sparse.csr_matrix((np.full(len(before), 1 / step, dtype=np.float32), (before, after)), shape=(n, n))
+        total += from_entries(1 / step, before, after, (n, n))
     return without_diagonal(total.tocsr())
 
 
 def _shares(steps: Any, counts: np.ndarray) -> Any:
     """Return transitions divided by the row's count plus two, which damps the shares of rare items."""
-    from scipy import sparse
-
-    return strongest((sparse.diags((1 / (counts + 2)).astype(np.float32)) @ steps).tocsr(), _NEIGHBOURS)
-
-
-_MATRICES = ("goes_with", "given", "followed_by", "preceded_by", "people")
-
-
-def _save(fitted: Cooccurrence, folder: Path) -> None:
-    from scipy import sparse
-
-    for field in fields(fitted):
-        value = getattr(fitted, field.name)
-        if field.name in _MATRICES:
-            sparse.save_npz(folder / f"{field.name}.npz", value, compressed=False)
-        else:
-            np.save(folder / f"{field.name}.npy", value)
-
-
-def _load(folder: Path) -> Cooccurrence:
-    from scipy import sparse
-
-    return Cooccurrence(
-        **{
-            field.name: sparse.load_npz(folder / f"{field.name}.npz")
-            if field.name in _MATRICES
-            else np.load(folder / f"{field.name}.npy")
-            for field in fields(Cooccurrence)
-        }
-    )
+    return strongest(scale(steps, rows=1 / (counts + 2)), _NEIGHBOURS)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,12 +22,12 @@ class Values:
     """
 
     strings: dict[str, dict[str, int]]
-    quantiles: dict[str, tuple[float, float, float]]
+    quantiles: dict[str, list[float]]
 
     @classmethod
     def of(cls, catalog: Catalog) -> Values:
         """Return the values of the present catalog, from the cache if they are there."""
-        return load_or_build(catalog.cache_folder, "values", catalog.version, lambda: _build(catalog), _save, _load)
+        return load_or_build(catalog.cache_folder, "values", catalog.version, cls, lambda: _build(catalog))
 
 
 def _build(catalog: Catalog) -> Values:
@@ -47,20 +45,5 @@ def _build(catalog: Catalog) -> Values:
                     numbers.setdefault(name, []).append(float(one))
     return Values(
         {name: dict(counts.most_common()) for name, counts in strings.items()},
-        {name: _quantiles(found) for name, found in numbers.items()},
+        {name: np.quantile(found, (1 / 3, 1 / 2, 2 / 3), method="nearest").tolist() for name, found in numbers.items()},
     )
-
-
-def _quantiles(numbers: list[float]) -> tuple[float, float, float]:
-    low, middle, high = (float(q) for q in np.quantile(numbers, (1 / 3, 1 / 2, 2 / 3), method="nearest"))
-    return low, middle, high
-
-
-def _save(values: Values, folder: Path) -> None:
-    row = {"strings": values.strings, "quantiles": values.quantiles}
-    (folder / "values.json").write_text(json.dumps(row), encoding="utf-8")
-
-
-def _load(folder: Path) -> Values:
-    row = json.loads((folder / "values.json").read_text(encoding="utf-8"))
-    return Values(row["strings"], {name: (q[0], q[1], q[2]) for name, q in row["quantiles"].items()})

@@ -7,12 +7,10 @@ single value there counts as a list of one.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, Literal
 
 from store.errors import StoreError
@@ -53,18 +51,6 @@ def fields_of(items: Iterable[Item]) -> dict[str, Field]:
         for name, value in item.metadata.items():
             found.setdefault(name, _Tally()).add(value)
     return {name: tally.field() for name, tally in sorted(found.items(), key=lambda entry: (-entry[1].count, entry[0]))}
-
-
-def save_fields(fields: Mapping[str, Field], folder: Path) -> None:
-    """Write the fields into a folder."""
-    rows = {name: asdict(field) for name, field in fields.items()}
-    (folder / "schema.json").write_text(json.dumps(rows), encoding="utf-8")
-
-
-def load_fields(folder: Path) -> dict[str, Field]:
-    """Read the fields that `save_fields` wrote."""
-    rows = json.loads((folder / "schema.json").read_text(encoding="utf-8"))
-    return {name: Field(**row) for name, row in rows.items()}
 
 
 class _Tally:

@@ -147,7 +147,6 @@ def _facts(catalog: Catalog, history: History) -> dict[str, Any]:
 def refresh(catalog: Catalog, history: History) -> None:
     """Compute the data derived from catalog and history again, where either has changed."""
     snapshot = catalog.snapshot()
-    catalog.schema()
     Lexical.of(catalog, snapshot)
     Cooccurrence.of(history, snapshot, catalog.folder)
 

@@ -2,58 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from store.cache import load_or_build
 from store.records import Item
+from store.sparse import best_first, from_entries
 
 if TYPE_CHECKING:
     from store.catalog import Catalog
     from store.snapshot import Snapshot
 
 _WORD = r"(?u)\b\w+\b"
+_STOP_WORDS = "en"
 
 
 @dataclass(frozen=True, eq=False)
 class Lexical:
-    """A BM25 index (Lucene's variant) over a snapshot's rows."""
+    """A BM25 index over a snapshot's rows: `scores` (n, words) CSC, and `columns`, the column of each word."""
 
-    _index: Any
+    scores: Any
+    columns: dict[str, int]
 
     @classmethod
     def of(cls, catalog: Catalog, snapshot: Snapshot) -> Lexical:
         """Return the index of this version of the catalog, from the cache if it is there."""
         return load_or_build(
-            catalog.cache_folder, "lexical", snapshot.version, lambda: cls(_build(catalog, snapshot)), _save, _load
+            catalog.cache_folder, "lexical", snapshot.version, cls, lambda: cls(*_build(catalog, snapshot))
         )
 
     def search(self, texts: Sequence[str], k: int) -> list[list[tuple[int, float]]]:
         """Return, for each text, the (row, score) of at most `k` items that share a word with it, best first."""
-        size = self._index.scores["num_docs"] if self._index is not None else 0
-        k = min(k, size)
-        if k < 1 or not texts:
-            return [[] for _ in texts]
-        return [self._best(words, k) for words in _tokenise(texts)]
+        import bm25s
 
-    def _best(self, words: list[str], k: int) -> list[tuple[int, float]]:
-        known = [word for word in dict.fromkeys(words) if word in self._index.vocab_dict]
-        if not known:
-            return []
-        scores = self._index.get_scores(known)
-        best = np.argpartition(-scores, k - 1)[:k]
-        best = best[np.argsort(-scores[best], kind="stable")]
-        return [(int(row), float(scores[row])) for row in best if scores[row] > 0]
+        found = []
+        for words in bm25s.tokenize(
+            list(texts), token_pattern=_WORD, stopwords=_STOP_WORDS, return_ids=False, show_progress=False
+        ):
+            columns = [self.columns[word] for word in dict.fromkeys(words) if word in self.columns]
+            scores = np.asarray(self.scores[:, columns].sum(axis=1)).ravel()
+            found.append([(int(row), float(scores[row])) for row in best_first(scores, k) if scores[row] > 0])
+        return found
 
 
-def _tokenise(texts: Iterable[str]) -> list[list[str]]:
+def bm25(texts: Sequence[str], k1: float = 1.5, stopwords: str | None = None) -> tuple[Any, dict[str, int]]:
+    """Return BM25 (Lucene's variant, b .75) of each word in each text, (n, words) CSC, and the column of each word."""
     import bm25s
 
-    return bm25s.tokenize(list(texts), token_pattern=_WORD, stopwords="en", return_ids=False, show_progress=False)
+    corpus = bm25s.tokenize(list(texts), token_pattern=_WORD, stopwords=stopwords, show_progress=False)
+    if not any(corpus.ids):  # an index without any word cannot be built
+        return from_entries(0, [], [], (len(texts), 0)).tocsc(), {}
+    index = bm25s.BM25(k1=k1)
+    index.index(corpus, show_progress=False)
+    scores = index.scores
+    columns = np.repeat(np.arange(len(scores["indptr"]) - 1), np.diff(scores["indptr"]))
+    matrix = from_entries(scores["data"], scores["indices"], columns, (len(texts), len(scores["indptr"]) - 1))
+    return matrix.tocsc(), index.vocab_dict
 
 
 def _document(item: Item) -> str:
@@ -61,30 +68,9 @@ def _document(item: Item) -> str:
     return " ".join([item.title, item.text, *fields])
 
 
-def _build(catalog: Catalog, snapshot: Snapshot) -> Any:
-    import bm25s
-
+def _build(catalog: Catalog, snapshot: Snapshot) -> tuple[Any, dict[str, int]]:
     texts = [""] * len(snapshot)
     for item in catalog.items():
         if item.id in snapshot.rows:
             texts[snapshot.rows[item.id]] = _document(item)
-    index = bm25s.BM25()
-    corpus = bm25s.tokenize(texts, token_pattern=_WORD, stopwords="en", show_progress=False)
-    # An index without any word cannot be built.
-    if not corpus.vocab or not any(corpus.ids):
-        return None
-    index.index(corpus, show_progress=False)
-    return index
-
-
-def _save(lexical: Lexical, folder: Path) -> None:
-    if lexical._index is not None:
-        lexical._index.save(folder)
-
-
-def _load(folder: Path) -> Lexical:
-    import bm25s
-
-    if not any(folder.iterdir()):
-        return Lexical(None)
-    return Lexical(bm25s.BM25.load(folder, mmap=True))
+    return bm25(texts, stopwords=_STOP_WORDS)

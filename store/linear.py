@@ -9,12 +9,11 @@ their text.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from store.sparse import rows_summing_to_one
+from store.sparse import from_entries, rows_summing_to_one
 
 LARGEST = 6000
 """Most items in a model, the most popular ones: a model takes 4 bytes times the square of this, and seconds to solve."""
@@ -56,8 +55,6 @@ class Linear:
             ridge: EASE's lambda.
             pull: the strength of the transitions' regularisation towards content, as a multiple of the mean diagonal.
         """
-        from scipy import sparse
-
         flat = np.concatenate(sequences) if sequences else np.zeros(0, dtype=np.int64)
         counts = np.bincount(flat, minlength=n)
         items = np.flatnonzero(counts)
@@ -65,21 +62,10 @@ class Linear:
         position = np.full(n, -1)
         position[items] = np.arange(len(items))
         users = np.repeat(np.arange(len(sequences)), [len(s) for s in sequences])
-        chosen = sparse.csr_matrix((np.ones(len(flat), np.float32), (users, flat)), shape=(len(sequences), n))
-        chosen = chosen[:, items].sign()
+        chosen = from_entries(1, users, flat, (len(sequences), n))[:, items].sign()
         prior = 0.3 * rows_summing_to_one(near)[items][:, items].toarray()
         solved = [_transitions(sequences, position, len(items), reach, prior, pull) for reach in REACHES.values()]
         return cls(items, _ease((chosen.T @ chosen).toarray(), ridge), *solved)
-
-    def save(self, folder: Path) -> None:
-        """Write the matrices into the folder."""
-        for name in ("items", "ease", "next", "later"):
-            np.save(folder / f"{name}.npy", getattr(self, name))
-
-    @classmethod
-    def load(cls, folder: Path) -> Linear:
-        """Read the matrices from the folder, mapped from disk."""
-        return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("items", "ease", "next", "later")))
 
 
 def _ease(gram: np.ndarray, ridge: float) -> np.ndarray:
@@ -97,10 +83,21 @@ def _ease(gram: np.ndarray, ridge: float) -> np.ndarray:
 def _transitions(
     sequences: list[np.ndarray], position: np.ndarray, m: int, reach: Reach, prior: np.ndarray, pull: float
 ) -> np.ndarray:
-    """Return B = (S'S + l I)^-1 (S'T + l prior): decayed pasts S, decayed futures T, l = pull times the mean diagonal of S'S."""
-    past, future = _pasts_and_futures(sequences, position, m, reach)
-    if past is None:
+    """Return B = (S'S + l I)^-1 (S'T + l prior): decayed pasts S, decayed futures T, l = pull times the mean diagonal of S'S.
+
+    S and T have a row for each cut of each sequence; a cut of a sequence with c cuts weighs 1/sqrt(c).
+    """
+    pasts, futures, weights = [], [], []
+    for sequence in sequences:
+        cuts = range(max(1, len(sequence) - PREFIXES), len(sequence))
+        for cut in cuts:
+            pasts.append(sequence[max(0, cut - reach.most_past) : cut][::-1])
+            futures.append(sequence[cut : cut + reach.most_future])
+            weights.append(1 / np.sqrt(len(cuts)))
+    if not weights:
         return np.zeros((m, m), dtype=np.float32)
+    past = _decayed(pasts, weights, reach.past, position, m)
+    future = _decayed(futures, weights, reach.future, position, m)
     gram = (past.T @ past).toarray().astype(np.float32)
     towards = (past.T @ future).toarray().astype(np.float32)
     strength = pull * max(float(gram.diagonal().mean()), 1e-6)
@@ -108,33 +105,11 @@ def _transitions(
     return np.linalg.solve(gram, towards + strength * prior).astype(np.float32)
 
 
-def _pasts_and_futures(sequences: list[np.ndarray], position: np.ndarray, m: int, reach: Reach) -> tuple[Any, Any]:
-    """Return decayed pasts and futures, a row for each cut of each sequence; a sequence with c cuts weighs 1/sqrt(c) a cut."""
-    from scipy import sparse
-
-    past_decay = np.exp(-np.arange(reach.most_past) / reach.past)
-    future_decay = np.exp(-np.arange(reach.most_future) / reach.future)
-    parts: tuple[list[np.ndarray], ...] = ([], [], [], [], [], [])
-    row = 0
-    for sequence in sequences:
-        cuts = range(max(1, len(sequence) - PREFIXES), len(sequence))
-        weight = 1 / np.sqrt(max(1, len(cuts)))
-        for cut in cuts:
-            before = sequence[max(0, cut - reach.most_past) : cut][::-1]
-            after = sequence[cut : cut + reach.most_future]
-            for at, (rows, decay) in enumerate(((before, past_decay), (after, future_decay))):
-                parts[3 * at].append(np.full(len(rows), row))
-                parts[3 * at + 1].append(rows)
-                parts[3 * at + 2].append(weight * decay[: len(rows)])
-            row += 1
-    if not row:
-        return None, None
-    matrices = []
-    for at in (0, 3):
-        rows, columns, values = (np.concatenate(part) for part in parts[at : at + 3])
-        columns = position[columns]
-        known = columns >= 0
-        matrices.append(
-            sparse.csr_matrix((values[known].astype(np.float32), (rows[known], columns[known])), shape=(row, m))
-        )
-    return matrices[0], matrices[1]
+def _decayed(parts: list[np.ndarray], weights: list[float], decay: float, position: np.ndarray, m: int) -> Any:
+    """Return a row for each part, with its weight for the first item, less for each further one, (parts, m) CSR."""
+    lengths = [len(part) for part in parts]
+    rows = np.repeat(np.arange(len(parts)), lengths)
+    columns = position[np.concatenate(parts)]
+    values = np.repeat(weights, lengths) * np.exp(-np.concatenate([np.arange(n) for n in lengths]) / decay)
+    known = columns >= 0
+    return from_entries(values[known], rows[known], columns[known], (len(parts), m))

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from store.errors import BadData, MissingExtra
 
@@ -79,13 +79,14 @@ def read_rows(
 def _jsonl(
     path: Path, _needed: Sequence[str], columns: Sequence[str], problems: Problems
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    with path.open("rb") as lines:
+    with _open(path) as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             place = f"{path}:{number}"
             try:
-                row = _json(_text(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line))
+                _check_utf8(line)
+                row = _json(line)
                 if not isinstance(row, dict):
                     raise RowFault("the row is not an object", remedy='write {"id": ..., ...} on each line')
                 _check_columns(row, columns)
@@ -99,17 +100,16 @@ def _csv(
     path: Path, needed: Sequence[str], columns: Sequence[str], problems: Problems
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     csv.field_size_limit(_LONGEST_CELL)
-    with path.open("rb") as lines:
-        source = _Lines(lines)
-        cells = csv.reader(source, strict=True)
+    with _open(path) as lines:
+        cells = csv.reader(lines, strict=True)
         header: list[str] | None = None
         while True:
-            source.begin()
+            first = cells.line_num + 1
             try:
                 values = next(cells, None)
                 if values is None:
                     break
-                source.check()
+                _check_utf8("".join(values))
                 if header is None:
                     header = _header(path, values, needed, columns)
                     continue
@@ -118,49 +118,20 @@ def _csv(
                 row = _parse_cells(header, values)
             except (csv.Error, RowFault) as error:
                 wrong = error if isinstance(error, RowFault) else RowFault("broken CSV", str(error))
-                if (read := source.number - source.first + 1) > 1:
+                if (read := cells.line_num - first + 1) > 1:
                     # Probably a quote was never closed; the lines up to the next quote are lost with the row.
-                    over = f"over {read} lines, to line {source.number}: is a quote left open?"
+                    over = f"over {read} lines, to line {cells.line_num}: is a quote left open?"
                     wrong.detail = f"{wrong.detail}, {over}" if wrong.detail else over
-                problems.report(f"{path}:{source.first}", wrong)
+                problems.report(f"{path}:{first}", wrong)
                 continue
-            yield f"{path}:{source.first}", row
+            yield f"{path}:{first}", row
     if header is None:
         raise BadData(f"{path}:1: there is no header; begin the file with {','.join(columns)}")
 
 
-class _Lines:
-    """The decoded lines of a file. A line that is not UTF-8 makes the present row fail, which begins at line `first`."""
-
-    def __init__(self, lines: Iterator[bytes]) -> None:
-        self._lines = lines
-        self.number = 0
-        self.first = 1
-        self._wrong: RowFault | None = None
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line = next(self._lines)
-        self.number += 1
-        if self.number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
-        try:
-            return _text(line)
-        except RowFault as wrong:
-            self._wrong = wrong
-            return line.decode("utf-8", errors="replace")
-
-    def begin(self) -> None:
-        """Begin a row at the next line."""
-        self.first = self.number + 1
-        self._wrong = None
-
-    def check(self) -> None:
-        """Raise RowFault if a line of the present row is not UTF-8."""
-        if self._wrong:
-            raise self._wrong
+def _open(path: Path) -> TextIO:
+    """Open a text file. Bytes that are not UTF-8 become half surrogate pairs, so that only their row is refused."""
+    return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n")
 
 
 def _header(path: Path, names: list[str], needed: Sequence[str], columns: Sequence[str]) -> list[str]:
@@ -230,11 +201,11 @@ def _check_columns(row: Mapping[str, Any], columns: Sequence[str]) -> None:
         raise RowFault("an unknown field", str(unknown), f"the fields are {', '.join(columns)}")
 
 
-def _text(line: bytes) -> str:
+def _check_utf8(text: str) -> None:
     try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise RowFault("not UTF-8", f"byte {error.start + 1} of the line", "save the file as UTF-8") from None
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RowFault("not UTF-8", f"after {text[: error.start][-20:]!r}", "save the file as UTF-8") from None
 
 
 def _json(text: str) -> Any:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
-from store.embedder import UNTRAINED
+from store.filters import Field
 from store.records import Hit
+from store.sparse import best_first
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +18,8 @@ class Snapshot:
 
     `vectors` is (n, dim) float32 with rows of length 1, mapped from disk if the catalog has a folder. `untrained` is of the same
     shape: the vectors by the encoder before training, if the store's encoder was trained. `hidden` is (n,) bool. `facets[row]` is
-    the item's year, else its brand, else "", to tell items of the same title apart.
+    the item's year, else its brand, else "", to tell items of the same title apart. `schema` are the metadata fields that filters
+    may use, most frequent first.
     """
 
     version: str
@@ -29,27 +29,13 @@ class Snapshot:
     hidden: np.ndarray
     vectors: np.ndarray
     untrained: np.ndarray | None = None
+    schema: dict[str, Field] = field(default_factory=dict)
     rows: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
+        schema = {name: found if isinstance(found, Field) else Field(**found) for name, found in self.schema.items()}
+        object.__setattr__(self, "schema", schema)
         object.__setattr__(self, "rows", {an_id: row for row, an_id in enumerate(self.ids)})
-
-    def save(self, folder: Path) -> None:
-        """Write the snapshot into the folder."""
-        np.save(folder / "vectors.npy", self.vectors)
-        if self.untrained is not None:
-            np.save(folder / UNTRAINED, self.untrained)
-        np.save(folder / "hidden.npy", self.hidden)
-        words = {"ids": self.ids, "titles": self.titles, "facets": self.facets}
-        (folder / "items.json").write_text(json.dumps(words), encoding="utf-8")
-
-    @classmethod
-    def load(cls, folder: Path, version: str) -> Snapshot:
-        """Read the snapshot of this version from the folder, its vectors mapped from disk."""
-        words = json.loads((folder / "items.json").read_text(encoding="utf-8"))
-        vectors = np.load(folder / "vectors.npy", mmap_mode="r")
-        untrained = np.load(folder / UNTRAINED, mmap_mode="r") if (folder / UNTRAINED).is_file() else None
-        return cls(version, **words, hidden=np.load(folder / "hidden.npy"), vectors=vectors, untrained=untrained)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -78,10 +64,4 @@ class Snapshot:
             return [[] for _ in vectors]
         queries = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         similarities = queries @ self.vectors[rows].T
-        k = min(k, len(rows))
-        return [[Hit(self.ids[rows[at]], float(scores[at])) for at in _top(scores, k)] for scores in similarities]
-
-
-def _top(scores: np.ndarray, k: int) -> np.ndarray:
-    best = np.argpartition(-scores, k - 1)[:k]
-    return best[np.argsort(-scores[best], kind="stable")]
+        return [[Hit(self.ids[rows[at]], float(scores[at])) for at in best_first(scores, k)] for scores in similarities]

@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 
-def strongest(matrix: Any, k: int) -> Any:
-    """Return the CSR matrix with only the k largest entries of each row."""
+def from_entries(values: Any, rows: Any, columns: Any, shape: tuple[int, int]) -> Any:
+    """Return the float32 CSR matrix with these entries, (e,) each, or one value for all; entries of the same place are added."""
     from scipy import sparse
 
+    values = np.broadcast_to(np.asarray(values, dtype=np.float32), np.shape(rows))
+    return sparse.csr_matrix((values, (rows, columns)), shape=shape)
+
+
+def stack(blocks: Sequence[Any]) -> Any:
+    """Return the CSR matrix of these blocks, one below the other."""
+    from scipy import sparse
+
+    return sparse.vstack(blocks, format="csr")
+
+
+def scale(matrix: Any, *, rows: np.ndarray | None = None, columns: np.ndarray | None = None) -> Any:
+    """Return the matrix as CSR, with each row and each column multiplied by its factor, (n,) float32."""
+    for factors, shape in ((rows, (-1, 1)), (columns, (1, -1))):
+        if factors is not None:
+            matrix = matrix.multiply(factors.astype(np.float32).reshape(shape))
+    return matrix.tocsr()
+
+
+def strongest(matrix: Any, k: int) -> Any:
+    """Return the CSR matrix with only the k largest entries of each row."""
     matrix = matrix.tocsr()
     lengths = np.diff(matrix.indptr)
     if not len(lengths) or lengths.max() <= k:
@@ -19,7 +41,7 @@ def strongest(matrix: Any, k: int) -> Any:
     order = np.lexsort((-matrix.data, rows))
     place = np.arange(len(order)) - np.repeat(matrix.indptr[:-1], lengths)
     kept = np.sort(order[place < k])
-    return sparse.csr_matrix((matrix.data[kept], (rows[kept], matrix.indices[kept])), shape=matrix.shape)
+    return from_entries(matrix.data[kept], rows[kept], matrix.indices[kept], matrix.shape)
 
 
 def highest(scores: np.ndarray, k: int) -> list[np.ndarray]:
@@ -41,25 +63,27 @@ def highest(scores: np.ndarray, k: int) -> list[np.ndarray]:
     return found
 
 
+def best_first(scores: np.ndarray, k: int) -> np.ndarray:
+    """Return the positions of the k highest scores, (n,), best first; all positions if there are fewer."""
+    best = np.argpartition(-scores, k - 1)[:k] if k < len(scores) else np.arange(len(scores))
+    return best[np.argsort(-scores[best], kind="stable")]
+
+
 def rows_summing_to_one(matrix: Any) -> Any:
     """Return the matrix with every row divided by its sum; empty rows stay empty."""
-    from scipy import sparse
-
     sums = np.asarray(matrix.sum(axis=1)).ravel()
-    return (sparse.diags((1 / np.maximum(sums, 1e-9)).astype(np.float32)) @ matrix).tocsr()
+    return scale(matrix, rows=1 / np.maximum(sums, 1e-9))
 
 
 def rows_scaled_to_best(matrix: Any) -> Any:
     """Return the matrix with every row divided by its largest entry; empty rows stay empty."""
-    from scipy import sparse
-
     best = matrix.max(axis=1).toarray().ravel() if matrix.nnz else np.ones(matrix.shape[0])
-    return (sparse.diags((1 / np.maximum(best, 1e-9)).astype(np.float32)) @ matrix).tocsr()
+    return scale(matrix, rows=1 / np.maximum(best, 1e-9))
 
 
-def without_diagonal(matrix: Any) -> Any:
-    """Return the square CSR matrix with an empty diagonal (the matrix itself is changed)."""
-    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+def without_diagonal(matrix: Any, start: int = 0) -> Any:
+    """Return the rows from `start` on of a square CSR matrix with an empty diagonal (the matrix itself is changed)."""
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr)) + start
     matrix.data[rows == matrix.indices] = 0
     matrix.eliminate_zeros()
     return matrix

@@ -5,7 +5,8 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,7 @@ class Upserted:
     truncated: int = 0
 
     def __add__(self, other: Upserted) -> Upserted:
-        return Upserted(
-            self.added + other.added,
-            self.updated + other.updated,
-            self.unchanged + other.unchanged,
-            self.truncated + other.truncated,
-        )
+        return Upserted(*map(add, astuple(self), astuple(other)))
 
 
 @contextmanager

@@ -78,7 +78,7 @@ def test_server_is_started_every_level_measured_and_server_stopped(
     assert one["cpu_ms"] > 0
     # The paced model returns one label of ten, and counts no tokens.
     assert one["degraded"] == 1
-    assert one["reasons"] == {"rank: 9 of 10 labels absent": 3}
+    assert one["reasons"] == {"rerank: 9 of 10 labels absent": 3}
     assert one["prefix_hits"] is None and one["tokens_in_per_second"] is None
     assert has_ended(tmp_path / "pid")
 

@@ -16,6 +16,7 @@ from agent.errors import EvokeError
 from agent.ranking.features import candidates, channel_of
 from agent.ranking.learned_fusion import Learned
 from agent.retrieval.signals import CHANNEL_OF, Signals
+from store.cache import load_or_build
 from store.content import Content, _fields, _near, _titles
 from store.cooccurrence import Cooccurrence
 from store.history import Interactions
@@ -43,8 +44,8 @@ def snapshot(hidden: int | None = None) -> Snapshot:
 
 def content() -> Content:
     shot = snapshot()
-    fields, numbers = _fields([{"kind": f"k{n // (N // KINDS)}", "price": float(n)} for n in range(N)])
-    return Content(_near(shot.vectors), _titles(shot.titles), fields, numbers)
+    fields = _fields([{"kind": f"k{n // (N // KINDS)}", "price": float(n)} for n in range(N)])
+    return Content(_near(shot.vectors), _titles(shot.titles), *fields)
 
 
 def walks(seed: int = 0) -> list[np.ndarray]:
@@ -127,9 +128,9 @@ def test_linear_models_are_the_same_when_fitted_again() -> None:
 
 def test_linear_models_are_read_back_from_disk(tmp_path: Path) -> None:
     made = Linear.fit(walks(), content().near, N)
-    made.save(tmp_path)
-    read = Linear.load(tmp_path)
+    read = load_or_build(tmp_path, "linear", "1", Linear, lambda: made)
     for name in ("items", "ease", "next", "later"):
+        assert isinstance(getattr(read, name), np.memmap)
         np.testing.assert_array_equal(getattr(made, name), getattr(read, name))
 
 

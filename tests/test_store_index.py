@@ -73,7 +73,6 @@ def test_indexing_a_dataset_again_changes_nothing(dataset: Path, store: Path, em
     assert sorted(path.name.partition("-")[0] for path in (store / "derived").iterdir()) == [
         "cooccurrence",
         "lexical",
-        "schema",
         "snapshot",
     ]
 
@@ -327,7 +326,7 @@ def test_read_only_folder_is_refused_in_one_line(common: Path, embedder: Embedde
     before = state(store)
     if os.geteuid() == 0:
         # The interpreter may be in a folder that the other user cannot enter, so the user is changed after its start.
-        become = "import pwd; nobody = pwd.getpwnam('nobody'); os.setgid(nobody.pw_gid); os.setuid(nobody.pw_uid)"
+        become = "import encodings.utf_8_sig, pwd; who = pwd.getpwnam('nobody'); os.setgid(who.pw_gid); os.setuid(who.pw_uid)"
     else:
         store.chmod(0o555)
         become = ""

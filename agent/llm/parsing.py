@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Container, Iterable, Sequence
+from contextlib import suppress
+from functools import reduce
 from itertools import islice
+from operator import getitem
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -75,46 +78,25 @@ def _parse_json(text: str) -> tuple[Any, bool]:
 
 
 def _repair(root: Any, detail: ErrorDetails) -> bool:
-    """Cut or remove the part that is wrong. Return False if that is impossible: the whole answer is wrong or missing."""
-    if not detail["loc"]:
-        return False
-    *above, last = detail["loc"]
-    parent = _get_at(root, above)
-    if parent is None:
-        return False
+    """Cut the part that is too long, or remove the part that is wrong, else the nearest one around it that can be removed.
+
+    Returns False if that is impossible: the whole answer is wrong, or a field that it must have is missing.
+    """
+    path = list(detail["loc"])
     if detail["type"] == "missing":
-        return _remove(root, above)
+        path.pop()
     limit = detail.get("ctx", {}).get("max_length")
-    try:
-        if limit is not None:
-            parent[last] = parent[last][:limit]
-        else:
-            del parent[last]
-    except (KeyError, IndexError, TypeError):
-        return _remove(root, above)
-    return True
-
-
-def _remove(root: Any, path: Sequence[Any]) -> bool:
-    """Remove the part at `path`. Return False for an empty path: the whole answer cannot be removed."""
-    if not path:
-        return False
-    parent = _get_at(root, path[:-1])
-    try:
-        del parent[path[-1]]
-    except (KeyError, IndexError, TypeError):
-        return False
-    return True
-
-
-def _get_at(root: Any, path: Iterable[Any]) -> Any:
-    """Return the part of a JSON value at `path`, or None."""
-    for step in path:
-        try:
-            root = root[step]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return root
+    while path:
+        *above, last = path
+        with suppress(KeyError, IndexError, TypeError):
+            parent = reduce(getitem, above, root)
+            if limit is None:
+                del parent[last]
+            else:
+                parent[last] = parent[last][:limit]
+            return True
+        path, limit = above, None
+    return False
 
 
 def label_scores(tokens: Iterable[tuple[str, float]], labels: Sequence[str]) -> dict[str, float]:

@@ -105,7 +105,7 @@ class Signals:
 
         if refit and catalog.folder:
             delete_cached(catalog.folder, "linear")
-        linear = load_or_build(catalog.cache_folder, "linear", snapshot.version, fit, Linear.save, Linear.load)
+        linear = load_or_build(catalog.cache_folder, "linear", snapshot.version, Linear, fit)
         return cls(snapshot, content, counts, linear)
 
     def scores(self, histories: Sequence[np.ndarray]) -> dict[str, np.ndarray]:

@@ -30,7 +30,7 @@ CurrentTenant = Annotated[Tenant, Depends(current_tenant)]
 async def wait_for(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Return the result of `work`. It is cancelled if the client disconnects (ApiError 499), and at the deadline (504)."""
     task = asyncio.create_task(work)
-    gone = asyncio.create_task(request.state.gone.wait())
+    gone = asyncio.create_task(_wait_for_disconnect(request))
     try:
         await asyncio.wait(
             {task, gone}, timeout=request.app.state.serving.deadline, return_when=asyncio.FIRST_COMPLETED
@@ -45,6 +45,11 @@ async def wait_for(request: Request, work: Coroutine[Any, Any, T]) -> T:
         if not task.done():
             task.cancel()
             await asyncio.wait({task})
+
+
+async def _wait_for_disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def record_trace(request: Request, tenant: Tenant, trace: Trace | None) -> None:

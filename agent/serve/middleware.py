@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,7 +25,7 @@ _PROTECTED = ("/v1/", "/metrics")
 
 
 class Middleware:
-    """The outermost ASGI app. It adds `tenant`, `gone` (set when the client disconnects) and `span` to the state of a request."""
+    """The outermost ASGI app. It adds `tenant` and `span` to the state of a request."""
 
     def __init__(self, app: Any, tenants: Tenants, serving: Serving, tracing: Tracing) -> None:
         self._app, self._tenants, self._serving, self._tracing = app, tenants, serving, tracing
@@ -64,9 +63,8 @@ class Middleware:
                     tenant.running -= 1
                     tenant.metrics.running.dec()
                     tenant.metrics.count_request(route, status or 499, time.perf_counter() - started)
-                if span:
-                    span.update_name(f"{scope['method']} {route}")
-                    span.set_attribute("http.response.status_code", status)
+                span.update_name(f"{scope['method']} {route}")
+                span.set_attribute("http.response.status_code", status)
 
     def _admit(self, scope: Scope) -> Tenant | None:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
@@ -80,26 +78,13 @@ class Middleware:
         return self._tenants.admit(headers.get(b"authorization"))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, tenant: Tenant | None, span: Any) -> None:
-        body = await self._body(receive)
-        gone = asyncio.Event()
-        disconnect = asyncio.create_task(_wait_for_disconnect(receive, gone))
-        sent = False
+        body = [await self._body(receive)]
 
         async def receive_body() -> Message:
-            nonlocal sent
-            if not sent:
-                sent = True
-                return {"type": "http.request", "body": body, "more_body": False}
-            await gone.wait()
-            return {"type": "http.disconnect"}
+            return {"type": "http.request", "body": body.pop(), "more_body": False} if body else await receive()
 
-        scope.setdefault("state", {}).update(tenant=tenant, gone=gone, span=span)
-        try:
-            await self._app(scope, receive_body, send)
-        finally:
-            disconnect.cancel()
-            with suppress(asyncio.CancelledError):
-                await disconnect
+        scope.setdefault("state", {}).update(tenant=tenant, span=span)
+        await self._app(scope, receive_body, send)
 
     async def _body(self, receive: Receive) -> bytes:
         """Return the body. Raises ApiError if it is too large or does not arrive in time."""
@@ -121,12 +106,6 @@ class Middleware:
 
     def _too_large(self) -> ApiError:
         return ApiError(413, f"the request is larger than {self._serving.body} bytes", code="request_too_large")
-
-
-async def _wait_for_disconnect(receive: Receive, gone: asyncio.Event) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    gone.set()
 
 
 def _is_local(host: str) -> bool:

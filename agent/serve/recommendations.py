@@ -33,17 +33,7 @@ def install(app: FastAPI) -> None:
     @app.post("/v1/recommendations")
     async def recommendations(body: RecommendationRequest, request: Request, tenant: CurrentTenant) -> dict[str, Any]:
         await asyncio.to_thread(_check_filter, tenant, body.where)
-        result = await wait_for(
-            request,
-            tenant.recommender.recommend(
-                body.text,
-                user=body.user,
-                history=body.history,
-                n=body.n,
-                where=body.where,
-                exclude=body.exclude,
-            ),
-        )
+        result = await wait_for(request, tenant.recommender.recommend(**body.model_dump()))
         record_trace(request, tenant, result.trace)
         return result.as_json()
 

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.util import find_spec
+from contextlib import AbstractContextManager
+from importlib.metadata import entry_points
 from typing import Any
+
+from opentelemetry.trace import NoOpTracer, set_span_in_context
 
 from agent.results import Trace
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-_EXPORTER = "opentelemetry.exporter.otlp.proto.{}.trace_exporter"
 
 
 class Tracing:
     """Sends spans to the collector in OTEL_EXPORTER_OTLP_ENDPOINT. They never contain texts of items, users or messages."""
 
     def __init__(self) -> None:
-        self._tracer: Any = None
+        self._tracer: Any = NoOpTracer()
         self._provider: Any = None
         exporter = _exporter() if any(os.environ.get(name) for name in _ENDPOINTS) else None
         if exporter:
@@ -31,33 +31,19 @@ class Tracing:
             self._provider.add_span_processor(BatchSpanProcessor(exporter))
             self._tracer = self._provider.get_tracer("evoke")
 
-    @contextmanager
-    def request_span(self, method: str) -> Iterator[Any]:
-        """Yield the span of one request; None if no collector is configured."""
-        if self._tracer is None:
-            yield None
-            return
-        with self._tracer.start_as_current_span(method) as span:
-            yield span
+    def request_span(self, method: str) -> AbstractContextManager[Any]:
+        """Open the span of one request; it records nothing if no collector is configured."""
+        return self._tracer.start_as_current_span(method)
 
     def record_stages(self, parent: Any, trace: Trace | None) -> None:
         """Record one span for each stage of the trace, as children of the request's span."""
-        if self._tracer is None or parent is None or trace is None:
-            return
-        from opentelemetry.trace import set_span_in_context
-
         under = set_span_in_context(parent)
-        for stage in trace.stages:
+        for stage in trace.stages if trace else ():
             attributes: dict[str, Any] = {"tokens_in": stage.tokens_in, "tokens_out": stage.tokens_out}
             attributes |= {"cached": stage.cached, "degraded": stage.degraded or ""}
             begun = int(stage.began * 1e9)
             span = self._tracer.start_span(stage.name, context=under, start_time=begun, attributes=attributes)
             span.end(begun + int(stage.ms * 1e6))
-
-    def flush(self) -> None:
-        """Send all spans so far."""
-        if self._provider:
-            self._provider.force_flush()
 
     def close(self) -> None:
         """Send the remaining spans and stop."""
@@ -66,19 +52,10 @@ class Tracing:
 
 
 def _exporter() -> Any:
-    """Return the OTLP exporter of the configured protocol if it is installed, else the other one, else None."""
-    from importlib import import_module
-
-    wanted = os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
-    for protocol in ("http", "grpc") if wanted.startswith("http") else ("grpc", "http"):
-        name = _EXPORTER.format(protocol)
-        if find_spec("opentelemetry") and find_spec("opentelemetry.sdk") and _is_installed(name):
-            return import_module(name).OTLPSpanExporter()
+    """Return the OTLP exporter of the configured protocol if it is installed, else another one, else None."""
+    protocol = os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc").partition("/")[0]
+    installed = {each.name: each for each in entry_points(group="opentelemetry_traces_exporter")}
+    for name in (f"otlp_proto_{protocol}", "otlp_proto_grpc", "otlp_proto_http"):
+        if name in installed:
+            return installed[name].load()()
     return None
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,7 +130,7 @@ def recommend(
         passing = json.loads(where) if where is not None else None
     except ValueError as error:
         raise click.BadParameter(f"not JSON: {error}", param_hint="--where") from None
-    with _OpenStore(store) as (_, _, recommender):
+    with _open_store(store) as (_, _, recommender):
         result = recommender.recommend(
             text, user=user, history=_ids(history), exclude=_ids(exclude) or (), where=passing, n=n
         )
@@ -146,7 +148,7 @@ def profile(store: Path | None, user: str, as_json: bool) -> None:
     """
     from agent.terminal import console
 
-    with _OpenStore(store) as (catalog, _, recommender):
+    with _open_store(store) as (catalog, _, recommender):
         found = recommender.profile(user)
         print_json(found.as_json()) if as_json else console.print_interests(found, catalog)
 
@@ -163,7 +165,7 @@ def forget(store: Path | None, user: str, as_json: bool) -> None:
     """
     from store.paths import chat_history_file
 
-    with _OpenStore(store) as (_, history, recommender):
+    with _open_store(store) as (_, history, recommender):
         rows = recommender.forget(user).rows
         if as_json:
             print_json({"user": user, "rows": rows, "refitted": ["matrices"], "trained": recommender.trained})
@@ -198,7 +200,7 @@ def chat(store: Path | None, user: str | None, session: str | None) -> None:
     """
     from agent.terminal.chat import chat as talk
 
-    with _OpenStore(store) as (catalog, _, recommender):
+    with _open_store(store) as (catalog, _, recommender):
         talk(recommender.session(user, session), catalog)
 
 
@@ -251,36 +253,27 @@ def model(store: Path | None, as_json: bool) -> None:
         sys.exit(1)
 
 
-class _OpenStore:
-    """A `with` block that opens the catalog, history and recommender of a store, and closes them at the end."""
+@contextmanager
+def _open_store(store: Path | None) -> Iterator[tuple[Catalog, History, Recommender]]:
+    """Open the catalog, history and recommender of a store, and close them at the end of the block."""
+    from agent.settings import Settings
+    from agent.sync import Recommender
+    from store import Catalog, History
+    from store.errors import StoreError
+    from store.paths import last_store
 
-    def __init__(self, store: Path | None) -> None:
-        from agent.settings import Settings
-        from store.errors import StoreError
-        from store.paths import last_store
-
-        settings = Settings.load(store=store)
-        folder = settings.store
-        if folder is None:
-            folder = last_store()
-            if folder is None:
-                raise StoreError("no store was given and none was indexed before; run `evoke index DIR` first")
-            say(f"using store {folder}")
-        self._folder, self._embedder = folder, settings.embedder()
-
-    def __enter__(self) -> tuple[Catalog, History, Recommender]:
-        from agent.sync import Recommender
-        from store import Catalog, History
-
-        self._catalog = Catalog.open(self._folder, create=False, embedder=self._embedder)
-        self._history = History.open(self._folder)
-        self._recommender = Recommender(self._catalog, self._history)
-        return self._catalog, self._history, self._recommender
-
-    def __exit__(self, *_: object) -> None:
-        self._recommender.close()
-        self._history.close()
-        self._catalog.close()
+    settings = Settings.load(store=store)
+    folder = settings.store or last_store()
+    if folder is None:
+        raise StoreError("no store was given and none was indexed before; run `evoke index DIR` first")
+    if settings.store is None:
+        say(f"using store {folder}")
+    with (
+        Catalog.open(folder, create=False, embedder=settings.embedder()) as catalog,
+        History.open(folder) as history,
+        closing(Recommender(catalog, history)) as recommender,
+    ):
+        yield catalog, history, recommender
 
 
 def _ids(text: str | None) -> list[str] | None:

@@ -25,7 +25,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,26 +42,6 @@ NO_GPU = "These are not GPU figures: the model ran without a GPU, or on a machin
 
 SAMPLE = 1000
 """The most users of a store whose histories are read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Level:
-    """The figures for one number of users at once. Tokens and prefix-cache hits are counted by the server, None if it does not."""
-
-    users: int
-    requests: int
-    seconds: float
-    per_second: float
-    p50_s: float
-    p90_s: float
-    tokens_in_per_second: float | None
-    tokens_out_per_second: float | None
-    prefix_hits: float | None
-    degraded: float
-    reasons: dict[str, int]
-    own_p50_ms: float
-    own_share: float
-    cpu_ms: float
 
 
 ROWS = {
@@ -96,8 +75,10 @@ def make_histories(history: History, seed: int = 0) -> Iterator[list[str]]:
 
 async def measure_level(
     rec: AsyncRecommender, server: Server, users: int, histories: Iterator[list[str]], seconds: float, most: int | None
-) -> Level:
-    """Serve `users` users at once, and return the figures.
+) -> dict[str, Any]:
+    """Serve `users` users at once, and return the figures: those in ROWS, the seconds, and how often what degraded.
+
+    Tokens and prefix-cache hits are counted by the server; they are None if it does not.
 
     Args:
         rec: the recommender that serves them.
@@ -128,22 +109,22 @@ async def measure_level(
     await asyncio.gather(*(ask() for _ in range(users)))
     passed, cpu = time.perf_counter() - began, time.process_time() - cpu
     counted = {name: value - before[name] for name, value in server.counters().items() if name in before}
-    return Level(
-        users=users,
-        requests=len(took),
-        seconds=round(passed, 2),
-        per_second=round(len(took) / passed, 3),
-        p50_s=quantile(took, 0.5) / 1000,
-        p90_s=quantile(took, 0.9) / 1000,
-        tokens_in_per_second=round(counted["tokens_in"] / passed, 1) if counted else None,
-        tokens_out_per_second=round(counted["tokens_out"] / passed, 1) if counted else None,
-        prefix_hits=round(counted["found"] / counted["looked_up"], 4) if counted.get("looked_up") else None,
-        degraded=round(degraded / len(took), 4),
-        reasons=dict(reasons),
-        own_p50_ms=quantile(own, 0.5),
-        own_share=round(sum(own) / sum(took), 4),
-        cpu_ms=round(cpu * 1000 / len(took), 1),
-    )
+    return {
+        "users": users,
+        "requests": len(took),
+        "seconds": round(passed, 2),
+        "per_second": round(len(took) / passed, 3),
+        "p50_s": quantile(took, 0.5) / 1000,
+        "p90_s": quantile(took, 0.9) / 1000,
+        "tokens_in_per_second": round(counted["tokens_in"] / passed, 1) if counted else None,
+        "tokens_out_per_second": round(counted["tokens_out"] / passed, 1) if counted else None,
+        "prefix_hits": round(counted["found"] / counted["looked_up"], 4) if counted.get("looked_up") else None,
+        "degraded": round(degraded / len(took), 4),
+        "reasons": dict(reasons),
+        "own_p50_ms": quantile(own, 0.5),
+        "own_share": round(sum(own) / sum(took), 4),
+        "cpu_ms": round(cpu * 1000 / len(took), 1),
+    }
 
 
 async def measure(server: Server, store: Path, asked: argparse.Namespace) -> dict[str, Any]:
@@ -173,7 +154,7 @@ async def measure(server: Server, store: Path, asked: argparse.Namespace) -> dic
         finally:
             await rec.close()
     named = {"device": server.device, "gpu": server.gpu, "notice": None if server.gpu else NO_GPU, "model": model}
-    return named | {"vllm": server.version(), "evoke": version("evoke-rec"), "levels": [asdict(one) for one in levels]}
+    return named | {"vllm": server.version(), "evoke": version("evoke-rec"), "levels": levels}
 
 
 def make_table(report: dict[str, Any]) -> Table:

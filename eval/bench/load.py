@@ -184,10 +184,15 @@ def index_store(folder: Path, given: Path | None) -> Path:
     if given:
         shutil.copytree(given, store)
     else:
-        command = [sys.executable, "-m", "agent.terminal.cli", "index", str(FILMS), "--store", str(store)]
-        own = os.environ | {"XDG_DATA_HOME": str(folder)}
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=own)  # noqa: S603
+        evoke(folder, "index", FILMS, "--store", store)
     return store
+
+
+def evoke(home: Path, *arguments: str | Path) -> str:
+    """Run an `evoke` command; return its output. The name of the store that was indexed last goes to `home`, not to the user."""
+    command = [sys.executable, "-m", "agent.terminal.cli", *map(str, arguments)]
+    own = os.environ | {"XDG_DATA_HOME": str(home)}
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=own).stdout  # noqa: S603
 
 
 def measure(store: Path, folder: Path, asked: argparse.Namespace) -> dict[str, Any]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import resource
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from eval.bench.load import evoke
 
 KINDS = "lamp chair kettle desk rug shelf clock mirror stool bench vase tray basket blanket cushion".split()
 LOOKS = "oak steel linen blue folding tall quiet small round brass woven matte classic outdoor travel".split()
@@ -55,21 +55,10 @@ def main() -> None:
         (data := folder / "shop").mkdir()
         write_dataset(data, asked.items)
         started = time.monotonic()
-        command = [
-            sys.executable,
-            "-m",
-            "agent.terminal.cli",
-            "index",
-            str(data),
-            "--store",
-            str(folder / "store"),
-            "--json",
-        ]
-        own = os.environ | {"XDG_DATA_HOME": str(folder)}  # else this store would become the user's default
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=own)  # noqa: S603  our own command
+        output = evoke(folder, "index", data, "--store", folder / "store", "--json")
         seconds = time.monotonic() - started
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    report = {"items": asked.items, "seconds": round(seconds, 1), "peak_gib": round(peak, 2), **json.loads(done.stdout)}
+    report = {"items": asked.items, "seconds": round(seconds, 1), "peak_gib": round(peak, 2), **json.loads(output)}
     print(json.dumps(report))  # noqa: T201
     sys.exit(peak > asked.limit_gib)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 
@@ -101,17 +102,10 @@ class Cases:
         """Return all cases of randomly drawn users, at least `n` cases in all. A smaller sample is part of a larger one."""
         if n >= len(self.cases):
             return self
-        sizes: dict[str, int] = {}
-        for case in self.cases:
-            sizes[case.user] = sizes.get(case.user, 0) + 1
-        users = sorted(sizes)
-        drawn: set[str] = set()
-        total = 0
-        for row in np.random.default_rng(seed).permutation(len(users)):
-            if total >= n:
-                break
-            drawn.add(users[row])
-            total += sizes[users[row]]
+        sizes = Counter(case.user for case in self.cases)
+        users = np.random.default_rng(seed).permutation(sorted(sizes))
+        enough = int(np.searchsorted(np.cumsum([sizes[user] for user in users]), n)) + 1
+        drawn = set(users[:enough].tolist())
         return replace(self, cases=tuple(case for case in self.cases if case.user in drawn))
 
 

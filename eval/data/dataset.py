@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -89,9 +89,9 @@ def warn_of_hidden_targets(data: Data, cases: Iterable[Case]) -> list[str]:
     return [f"{hidden} targets are hidden items, which are never returned"] if hidden else []
 
 
-def data_hash(dataset: Path) -> str:
-    """Return a hash of the bytes of all files that a measurement depends on: items, events, cases."""
-    files = [*find_dataset(Path(dataset)), *(case_file(dataset, part) for part in _PARTS)]
+def data_hash(dataset: Path, parts: Sequence[str] = _PARTS) -> str:
+    """Return a hash of the bytes of all files that a measurement depends on: items, events, and the cases of these parts."""
+    files = [*find_dataset(Path(dataset)), *(case_file(dataset, part) for part in parts)]
     whole = hashlib.blake2b(digest_size=12)
     for path in files:
         whole.update(b"-" if path is None else file_hash(path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,11 +11,10 @@ from typing import Any
 from agent.llm.adapters import Adapter, Adapters
 from agent.ranking.tuned import Tuned
 from agent.settings import Settings
-from eval.data.dataset import case_file, data_hash, file_hash
+from eval.data.dataset import data_hash
 from eval.progress import Progress
 from store import Catalog
 from store.embedder import Embedder
-from store.load import find_dataset
 from store.paths import trained_encoder, validation_encoder
 from store.reembed import index_with_encoder
 
@@ -61,10 +59,7 @@ def open_untrained_catalog(folder: Path, catalog: Catalog, progress: Progress) -
 
 def hash_tuning_data(dataset: Path) -> str:
     """Return a hash of the files that tuning reads: items, events and validation cases, never the test cases."""
-    whole = hashlib.blake2b(digest_size=12)
-    for path in (*find_dataset(dataset), case_file(dataset, "valid")):
-        whole.update(b"-" if path is None else file_hash(path))
-    return whole.hexdigest()
+    return data_hash(dataset, ("valid",))
 
 
 def load_trusted_tuning(store: Path, dataset: Path, on: str, how: str | None) -> tuple[Tuned, list[str]]:

@@ -16,6 +16,7 @@ from store.cooccurrence import is_clock
 from store.feedback import positive_events
 from store.records import Event
 
+PARTS = ("train", "valid", "test")
 HOWS = ("temporal", "per-user", "last-out", "given")
 
 _CASES_PER_USER = 5
@@ -71,8 +72,11 @@ def make_cases_from(data: Data, on: str) -> Cases:
 def _make(data: Data, on: str, how: str, cuts: tuple[float, float], warnings: list[str]) -> Cases:
     if not data.events:
         raise EvalError(f"{data.name}: there are no events to make cases from; add events.csv or {on}.jsonl")
-    labels = _LABELS[how](data, cuts)
-    events = [replace(event, split=label) for event, label in zip(data.events, labels, strict=True) if label]
+    events = [
+        replace(event, split=label)
+        for event, label in zip(data.events, _label_events(data, how, cuts), strict=True)
+        if label in PARTS
+    ]
     fitted = tuple(event for event in events if event.split in FITTED[on])
     asked = [event for event in events if event.split == on]
     cases = _cases(data, fitted, asked)
@@ -84,35 +88,21 @@ def _make(data: Data, on: str, how: str, cuts: tuple[float, float], warnings: li
     return Cases(data.name, on, cases, fitted, [*data.warnings, *warn_of_hidden_targets(data, cases), *warnings])
 
 
-def _split_by_time(data: Data, cuts: tuple[float, float]) -> list[str | None]:
+def _label_events(data: Data, how: str, cuts: tuple[float, float]) -> Sequence[str | None]:
+    """Return the part of each event by this split."""
+    if how == "given":
+        return [event.split for event in data.events]
+    if how == "per-user":
+        return _by_position(data, lambda n: (int(n * cuts[0] + 1e-9), int(n * cuts[1] + 1e-9)))
+    if how == "last-out":
+        return _by_position(data, lambda n: (max(n - 2, 0), max(n - 1, 0)))
     times = np.array([event.timestamp for event in data.events], dtype=np.float64)
     if not is_clock(times):
         raise EvalError(
             f'{data.name}: the times are not a clock (Unix seconds), so they cannot be split by time; use "per-user" or '
             '"last-out", add a column "split" to the events, or add valid.jsonl and test.jsonl'
         )
-    first, second = np.quantile(times, cuts, method="higher")
-    return [_part(time >= first, time >= second) for time in times]
-
-
-def _per_user(data: Data, cuts: tuple[float, float]) -> list[str | None]:
-    return _by_position(data, lambda n: (int(n * cuts[0] + 1e-9), int(n * cuts[1] + 1e-9)))
-
-
-def _last_out(data: Data, _: tuple[float, float]) -> list[str | None]:
-    return _by_position(data, lambda n: (max(n - 2, 0), max(n - 1, 0)))
-
-
-def _given(data: Data, _: tuple[float, float]) -> list[str | None]:
-    return [event.split if event.split in ("train", "valid", "test") else None for event in data.events]
-
-
-_LABELS: dict[str, Callable[[Data, tuple[float, float]], list[str | None]]] = {
-    "temporal": _split_by_time,
-    "per-user": _per_user,
-    "last-out": _last_out,
-    "given": _given,
-}
+    return [PARTS[part] for part in np.digitize(times, np.quantile(times, cuts, method="higher"))]
 
 
 def _by_position(data: Data, cut: Callable[[int], tuple[int, int]]) -> list[str | None]:
@@ -129,12 +119,8 @@ def _by_position(data: Data, cut: Callable[[int], tuple[int, int]]) -> list[str 
         before = 0
         for row in rows:
             before += id(data.events[row]) in liked
-            labels[row] = _part(before > first, before > second)
+            labels[row] = PARTS[(before > first) + (before > second)]
     return labels
-
-
-def _part(after_first: bool, after_second: bool) -> str:
-    return "test" if after_second else "valid" if after_first else "train"
 
 
 def _cases(data: Data, fitted: Sequence[Event], asked: Sequence[Event]) -> tuple[Case, ...]:

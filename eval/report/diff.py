@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from eval.report.formatting import Cell, Table, as_text, difference_cell, format_value, measure_name
 from eval.report.run import PRIMARY, RunData
@@ -62,14 +63,12 @@ class Changes:
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields, ready for `json.dumps`."""
-        return asdict(self) | {"inputs": {name: list(pair) for name, pair in self.inputs.items()}}
+        return asdict(self)
 
     @classmethod
     def from_json(cls, changes: Mapping[str, Any]) -> Changes:
         """Return the changes of a dict from `as_json`."""
-        inputs = {name: (before, after) for name, (before, after) in changes["inputs"].items()}
-        measures = [Delta(**delta) for delta in changes["measures"]]
-        return cls(inputs, measures, list(changes["arms_gone"]), list(changes["arms_new"]))
+        return TypeAdapter(cls).validate_python(changes)
 
     def notes(self) -> list[str]:
         """Return sentences about what stands in no table: arms of one run only, and what did not change."""

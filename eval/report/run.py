@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from io import BytesIO
@@ -13,6 +12,8 @@ from typing import Any, Self
 from zipfile import BadZipFile
 
 import numpy as np
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
 
 from eval.errors import EvalError
 from eval.significance import Comparison
@@ -66,6 +67,8 @@ class RunData:
         case_users: integer code of each case's user, (n_cases,).
     """
 
+    __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True)
+
     dataset: str
     on: str
     cases: int
@@ -92,24 +95,18 @@ class RunData:
 
     def as_json(self) -> dict[str, Any]:
         """Return everything but the values of single cases, ready for `json.dumps`; numbers that are not finite are null."""
-        run = {_KEYS.get(name, name): getattr(self, name) for name in _FIELDS}
-        run["comparisons"] = [comparison.as_json() for comparison in self.comparisons]
-        return _plain(run)
+        run = {"union_ceiling@100" if name == "union_ceiling" else name: getattr(self, name) for name in _FIELDS}
+        known: dict[str, Any] = to_jsonable_python(run, inf_nan_mode="null", fallback=_as_json)
+        return known
 
     @classmethod
     def from_json(cls, run: dict[str, Any]) -> Self:
         """Return the run of a dict from `as_json`; unknown keys are ignored. Raises EvalError if required keys are missing."""
-        known = {name: value for name, value in run.items() if name in _FIELDS}
         try:
-            known["comparisons"] = [Comparison(**comparison) for comparison in run["comparisons"]]
-            known["union_ceiling"] = run["union_ceiling@100"]
-            known["intervals"] = {
-                arm: {measure: tuple(bounds) for measure, bounds in own.items()}
-                for arm, own in run.get("intervals", {}).items()
-            }
-            return cls(**known)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise EvalError(f"not a saved run ({error}); give the folder or run.json that compare wrote") from error
+            return TypeAdapter(cls).validate_python(run | {"union_ceiling": run["union_ceiling@100"]})
+        except (KeyError, ValidationError) as error:
+            why = f"{error.error_count()} fields are wrong" if isinstance(error, ValidationError) else error
+            raise EvalError(f"not a saved run ({why}); give the folder or run.json that compare wrote") from error
 
     def save(self, folder: Path) -> Path:
         """Write run.json and the values of single cases (values.npz) into the folder, and return the path of run.json.
@@ -179,7 +176,6 @@ class RunData:
 
 
 _FIELDS = [name for name in RunData.__dataclass_fields__ if name not in ("values", "case_users")]
-_KEYS = {"union_ceiling": "union_ceiling@100"}
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -202,14 +198,5 @@ def library_versions() -> dict[str, str]:
     return found
 
 
-def _plain(value: Any) -> Any:
-    """Return the value in types that JSON has."""
-    if isinstance(value, dict):
-        return {str(name): _plain(each) for name, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (str, int, bool)) else str(value)
+def _as_json(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else str(value)
