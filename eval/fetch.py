@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
-
-import httpx2
+from typing import Any, NamedTuple
 
 from eval.data.convert import amazon, movielens
 from eval.errors import EvalError
-from store.paths import write_atomically
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -32,8 +32,9 @@ class _Source(NamedTuple):
 def fetch(name: str, folder: Path, progress: Progress | None = None, base_url: str | None = None) -> Path:
     """Download a public dataset, unless it is there already; return its dataset folder (items.jsonl, events.csv) in `folder`.
 
-    The checksum of each file is recorded in checksums.json at the first download; later a file with another checksum is refused.
-    Raises EvalError for an unknown name, a failed download, or a file with a wrong checksum.
+    An interrupted download continues where it stopped. The checksum of each file is recorded in checksums.json at the first
+    download; later a file with another checksum is refused. Raises EvalError for an unknown name, a failed download, or a file
+    with a wrong checksum.
 
     Args:
         name: "movielens-latest-small", "movielens-1m", "movielens-32m", or "amazon-2018/CATEGORY" with the category as in
@@ -78,7 +79,7 @@ def _file(url: str, raw: Path, progress: Progress | None) -> Path:
     first = known.get(path.name)
     if first is None:
         known[path.name] = {"sha256": sha256, "bytes": path.stat().st_size, "url": url}
-        write_atomically(record, json.dumps(known, indent=1).encode() + b"\n")
+        _write(record, json.dumps(known, indent=1) + "\n")
     elif first["sha256"] != sha256:
         remedy = f"remove its entry in {record} to accept it" if fresh else "delete it to fetch it again"
         if fresh:
@@ -90,25 +91,58 @@ def _file(url: str, raw: Path, progress: Progress | None) -> Path:
 
 
 def _download(url: str, path: Path, progress: Progress | None) -> None:
-    """Download into NAME.part, and rename it when it is complete."""
-    part = path.with_name(f"{path.name}.part")
-    as_it_is = {"Accept-Encoding": "identity"}
+    """Download into NAME.part and rename it at the end. Continue an earlier NAME.part if the server still has the same file."""
+    part, tag = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.tag")
+    have = part.stat().st_size if part.exists() and tag.exists() else 0
+    headers = {"Accept-Encoding": "identity"}
+    if have:
+        # The server sends only the rest if its file still has this tag (or date), else the whole file.
+        headers |= {"Range": f"bytes={have}-", "If-Range": tag.read_text(encoding="utf-8")}
     try:
-        with (
-            httpx2.stream("GET", url, headers=as_it_is, timeout=_SECONDS, follow_redirects=True) as answer,
-            part.open("wb") as file,
-        ):
-            answer.raise_for_status()
-            total = answer.headers.get("Content-Length")
-            for block in answer.iter_raw(_BLOCK):
-                file.write(block)
-                if progress:
-                    progress(path.name, answer.num_bytes_downloaded, int(total) if total else None)
-    except httpx2.HTTPStatusError as error:
-        status = f"{error.response.status_code} {error.response.reason_phrase}"
-        raise EvalError(f"{url} answers {status}; check the name, or try again later") from error
-    except httpx2.UnsupportedProtocol as error:
-        raise EvalError(f"{url} is not a web address; give a base_url that begins with https:// or http://") from error
-    except httpx2.HTTPError as error:
-        raise EvalError(f"the download of {url} failed ({error or type(error).__name__}); run it again") from error
+        with _open(url, headers) as answer:
+            if answer.status != 206:
+                have = 0
+            total = _length(answer, have)
+            validator = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
+            if validator and not validator.startswith("W/"):
+                _write(tag, validator)
+            else:
+                tag.unlink(missing_ok=True)
+            with part.open("ab" if have else "wb") as file:
+                while block := answer.read(_BLOCK):
+                    file.write(block)
+                    have += len(block)
+                    if progress:
+                        progress(path.name, have, total)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and have:
+            part.unlink()
+            return _download(url, path, progress)
+        raise EvalError(f"{url} answers {error.code} {error.reason}; check the name, or try again later") from error
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+        reason = getattr(error, "reason", None) or type(error).__name__
+        raise EvalError(
+            f"the download of {url} failed ({reason}); run it again to continue where it stopped"
+        ) from error
+    if total is not None and have != total:
+        raise EvalError(f"{url} broke off after {have:,} of {total:,} bytes; run it again to continue where it stopped")
     part.replace(path)
+    return tag.unlink(missing_ok=True)
+
+
+def _open(url: str, headers: dict[str, str]) -> Any:
+    if not url.startswith(("https://", "http://")):
+        raise EvalError(f"{url} is not a web address; give a base_url that begins with https:// or http://")
+    return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_SECONDS)  # noqa: S310
+
+
+def _length(answer: Any, have: int) -> int | None:
+    length = answer.headers.get("Content-Length")
+    return None if length is None else have + int(length)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write the whole file or nothing."""
+    partial = path.with_name(f"{path.name}.new")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

@@ -21,32 +21,43 @@ from store.records import Event, Item
 
 
 class Home:
-    """A file server. It sends only `cut` bytes of the next response if set; `requests` holds the path of each request."""
+    """A file server. It sends only `cut` bytes of the next response if set; `requests` holds the path and range of each request."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.cut: int | None = None
-        self.requests: list[str] = []
+        self.ranges = True
+        self.requests: list[tuple[str, str | None]] = []
         home = self
 
         class Answer(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                home.requests.append(self.path)
-                content = home.files.get(self.path.removeprefix("/data/"))
-                if content is None:
-                    self.send_error(404)
-                    return
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content[: home.cut])
-                home.cut = None
+                home.answer(self)
 
             def log_message(self, *_: object) -> None:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
         self.url = f"http://127.0.0.1:{self.server.server_port}/data"
+
+    def answer(self, to: BaseHTTPRequestHandler) -> None:
+        range_asked = to.headers.get("Range")
+        self.requests.append((to.path, range_asked))
+        content = self.files.get(to.path.removeprefix("/data/"))
+        if content is None:
+            to.send_error(404)
+            return
+        tag = f'"{hash(content)}"'
+        start = 0
+        if range_asked and self.ranges and to.headers.get("If-Range") == tag:
+            start = int(range_asked.removeprefix("bytes=").removesuffix("-"))
+        to.send_response(206 if start else 200)
+        to.send_header("Content-Length", str(len(content) - start))
+        to.send_header("ETag", tag)
+        to.end_headers()
+        end = len(content) if self.cut is None else start + self.cut
+        self.cut = None
+        to.wfile.write(content[start:end])
 
 
 @pytest.fixture
@@ -151,14 +162,28 @@ def test_file_that_changed_at_the_publisher_is_refused(home: Home, tmp_path: Pat
     assert fetch("movielens-latest-small", tmp_path, base_url=home.url)
 
 
-def test_interrupted_download_is_repeated_as_a_whole(home: Home, tmp_path: Path) -> None:
-    home.cut = 100
-    with pytest.raises(EvalError, match=r"failed .*; run it again"):
+@pytest.mark.parametrize("ranges", [True, False])
+def test_interrupted_download_continues_where_it_stopped(home: Home, tmp_path: Path, ranges: bool) -> None:
+    home.cut, home.ranges = 100, ranges
+    with pytest.raises(EvalError, match="run it again to continue"):
         fetch("movielens-latest-small", tmp_path, base_url=home.url)
-    folder = fetch("movielens-latest-small", tmp_path, base_url=home.url)
+    steps: list[int] = []
+    folder = fetch("movielens-latest-small", tmp_path, lambda _, done, __: steps.append(done), home.url)
+    assert home.requests[-1] == ("/data/ml-latest-small.zip", "bytes=100-")
     assert (folder / "source" / "ml-latest-small.zip").read_bytes() == home.files["ml-latest-small.zip"]
     assert len(_dataset(folder)[0]) == 3
     assert sorted(file.name for file in (folder / "source").iterdir()) == ["checksums.json", "ml-latest-small.zip"]
+
+
+def test_interrupted_download_of_a_changed_file_starts_again(home: Home, tmp_path: Path) -> None:
+    home.cut = 100
+    with pytest.raises(EvalError):
+        fetch("movielens-latest-small", tmp_path, base_url=home.url)
+    text = "movieId,title,genres\n9,Other (2001),Drama\n"
+    home.files["ml-latest-small.zip"] = _zip(
+        {"movies.csv": text, "ratings.csv": "userId,movieId,rating,timestamp\n1,9,4,5\n"}
+    )
+    assert set(_dataset(fetch("movielens-latest-small", tmp_path, base_url=home.url))[0]) == {"9"}
 
 
 def test_each_failed_fetch_gives_one_line_with_a_remedy(home: Home, tmp_path: Path) -> None:
