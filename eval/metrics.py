@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from importlib.util import find_spec
 
 import numpy as np
 
@@ -19,18 +20,22 @@ Ranked = Sequence[Sequence[str]]
 """The ranked item ids of each case."""
 
 
+def check_extra() -> None:
+    """Raise MissingExtra if a package of the extra `eval` is missing: before the work, not after it."""
+    if not all(map(find_spec, ("ir_measures", "lightgbm", "matplotlib"))):
+        raise MissingExtra("measuring", "eval")
+
+
 def per_case(cases: Sequence[Case], ranked: Ranked, ks: Sequence[int] = KS) -> dict[str, np.ndarray]:
     """Return each measure for each case, (n_cases,) float64 in 0..1, worked out by `ir_measures`.
 
     "recall@k" is the share of the targets among the first k items, "ndcg@k" has binary gain, "hit@k" is 1 if any target is
     among the first k, and "mrr" is one over the rank of the first target in the whole list. Raises ValueError if there is not one
-    list for each case or a list contains an id twice; MissingExtra without `ir_measures`.
+    list for each case or a list contains an id twice.
     """
     _check(cases, ranked)
-    try:
-        import ir_measures
-    except ModuleNotFoundError as error:
-        raise MissingExtra("measuring", "eval") from error
+    import ir_measures
+
     families = {"recall": ir_measures.R, "ndcg": ir_measures.nDCG, "hit": ir_measures.Success}
     names = {family @ k: f"{name}@{k}" for name, family in families.items() for k in ks}
     names[ir_measures.RR] = "mrr"

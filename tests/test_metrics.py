@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from eval import metrics
+from eval.comparison.runner import compare
 from eval.data.cases import Case
+from eval.training import retriever
+from eval.tuning.prompts.prompt_search import tune_prompts
+from eval.tuning.tune import tune
+from store import MissingExtra
 
 CASES = [
     Case("u", ("x",), ("a", "b")),
@@ -103,3 +112,13 @@ def test_cases_are_grouped_by_history_popularity_and_new_items() -> None:
     assert list(table["history"]) == ["0", "1-2", "3-5", "11+"]
     assert table["item"]["new"] == {"cases": 1, "arms": {"arm": {"recall@100": 0.0}}}
     assert table["item"]["known"]["arms"] == {"arm": {"recall@100": pytest.approx(2 / 3)}}
+
+
+@pytest.mark.parametrize("package", ["ir_measures", "lightgbm", "matplotlib"])
+@pytest.mark.parametrize("work", [compare, tune, tune_prompts, retriever.train])
+def test_missing_extra_is_reported_before_any_work(
+    work: Callable[..., object], package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtra, match=re.escape('needs the extra "eval": pip install "evoke-rec[eval]"')):
+        work(tmp_path / "missing")

@@ -24,6 +24,7 @@ from eval.data.read_cases import data_hash, load_cases
 from eval.errors import EvalError
 from eval.fitting.ablation import refitted
 from eval.fitting.signals import fit_sources
+from eval.metrics import check_extra
 from eval.progress import Progress, quiet
 from eval.report.report import Run
 from store import Catalog
@@ -104,6 +105,7 @@ def compare(
         progress: shows progress.
         settings: any of `agent.settings.Settings`, such as `base_url`.
     """
+    check_extra()
     dataset = Path(dataset)
     earlier = Run.load(Path(against)) if against else None
     arms = list(dict.fromkeys(arms))

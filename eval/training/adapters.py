@@ -24,7 +24,7 @@ from eval.data.leakage import hash_tuning_data, open_measured_catalog
 from eval.errors import EvalError
 from eval.fitting.sequences import pairs
 from eval.fitting.signals import fit_sources
-from eval.metrics import per_case
+from eval.metrics import check_extra
 from eval.progress import Progress, quiet
 from eval.training import queries, reranker
 from eval.training.checkpoint import configure_torch, unfinished
@@ -120,10 +120,10 @@ def train(
 
     Raises EvalError if there are too few events, or if the extra "train" is missing; StoreBusy if another process trains.
     """
+    check_extra()
     configure_torch()
     dataset = Path(dataset)
     known = validation_cases(dataset)
-    per_case([], [])  # raises an error about a missing extra now, and not after the training
     repeats = repeating(known)
     say("indexing")
     folder = index_dataset(dataset, store)

@@ -27,7 +27,7 @@ from eval.errors import EvalError
 from eval.fitting.ablation import MOST_CASES
 from eval.fitting.sequences import FOLDS, fold_of, pairs, sequences
 from eval.fitting.signals import TURNS, turns_of
-from eval.metrics import per_case
+from eval.metrics import check_extra
 from eval.progress import Progress, quiet
 from eval.training.checkpoint import unfinished
 from eval.training.compare_encoders import SEARCHES, compare_encoders, compare_title_search
@@ -113,9 +113,9 @@ def train(
 
     Raises EvalError if there are too few events, or if the store's vectors come from a server.
     """
+    check_extra()
     dataset = Path(dataset)
     known, in_use = validation_cases(dataset).sample(MOST_CASES, seed), load_production_cases(dataset)
-    per_case([], [])  # raises an error about a missing extra now, and not after the training
     say("indexing")
     folder, present = index_dataset(dataset, store), Settings.load().embedder()
     kept = folder / "trained" / UNFINISHED

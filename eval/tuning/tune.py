@@ -28,6 +28,7 @@ from eval.errors import EvalError
 from eval.fitting.ablation import MOST_CASES
 from eval.fitting.cross_fitting import lessons
 from eval.fitting.signals import fit_sources, table
+from eval.metrics import check_extra
 from eval.progress import Progress, quiet
 from eval.tuning.grid_search import best_trees, channel_weights, parameters
 from eval.tuning.llm_stages import diversity, model_channels, reranking
@@ -72,6 +73,7 @@ def tune(
         progress: shows progress.
         settings: any of `agent.settings.Settings`, such as `base_url`.
     """
+    check_extra()
     dataset = Path(dataset)
     cases = validation_cases(dataset)
     say("indexing")

@@ -28,6 +28,7 @@ from eval.data.leakage import hash_tuning_data, open_measured_catalog
 from eval.errors import EvalError
 from eval.fitting.ablation import MOST_CASES
 from eval.fitting.signals import fit_sources
+from eval.metrics import check_extra
 from eval.progress import Progress, quiet
 from eval.significance import LEAST_USERS
 from eval.tuning.objective import Say
@@ -98,6 +99,7 @@ def tune_prompts(
     Further keywords override settings, such as `base_url`. Raises EvalError for too few cases, for a store tuned on other
     data or with an adapter that writes its queries, and where no model answers; nothing is written then.
     """
+    check_extra()
     dataset = Path(dataset)
     cases = validation_cases(dataset).sample(MOST_CASES, seed)
     rows, racing = _drawn(cases, model_cases, seed)
