@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -46,17 +45,7 @@ ANYWAY = click.option("--anyway", is_flag=True, help="Switch it on even without 
 @DATASET_STORE
 @AS_JSON
 def compare(
-    dataset: Path,
-    arms: str | None,
-    on: str,
-    cases: int | None,
-    seed: int,
-    how: str | None,
-    allow_repeats: bool,
-    against: Path | None,
-    out: Path | None,
-    store: Path | None,
-    as_json: bool,
+    dataset: Path, arms: str | None, out: Path | None, store: Path | None, as_json: bool, **options: Any
 ) -> None:
     """Compare retrieval methods on held-out cases.
 
@@ -73,35 +62,36 @@ def compare(
           full-x                                              full without the channel or stage x
           a-retriever  a-adapter  a-training                  arm a without the trained retriever, adapter, or both
     """
-    from agent.settings import Settings
-    from agent.terminal.progress import progress
     from eval.comparison.arms import DEFAULT
     from eval.comparison.runner import compare as run_compare
 
     if out:
         _check_writable(out)
-    run = run_compare(
-        dataset,
-        [arm.strip() for arm in arms.split(",") if arm.strip()] if arms else DEFAULT,
-        store=store or Settings.load().store,
-        on=on,
-        cases=cases,
-        seed=seed,
-        allow_repeats=allow_repeats,
-        how=how,
-        against=against,
-        progress=progress,
-    )
+    named = [arm.strip() for arm in arms.split(",") if arm.strip()] if arms else DEFAULT
+    run = run_compare(dataset, named, **_common(store), **options)
     try:
         if out:
             say(f"saved {run.save(out)}")
     finally:  # show the run even if it could not be saved
-        if as_json:
-            print_json(run.as_json())
-        else:
-            from rich.console import Console
+        _show(run, as_json)
 
-            Console().print(run)
+
+def _common(store: Path | None) -> dict[str, Any]:
+    """Return the arguments of every command: the store, by default that of the settings, and the progress display."""
+    from agent.settings import Settings
+    from agent.terminal.progress import progress
+
+    return {"store": store or Settings.load().store, "progress": progress}
+
+
+def _show(result: Any, as_json: bool) -> None:
+    """Print a result, as JSON or as rich shows it."""
+    from rich.console import Console
+
+    if as_json:
+        print_json(result.as_json())
+    else:
+        Console().print(result)
 
 
 def _check_writable(folder: Path) -> None:
@@ -142,9 +132,6 @@ def _check_writable(folder: Path) -> None:
 @AS_JSON
 def tune(
     dataset: Path,
-    seed: int,
-    model_cases: int,
-    minutes: float,
     no_model: bool,
     prompts: bool,
     rounds: int,
@@ -153,6 +140,7 @@ def tune(
     proposer_key: str | None,
     store: Path | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Find the best settings for your data.
 
@@ -162,43 +150,25 @@ def tune(
     With --prompts: compares variants of the interests prompt on those cases. A variant that finds significantly more is
     written into the store, and used from then on.
     """
-    from agent.settings import Settings
-    from agent.terminal.progress import progress
     from eval.tuning.tune import tune as run_tune
 
+    options |= {"say": say, **_common(store)}
     if prompts:
-        from eval.tuning.prompts.prompt_search import proposer, tune_prompts
+        from eval.tuning.prompts.prompt_search import load_proposer, tune_prompts
 
-        if no_model or not model_cases:
+        if no_model or not options["model_cases"]:
             raise click.UsageError("--prompts needs a model: leave out --no-model and --model-cases 0")
-        found = tune_prompts(
-            dataset,
-            store=store or Settings.load().store,
-            seed=seed,
-            model_cases=model_cases,
-            minutes=minutes,
-            rounds=rounds,
-            proposer=proposer(proposer_url, proposer_model, proposer_key),
-            say=say,
-            progress=progress,
-        )
+        proposer = load_proposer(proposer_url, proposer_model, proposer_key)
+        found = tune_prompts(dataset, rounds=rounds, proposer=proposer, **options)
         print_json(found.as_json()) if as_json else click.echo(found)
         return
-    tuned = run_tune(
-        dataset,
-        store=store or Settings.load().store,
-        seed=seed,
-        model_cases=0 if no_model else model_cases,
-        minutes=minutes,
-        say=say,
-        progress=progress,
-    )
+    tuned = run_tune(dataset, **options | ({"model_cases": 0} if no_model else {}))
     if as_json:
         print_json({"settings": tuned.settings, "learned": tuned.learned, "evidence": tuned.evidence})
         return
-    quality = tuned.evidence["learned fusion" if tuned.learned else "weighted ranks"]
-    figures = ", ".join(f"{measure} {value:.4f}" for measure, value in quality.items())
-    click.echo(f"{'learned fusion' if tuned.learned else 'weighted ranks'} on validation: {figures}")
+    way = "learned fusion" if tuned.learned else "weighted ranks"
+    figures = ", ".join(f"{measure} {value:.4f}" for measure, value in tuned.evidence[way].items())
+    click.echo(f"{way} on validation: {figures}")
     for name, value in tuned.settings.items():
         click.echo(f"{name}: {value}")
 
@@ -211,32 +181,21 @@ def train() -> None:
     """
 
 
-def _train_adapter(task: str, **given: Any) -> None:
-    from agent.settings import Settings
-    from agent.terminal.progress import progress
+def _train_adapter(task: str, store: Path | None, as_json: bool, **options: Any) -> None:
     from eval.training.adapters import train as run_train
 
-    as_json, store = given.pop("as_json"), given.pop("store")
-    done = run_train(task, store=store or Settings.load().store, say=say, progress=progress, **given)
+    done = run_train(task, say=say, **_common(store), **options)
+    _show(done, as_json)
     if as_json:
-        rewritten = [asdict(one) for one in done.rewritten]
-        row = {"adapter": done.adapter.name, "on": done.adapter.on, "evidence": done.adapter.evidence}
-        row["stays"] = done.stays.name if done.stays else None
-        print_json(row | {"rewritten": rewritten})
         return
-    from rich.console import Console
-
-    Console().print(done)
     if done.verdict.paid:
         outcome = "it improves the results and is on; run `evoke tune` to weight it"
+    elif done.adapter.on:
+        outcome = "it is on because of --anyway: no significant gain"
     else:
-        outcome = (
-            "it is on because of --anyway: no significant gain"
-            if done.adapter.on
-            else "it stays off: no significant gain"
-        )
-        if done.stays:
-            outcome += f"; {done.stays.name} stays on"
+        outcome = "it stays off: no significant gain"
+    if done.stays:
+        outcome += f"; {done.stays.name} stays on"
     click.echo(f"{done.adapter.name}: {outcome}")
 
 
@@ -277,28 +236,24 @@ def rank(**given: Any) -> None:
 @ANYWAY
 @DATASET_STORE
 @AS_JSON
-def retriever(dataset: Path, seed: int, samples: int | None, anyway: bool, store: Path | None, as_json: bool) -> None:
+def retriever(dataset: Path, store: Path | None, as_json: bool, **options: Any) -> None:
     """Train the encoder, and index with it if it finds more.
 
     It learns to place items that users choose next close to their histories. To undo it, run
     `evoke index DIR --embedding-model NAME` with a new store.
     """
-    from agent.settings import Settings
-    from agent.terminal.progress import progress
     from eval.training.retriever import list_next_steps
     from eval.training.retriever import train as run_train
     from store.paths import default_store
 
-    folder = store or Settings.load().store or default_store(dataset)
-    done = run_train(dataset, store=folder, seed=seed, samples=samples, anyway=anyway, say=say, progress=progress)
+    common = _common(store)
+    folder = common["store"] = common["store"] or default_store(dataset)
+    done = run_train(dataset, say=say, **common, **options)
     for line in list_next_steps(folder) if done.on else ():
         say(line)
+    _show(done, as_json)
     if as_json:
-        print_json(done.as_json())
         return
-    from rich.console import Console
-
-    Console().print(done)
     if done.pays:
         outcome = "it improves the results, and the store is indexed with it"
     elif done.on:

@@ -21,7 +21,7 @@ from eval.fitting import cross_fitting
 from eval.tuning import grid_search
 from eval.tuning.prompts import prompt_search
 from eval.tuning.prompts.prompt_search import tune_prompts
-from eval.tuning.prompts.variants import POOL, fingerprint, refusal
+from eval.tuning.prompts.variants import POOL, PRESENT, fingerprint, reason_to_refuse
 from eval.tuning.tune import tune
 from prompts import Prompts
 from store import Catalog, History
@@ -78,7 +78,7 @@ def test_a_wording_that_finds_significantly_more_is_used(films: Path, model_serv
     assert kept["test"]["pays"]
     assert kept["test"]["after"][0] > kept["test"]["before"][0]
     assert kept["test"]["users"] >= 10
-    assert {row["variant"] for row in kept["race"]} == {"in force", "short", "proposed 1.2"}
+    assert {row["variant"] for row in kept["race"]} == {"present", "short", "proposed 1.2"}
     assert [row["wording"] for row in kept["refused"]] == [JINJA]
     assert kept["prompt"] == Prompts().fingerprint("interests", "refresh")
     assert not (films / "measured" / "unfinished-prompts.json").exists()
@@ -96,7 +96,7 @@ def test_a_wording_that_finds_no_more_is_not_used(films: Path, model_server: Cal
     server = model_server(heeding(marked=None))
     found = tune_prompts(FILMS, store=films, rounds=2, base_url=server.base_url, concurrency=2)
     assert found.folder is None
-    assert found.evidence["leader"] == "in force"
+    assert found.evidence["leader"] == "present"
     assert not (films / "tuned").exists() or not list((films / "tuned").iterdir())
     assert "stays" in str(found)
 
@@ -122,7 +122,7 @@ def test_the_winner_is_written_to_the_folder_of_the_setting_and_no_other_prompt_
     shown = [body["messages"] for body in server.requests if not _proposing(body)]
     assert all(system["content"].startswith("You know films.") for system, _ in shown)
     assert any("My poor first draft" in user["content"] for _, user in shown)
-    assert fingerprint(prompt_search.IN_FORCE, Settings(prompts=folder)) == found.evidence["prompt written"]
+    assert fingerprint(PRESENT, Settings(prompts=folder)) == found.evidence["prompt written"]
 
 
 def test_an_interrupted_run_asks_no_question_twice(films: Path, model_server: Callable[..., Any]) -> None:
@@ -158,7 +158,7 @@ def test_an_interrupted_run_asks_no_question_twice(films: Path, model_server: Ca
     ],
 )
 def test_a_proposal_is_new_plain_text_or_is_refused(wording: str, said: str | None) -> None:
-    why = refusal(wording, ["six short phrases: of a kind"], ["The Godfather", "Up"])
+    why = reason_to_refuse(wording, ["six short phrases: of a kind"], ["The Godfather", "Up"])
     assert (why is None) if said is None else (why is not None and said in why)
 
 
@@ -188,7 +188,7 @@ def test_too_few_cases_are_refused(films: Path, tmp_path: Path) -> None:
         (folder / name).write_bytes((FILMS / name).read_bytes())
     cases = [{"user": f"u{n}", "history": ["heat-1995"], "targets": ["thief-1981"]} for n in range(19)]
     (folder / "valid.jsonl").write_text("".join(json.dumps(case) + "\n" for case in cases))
-    with pytest.raises(EvalError, match="of 19 users tell nothing"):
+    with pytest.raises(EvalError, match="of 19 users are too few"):
         tune_prompts(folder, store=films)
 
 

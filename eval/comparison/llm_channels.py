@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
 
 import numpy as np
 
+from agent import event_loop
+from agent.errors import BadAnswer, ModelDown, RequestRefused
 from agent.llm.adapters import Adapter
-from agent.profile.fallback import fill_up
-from agent.profile.schemas import PARTS
+from agent.llm.client import LLM, Deadline
+from agent.profile.fallback import NO_MIX, fill_up
+from agent.profile.interests import Question, ask, checked, questions
+from agent.profile.schemas import PARTS, Written
 from agent.results import Interests, Stage
 from agent.retrieval.channels import chosen_by_others
 from agent.retrieval.grounding import ground
-from agent.settings import Settings
 from eval.comparison.bench import Bench
-from eval.comparison.llm_cache import Answer, answers
+from eval.comparison.llm_cache import DEADLINE, Ask, Asking, Reply, ask_all, key_of
 from eval.data.cases import Case
 from eval.fitting.signals import allowed_rows, histories
-from eval.progress import Progress, quiet
+from prompts import Prompts
 from store import Item
+from store.filters import Field
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,51 +64,64 @@ class ModelAnswers:
         return f"{self.model} writes " + "; ".join(parts)
 
 
-def ask_model(
-    cases: Sequence[Case],
-    bench: Bench,
-    *,
-    settings: Settings,
-    kept: Path,
-    adapter: Adapter | None = None,
-    parts: Sequence[str] = PARTS,
-    progress: Progress = quiet,
-    seconds: float | None = None,
-) -> ModelAnswers:
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """One case's answer as the recommender uses it.
+
+    Args:
+        interests: the answer after the checks, filled up.
+        reply: the replies to all calls together.
+        calls: how many calls were made; 0 for a case without history.
+        queries: how many the model wrote.
+        queries_kept: how many of these passed the checks.
+        named: how many titles the model wrote.
+    """
+
+    interests: Interests
+    reply: Reply
+    calls: int = 0
+    queries: int = 0
+    queries_kept: int = 0
+    named: int = 0
+
+
+def ask_model(cases: Sequence[Case], bench: Bench, asking: Asking, parts: Sequence[str] = PARTS) -> ModelAnswers:
     """Ask the model, or an adapter on it, about each case's history.
 
     Args:
-        cases: the cases; with `seconds` only the first ones may be asked about.
+        cases: the cases; with `asking.seconds` only the first ones may be asked about.
         bench: what is counted of other people's choices comes from its sources alone.
-        settings: which model, which prompts.
-        kept: the file that answers are kept in.
-        adapter: a trained adapter.
-        parts: what is asked for; by default all that the recommender asks for.
-        progress: shows progress.
-        seconds: after so many no further case is begun.
+        asking: how the model is asked.
+        parts: what is asked for (`agent.profile.schemas.FORMS`); by default all that the recommender asks for.
 
     Raises ModelError where no model can be had or answers nothing, EvalError where one stops answering.
     """
-    catalog = bench.sources.catalog
+    schema, prompts, adapter = bench.sources.catalog.schema(), Prompts(asking.settings.prompts), asking.adapter
     known, others = _shown(cases, bench, adapter)
-    given = answers(
-        known,
-        tuple(parts),
-        settings=settings,
-        schema=catalog.schema(),
-        kept=kept,
-        adapter=adapter,
-        others=others,
-        progress=progress,
-        seconds=seconds,
-    )
-    cost = [[a.reply.ms, a.calls, a.reply.tokens_in, a.reply.tokens_out] for a in given.answers]
+    asked = [
+        questions(history, prompts, schema, tuple(parts), adapter, own) if history else []
+        for history, own in zip(known, others, strict=True)
+    ]
+    each = [question for own in asked for question in own]
+
+    def prepare(llm: LLM) -> tuple[Sequence[str], Ask]:
+        keys = [key_of(llm.cache_key(one.adapter), [one.form.__name__], one.messages) for one in each]
+        return keys, lambda row: _answer(llm, each[row])
+
+    replies, model = event_loop.run(ask_all(asking, f"answers of the model for {' and '.join(parts)}", prepare))
+    left, answers = iter(replies), []
+    for history, own, of_case in zip(known, others, asked, strict=True):
+        said = list(islice(left, len(of_case)))
+        if len(said) < len(of_case):
+            break
+        answers.append(_used(said, history, schema, adapter, own))
+    cost = [[a.reply.ms, a.calls, a.reply.tokens_in, a.reply.tokens_out] for a in answers]
     return ModelAnswers(
-        [answer.interests for answer in given.answers],
+        [answer.interests for answer in answers],
         np.array(cost, dtype=np.float64).reshape(-1, 4),
-        _said([answer for answer in given.answers if answer.calls], parts, bench),
-        given.model,
-        given.at_once,
+        _said([answer for answer in answers if answer.calls], parts, bench),
+        model,
+        asking.at_once,
     )
 
 
@@ -132,7 +150,50 @@ def _shown(cases: Sequence[Case], bench: Bench, adapter: Adapter | None) -> tupl
     )
 
 
-def _said(asked: Sequence[Answer], parts: Sequence[str], bench: Bench) -> dict[str, float]:
+async def _answer(llm: LLM, question: Question) -> Reply:
+    """The answer to one question, with nothing written where it is of no use. Raises ModelError where no answer comes, or the
+    request is refused: the next time it may not be."""
+    started = time.perf_counter()
+    try:
+        try:
+            reply = await ask(llm, [question], Deadline(DEADLINE))
+        except ModelDown:
+            reply = await ask(llm, [question], Deadline(DEADLINE))
+    except RequestRefused:
+        raise
+    except BadAnswer:
+        return Reply(None, ms=round((time.perf_counter() - started) * 1000, 1))
+    usage = reply.usage
+    written = reply.value.model_dump(exclude_unset=True)  # what was not asked for must not hide another answer's
+    return Reply(written, usage.tokens_in, usage.tokens_out, round(reply.ms, 1))
+
+
+def _used(
+    replies: Sequence[Reply],
+    history: Sequence[Item],
+    schema: Mapping[str, Field],
+    adapter: Adapter | None,
+    others: Sequence[Item],
+) -> _Answer:
+    """The answer of one case, from the replies to all its questions."""
+    if not history:
+        return _Answer(Interests(), Reply(None))
+    stage = Stage("profile")
+    said = {name: value for reply in replies for name, value in (reply.written or {}).items()}
+    written = Written.model_validate(said)
+    passed = checked(written, history, None, stage)
+    tokens_in, tokens_out = (sum(getattr(r, name) for r in replies) for name in ("tokens_in", "tokens_out"))
+    return _Answer(
+        fill_up(passed, history, schema, stage, adapter.mix if adapter else NO_MIX, others),
+        Reply(said or None, tokens_in, tokens_out, max(reply.ms for reply in replies)),
+        calls=len(replies),
+        queries=len(written.queries),
+        queries_kept=len(passed.queries),
+        named=len(written.named),
+    )
+
+
+def _said(asked: Sequence[_Answer], parts: Sequence[str], bench: Bench) -> dict[str, float]:
     n = max(len(asked), 1)
     said = {"failed": sum(answer.reply.written is None for answer in asked) / n}
     if "queries" in parts:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from agent.errors import ModelError
 from agent.llm.adapters import Adapter
+from agent.ranking.fusion import Candidate
 from agent.retrieval.channels import MODEL_CHANNELS
 from agent.settings import Settings
 from eval.comparison.arms import DIALOGUE, RANK, parts
-from eval.comparison.bench import JOINING, Bench, Lists
-from eval.comparison.dialogue_cases import DialogueLists, dialogue_lists
+from eval.comparison.bench import JOINING, Bench
+from eval.comparison.dialogue_cases import dialogue_lists
+from eval.comparison.llm_cache import Asking
 from eval.comparison.llm_channels import ModelAnswers, ask_model
 from eval.comparison.rerank import blend_all, rerank_cases
 from eval.data.cases import Cases
@@ -75,38 +78,48 @@ def run_arms(
     calling = [arm for arm in arms if arm not in results.not_run and set(MODEL_CHANNELS) & set(parts(arm, bench.on))]
     if calling:
         try:
-            results.answers = ask_model(
-                cases.cases, bench, settings=settings, kept=kept, adapter=adapters.get("queries"), progress=progress
-            )
+            asking = Asking(settings, kept, adapters.get("queries"), progress)
+            results.answers = ask_model(cases.cases, bench, asking)
         except ModelError as error:
             results.not_run |= dict.fromkeys(calling, _no_model(error))
     arms = [arm for arm in arms if arm not in results.not_run]
     if not arms:
         return results
     talk = dialogue_lists(arms, bench, cases, settings, progress)
-    results.lists = _ranked(bench, arms, cases, results.answers, talk, progress)
+    answers = results.answers
+
+    def candidates(arms: Sequence[str], at: slice) -> dict[str, list[list[Candidate]]]:
+        given = {part: own[at] for part, own in talk.lists.items()}
+        return bench.candidates(arms, cases.cases[at], answers.interests[at] if answers else None, given)
+
+    results.lists = {arm: [] for arm in arms}
+    fused: dict[str, list[list[Candidate]]] = {arm: [] for arm in arms if RANK in parts(arm, bench.on)}
+    with progress("cases ranked") as advance:
+        for at in batches(len(cases)):
+            for arm, own in candidates(arms, at).items():
+                results.lists[arm] += _ids(own)
+                if arm in fused:
+                    fused[arm] += own
+            advance(at.stop, len(cases))
     for arm in arms:
         plan = parts(arm, bench.on)
         cost = np.zeros((len(cases), 4))
-        if results.answers and set(MODEL_CHANNELS) & set(plan):
-            cost += results.answers.cost
+        if answers and set(MODEL_CHANNELS) & set(plan):
+            cost += answers.cost
         if RANK in plan:
             share, depth = settings.rank_weight or JOINING, settings.rank_depth
-            fused = _candidates(bench, arm, cases, results.answers, talk)
             try:
-                reranked = rerank_cases(
-                    cases.cases, fused, bench.sources.catalog, settings,
-                    kept=kept, adapter=adapters.get(RANK), progress=progress,
-                )  # fmt: skip
+                asking = Asking(settings, kept, adapters.get(RANK), progress)
+                reranked = rerank_cases(cases.cases, fused[arm], bench.sources.catalog, asking)
             except ModelError as error:
                 results.not_run[arm] = _no_model(error)
                 del results.lists[arm]
                 continue
-            moved = blend_all(fused, reranked.places, share, depth)
-            results.lists[arm] = [[candidate.id for candidate in own] for own in moved]
+            results.lists[arm] = _ids(blend_all(fused.pop(arm), reranked.places, share, depth))
             results.ranker, results.ranked[arm] = reranked.model, reranked.note
             cost += reranked.cost
-        results.cost[arm] = _cost(bench, arm, cases, results.answers, cost, talk)
+        read = [talk.ms[part] for part in plan if part in talk.ms]
+        results.cost[arm] = _cost(partial(candidates, [arm]), cost, read)
     return results
 
 
@@ -132,50 +145,27 @@ def _no_model(error: ModelError) -> str:
     return f"no model answers ({error.reason}); see `evoke model`"
 
 
-def _ranked(
-    bench: Bench,
-    arms: Sequence[str],
-    cases: Cases,
-    answers: ModelAnswers | None,
-    talk: DialogueLists,
-    progress: Progress,
-) -> dict[str, list[list[str]]]:
-    found: dict[str, list[list[str]]] = {arm: [] for arm in arms}
-    with progress("cases ranked") as advance:
-        for at in batches(len(cases)):
-            interests = answers.interests[at] if answers else None
-            given = {part: own[at] for part, own in talk.lists.items()}
-            for arm, own in bench.candidates(arms, cases.cases[at], interests, given).items():
-                found[arm] += [[candidate.id for candidate in of_case] for of_case in own]
-            advance(at.stop, len(cases))
-    return found
+def _ids(lists: Sequence[Sequence[Candidate]]) -> list[list[str]]:
+    return [[candidate.id for candidate in own] for own in lists]
 
 
-def _candidates(bench: Bench, arm: str, cases: Cases, answers: ModelAnswers | None, talk: DialogueLists) -> list:
-    """The candidates of one arm, with their scores, which reranking blends."""
-    found = []
-    for at in batches(len(cases)):
-        given: dict[str, Lists] = {part: own[at] for part, own in talk.lists.items()}
-        found += bench.candidates([arm], cases.cases[at], answers.interests[at] if answers else None, given)[arm]
-    return found
+def _cost(rank: Callable[[slice], object], model: np.ndarray, dialogues: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Return the milliseconds of a request (p50 and p90), and its calls and tokens. A model's milliseconds are as measured, with as
+    many requests at once as the run says; the others' of one request at a time.
 
-
-def _cost(
-    bench: Bench, arm: str, cases: Cases, answers: ModelAnswers | None, model: np.ndarray, talk: DialogueLists
-) -> dict[str, float]:
-    """Milliseconds of a request (p50 and p90), and its calls and tokens. A model's milliseconds are as measured, with as many
-    requests at once as the run says; the others' of one request at a time."""
-    plan = parts(arm, bench.on)
+    Args:
+        rank: ranks the cases of a slice.
+        model: (n_cases, 4) the model's milliseconds, calls, tokens in and out.
+        dialogues: for each part that read the dialogues, the milliseconds of each case.
+    """
     taken: list[float] = []
     begun = time.perf_counter()
-    for row in range(min(len(cases), TIMED)):
+    for row in range(min(len(model), TIMED)):
         if row >= TIMED // 4 and time.perf_counter() - begun > TIMING:
             break
-        one = slice(row, row + 1)
-        before = model[row, 0] + sum(talk.ms[part][row] for part in plan if part in talk.ms)
+        before = model[row, 0] + sum(ms[row] for ms in dialogues)
         started = time.perf_counter()
-        given: dict[str, Lists] = {part: own[one] for part, own in talk.lists.items()}
-        bench.candidates([arm], cases.cases[one], answers.interests[one] if answers else None, given)
+        rank(slice(row, row + 1))
         taken.append(before + (time.perf_counter() - started) * 1000)
     p50, p90 = np.percentile(taken, [50, 90])
     _, calls, read, written = model.mean(axis=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from agent.ranking.tuned import Tuned
 from agent.settings import Settings
 from agent.terminal.console import strip_controls
 from eval.comparison.bench import Bench
+from eval.comparison.llm_cache import Asking
 from eval.comparison.llm_channels import ModelAnswers, ask_model, without_model
 from eval.comparison.rerank import blend_all, rerank_cases
 from eval.data.dataset import index_dataset
@@ -35,7 +36,6 @@ from eval.training.verdict import Verdict, make_judge
 from eval.tuning.objective import Judge, Say, rank_all
 from eval.tuning.tune import repeating, validation_cases
 from prompts import Prompts
-from store import Catalog
 from store.locks import exclusive_lock
 
 SAMPLES: Mapping[str, int] = {"queries": 400, "rank": 400}
@@ -72,6 +72,16 @@ class Training:
     verdict: Verdict
     stays: Adapter | None
     rewritten: list[QueryExample]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the result as plain values."""
+        return {
+            "adapter": self.adapter.name,
+            "on": self.adapter.on,
+            "evidence": self.adapter.evidence,
+            "stays": self.stays.name if self.stays else None,
+            "rewritten": [asdict(one) for one in self.rewritten],
+        }
 
     def __rich__(self) -> Any:
         from rich.console import Group
@@ -181,10 +191,11 @@ def train(
             fused = Fusion(active.weights, "weights" in tuned.settings, fusion, active.diversity)
             bench = Bench(sources, fused, tuned.baselines, repeats)
             judge = make_judge(known, cases or CASES[task], bench, seed, say)
-            judge_adapter = _judge_queries if task == "queries" else _judge_rank
-            verdict, rewritten = judge_adapter(
-                judge, adapter, catalog, active, folder / "measured" / "answers.db", progress
-            )
+            asking = Asking(active, folder / "measured" / "answers.db", adapter, progress)
+            if task == "queries":
+                verdict, rewritten = _judge_queries(judge, asking, adapter)
+            else:
+                verdict, rewritten = _judge_rank(judge, asking), []
         evidence = adapter.evidence | {"verdict": verdict.as_json()}
         adapter = replace(adapter, on=verdict.paid or anyway, evidence=evidence)
         check()
@@ -218,14 +229,11 @@ def _move_into_store(adapter: Adapter, place: Path) -> Adapter:
     return replace(adapter, folder=place)
 
 
-def _judge_queries(
-    judge: Judge, adapter: Adapter, _: Catalog, settings: Settings, kept: Path, progress: Progress
-) -> tuple[Verdict, list[QueryExample]]:
+def _judge_queries(judge: Judge, asking: Asking, adapter: Adapter) -> tuple[Verdict, list[QueryExample]]:
     """Compare the arm `queries` with the adapter, without it, and with an empty model answer; and with other arms."""
     cases, bench = judge.cases, judge.bench
     trained, plain = (
-        ask_model(cases, bench, parts=("queries",), settings=settings, kept=kept, adapter=given, progress=progress)
-        for given in (adapter, None)
+        ask_model(cases, bench, replace(asking, adapter=given), ("queries",)) for given in (adapter, None)
     )
     empty = without_model(cases, bench, adapter)
     lists = rank_all(bench, ["queries", "dense", "dense+queries", "base", "base+queries"], cases, trained.interests)
@@ -253,13 +261,11 @@ def _query_examples(judge: Judge, before: ModelAnswers, after: ModelAnswers) -> 
     return examples
 
 
-def _judge_rank(
-    judge: Judge, adapter: Adapter, catalog: Catalog, settings: Settings, kept: Path, progress: Progress
-) -> tuple[Verdict, list[QueryExample]]:
+def _judge_rank(judge: Judge, asking: Asking) -> Verdict:
     """Compare the fused list reranked with the adapter to the fused list."""
-    fused = judge.fused(settings.diversity)
-    found = rerank_cases(judge.cases, fused, catalog, settings, kept=kept, adapter=adapter, progress=progress)
-    orders = {"reranked": blend_all(fused, found.places, RERANK_SHARE, settings.rank_depth), "as fused": fused}
+    fused = judge.fused(asking.settings.diversity)
+    found = rerank_cases(judge.cases, fused, judge.bench.sources.catalog, asking)
+    orders = {"reranked": blend_all(fused, found.places, RERANK_SHARE, asking.settings.rank_depth), "as fused": fused}
     lists = {name: [[candidate.id for candidate in own] for own in order] for name, order in orders.items()}
     pair = ("reranked", "as fused")
-    return Verdict.of(judge.cases, lists, [pair], [(*pair, "ndcg@10")]), []
+    return Verdict.of(judge.cases, lists, [pair], [(*pair, "ndcg@10")])

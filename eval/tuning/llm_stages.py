@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from agent.llm.adapters import Adapter
 from agent.retrieval.channels import MODEL_CHANNELS
-from agent.settings import Settings
 from eval.comparison.bench import BUDGET, DEPTH, Bench
+from eval.comparison.llm_cache import Asking
 from eval.comparison.llm_channels import ask_model
 from eval.comparison.rerank import blend_all, rerank_cases
-from eval.progress import Progress
 from eval.significance import gain_p
 from eval.tuning.objective import HitLists, Judge, goal, measures, retrieve_all
 
@@ -52,22 +49,12 @@ class ChannelFindings:
     judge: Judge
 
 
-def model_channels(
-    judge: Judge, settings: Settings, adapter: Adapter | None, kept: Path, progress: Progress, seconds: float
-) -> ChannelFindings:
-    """Find the weights of the model's channels.
+def model_channels(judge: Judge, asking: Asking) -> ChannelFindings:
+    """Find the weights of the model's channels. The judge's cases are asked about in their order until the time is up.
 
-    Args:
-        judge: the cases, which are asked about in their order until the time is up.
-        settings: which model, which prompts.
-        adapter: a trained adapter for queries.
-        kept: the file that answers are kept in.
-        progress: shows progress.
-        seconds: the time for it. Raises ModelError where no model answers.
+    Raises ModelError where no model answers.
     """
-    answers = ask_model(
-        judge.cases, judge.bench, settings=settings, kept=kept, adapter=adapter, progress=progress, seconds=seconds
-    )
+    answers = ask_model(judge.cases, judge.bench, asking)
     judge = judge.first(len(answers))
     found = retrieve_all(judge.bench, MODEL_CHANNELS, judge.cases, answers.interests)
     lists = {channel: found[channel] for channel in MODEL_CHANNELS}
@@ -80,34 +67,23 @@ def model_channels(
         "seconds a case": float(ms) / 1000, "tokens a case": float(tokens_in + tokens_out),
         "without": measures(judge.quality()), "with": measures(joined.quality()),
     }  # fmt: skip
-    told = ", ".join(f"{channel} {weight:g}" for channel, weight in weights.items())
-    judge.say(f"model channels on {len(answers)} validation cases: weights {told}; {answers.note()}")
+    shown = ", ".join(f"{channel} {weight:g}" for channel, weight in weights.items())
+    judge.say(f"model channels on {len(answers)} validation cases: weights {shown}; {answers.note()}")
     return ChannelFindings(weights, arms, evidence, joined)
 
 
-def reranking(
-    judge: Judge, settings: Settings, adapter: Adapter | None, kept: Path, progress: Progress, seconds: float
-) -> tuple[float, dict[str, Any]]:
+def reranking(judge: Judge, asking: Asking) -> tuple[float, dict[str, Any]]:
     """Return the share of the model's reranking in the score (0: off), and the evidence.
 
-    Args:
-        judge: the cases, of which at most RANKED_CASES are asked about, until the time is up.
-        settings: which model, which prompts, how many candidates it sees.
-        adapter: a trained adapter for ranking.
-        kept: the file that answers are kept in.
-        progress: shows progress.
-        seconds: the time for it. Raises ModelError where no model answers.
+    At most RANKED_CASES of the judge's cases are asked about, until the time is up. Raises ModelError where no model answers.
     """
     judge = judge.first(RANKED_CASES)
-    fused = judge.fused(settings.diversity)
-    found = rerank_cases(
-        judge.cases, fused, judge.bench.sources.catalog, settings,
-        kept=kept, adapter=adapter, progress=progress, seconds=seconds,
-    )  # fmt: skip
+    fused = judge.fused(asking.settings.diversity)
+    found = rerank_cases(judge.cases, fused, judge.bench.sources.catalog, asking)
     judge, fused = judge.first(len(found.places)), fused[: len(found.places)]
     if not found.places:
         return 0.0, {"cases": 0}
-    depth = settings.rank_depth
+    depth = asking.settings.rank_depth
     quality = {0.0: judge.quality(fused)["ndcg@10"]}
     for share in SHARES:
         quality[share] = judge.quality(blend_all(fused, found.places, share, depth))["ndcg@10"]

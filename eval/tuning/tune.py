@@ -20,6 +20,7 @@ from agent.retrieval.signals import Signals
 from agent.settings import Settings
 from eval.comparison.baselines import PARAMETERS
 from eval.comparison.bench import Bench
+from eval.comparison.llm_cache import Asking
 from eval.data.cases import Cases
 from eval.data.dataset import index_dataset
 from eval.data.leakage import hash_tuning_data, open_measured_catalog
@@ -176,14 +177,14 @@ def _judge_added(
     """Judge the model's channels, diversity and reranking on top of `base`. Learned fusion has not seen the judge's cases."""
     found, seconds = Added(), 60 * minutes
     kept, trained = folder / "measured" / "answers.db", Adapters.load(folder)
-    asking = judge.first(min(model_cases, MODEL_CASES))
-    answered = len(asking.cases) > 0 and seconds > 0
+    asked = judge.first(min(model_cases, MODEL_CASES))
+    answered = len(asked.cases) > 0 and seconds > 0
     if answered:
         try:
             channels = model_channels(
-                asking, settings, trained.adapter("queries"), kept, progress, CHANNELS_SHARE * seconds
+                asked, Asking(settings, kept, trained.adapter("queries"), progress, CHANNELS_SHARE * seconds)
             )
-            found.weights, found.arms, asking = channels.weights, channels.arms, channels.judge
+            found.weights, found.arms, asked = channels.weights, channels.arms, channels.judge
             found.evidence["model channels"] = channels.evidence
         except ModelError as error:
             judge.say(
@@ -194,13 +195,13 @@ def _judge_added(
     else:
         judge.say("stages that call a model were not judged, and keep their defaults")
     with_model = answered and any(found.weights.values())
-    found.settings["diversity"], found.evidence["diversity"] = diversity(asking if with_model else judge)
+    found.settings["diversity"], found.evidence["diversity"] = diversity(asked if with_model else judge)
     judge.say(f"diversity {found.settings['diversity']:g}")
     if answered:
         now = settings.model_copy(update={"diversity": found.settings["diversity"]})
         try:
             found.settings["rank_weight"], found.evidence["reranking"] = reranking(
-                asking, now, trained.adapter("rank"), kept, progress, (1 - CHANNELS_SHARE) * seconds
+                asked, Asking(now, kept, trained.adapter("rank"), progress, (1 - CHANNELS_SHARE) * seconds)
             )
         except ModelError as error:
             found.evidence["reranking"] = {"not judged": error.reason}

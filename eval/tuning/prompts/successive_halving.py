@@ -1,41 +1,46 @@
-"""A race of prompt variants: all on few cases, the better half on twice as many, until one is left; and the test of its winner.
+"""Successive halving of prompt variants (Karnin, Koren and Somekh, ICML 2013): all variants are scored on few cases, the better
+half on twice as many, until one is left; then the winner is tested on other cases.
 
-What counts is recall@100 of the arm `base+queries`, the model's queries joined to base by the weight in force: what a store
-shows, so that a wording that finds only what base finds anyway gains nothing. On few cases many are level there; then recall@100
-of `queries` alone decides, which moves with every query.
+A bad variant costs few calls, and a good one is scored on many cases. The score is recall@100 of the arm `base+queries`, with the
+weight of the settings: what a store shows. A wording that only finds what `base` finds anyway gains nothing. On few cases many
+variants are equal; then recall@100 of `queries` alone decides, which changes with every query.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from agent.errors import ModelError
-from agent.settings import Settings
-from eval.comparison.bench import Bench, Lists
+from eval.comparison.bench import Bench
+from eval.comparison.llm_cache import Asking
 from eval.comparison.llm_channels import ask_model
 from eval.data.cases import Case
 from eval.errors import EvalError
 from eval.metrics import per_case
-from eval.progress import Progress
 from eval.significance import compare, gain_p, pays
 from eval.tuning.objective import Say, rank_all
-from eval.tuning.prompts.variants import Variant, applied
+from eval.tuning.prompts.variants import Variant, apply_variant
 from eval.tuning.resumable import Steps
 
 FIRST = 16
-"""Cases that every variant is scored on; each further round of a race doubles them."""
+"""The number of cases that every variant is scored on; each further round doubles it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Recall@100 of cases, one after another: of `base+queries` and of `queries` alone; the queries written, the model's seconds,
-    and which model it was."""
+    """The score of a variant.
+
+    Args:
+        fused: recall@100 of `base+queries` for each case.
+        alone: recall@100 of `queries` for each case.
+        queries: the queries that the model wrote for each case.
+        seconds: the model's time.
+        model: the cache key of the model.
+    """
 
     fused: list[float] = field(default_factory=list)
     alone: list[float] = field(default_factory=list)
@@ -56,51 +61,37 @@ class Score:
         )
 
     def mean(self, n: int | None = None) -> tuple[float, float]:
-        """What variants are ordered by: the means over the first `n` cases, of `base+queries` and then of `queries` alone."""
+        """Return the means over the first `n` cases, of `base+queries` and of `queries` alone. Variants are sorted by them."""
         return round(float(np.mean(self.fused[:n])), 9), round(float(np.mean(self.alone[:n])), 9)
 
 
-@dataclass(frozen=True)
-class Scorer:
-    """Scores variants on `cases`; the bench's learned fusion has not seen their users."""
-
-    cases: Sequence[Case]
-    bench: Bench
-    settings: Settings
-    kept: Path
-    progress: Progress
-
-    def __call__(self, variant: Variant, at: slice, seconds: float | None = None) -> Score:
-        """The score on these cases, with `seconds` on as many of them as that allows. Raises EvalError where no model answers."""
-        try:
-            with applied(variant, self.settings) as settings:
-                answers = ask_model(
-                    self.cases[at], self.bench, parts=("queries",),
-                    settings=settings, kept=self.kept, progress=self.progress, seconds=seconds,
-                )  # fmt: skip
-        except ModelError as error:
-            raise EvalError(f"no model answers ({error.reason}); see `evoke model`") from error
-        cases = self.cases[at][: len(answers)]
-        lists = rank_all(self.bench, ["base+queries", "queries"], cases, answers.interests)
-        fused, alone = (_recall(cases, lists[arm]) for arm in ("base+queries", "queries"))
-        queries = [list(found.queries) for found in answers.interests]
-        return Score(fused, alone, queries, float(answers.cost[:, 0].sum()) / 1000 / answers.at_once, answers.model)
-
-
+@dataclass
 class Race:
-    """The scores of variants on the first `n` cases of a scorer, each part of them a step that is done once, and who leads.
+    """A race between variants. Each part of it is a step that is done once, also if the run is interrupted.
 
-    Successive halving (Karnin, Koren and Somekh, ICML 2013): a bad variant costs few calls, a good one is judged on many cases.
+    Args:
+        cases: the cases, in random order. Their users are unknown to the bench's learned fusion.
+        n: how many of the first cases variants race on; the others are for the test of the winner.
+        bench: what the cases are ranked with.
+        asking: how the model is asked.
+        steps: the finished steps.
+        say: called with a line for each round.
+        scores: the score of each variant on the cases of the race.
+        spent: the seconds that the model has taken.
     """
 
-    def __init__(self, scorer: Scorer, n: int, steps: Steps, say: Say) -> None:
-        self.scores: dict[Variant, Score] = {}
-        self.spent = 0.0
-        self._scorer, self.n, self.steps, self._say = scorer, n, steps, say
+    cases: Sequence[Case]
+    n: int
+    bench: Bench
+    asking: Asking
+    steps: Steps
+    say: Say
+    scores: dict[Variant, Score] = field(default_factory=dict)
+    spent: float = 0.0
 
     @property
     def table(self) -> list[dict[str, Any]]:
-        """Each scored variant, those judged on most cases first."""
+        """The scored variants, those with the most cases first."""
         rows = [
             {
                 "variant": variant.name, "wording": variant.wording, "draft": variant.draft, "cases": len(score),
@@ -111,23 +102,25 @@ class Race:
         return sorted(rows, key=lambda row: (-row["cases"], -row["base+queries"], -row["queries"]))
 
     def score(self, variant: Variant, n: int) -> Score:
-        """Its score on the first n of the race's cases at least."""
+        """Return the score of a variant on at least the first n cases of the race."""
         n = min(n, self.n)
         known = self.scores.get(variant, Score())
         if len(known) < n:
-            part = partial(self._scorer, variant, slice(len(known), n))
-            done = Score(**self.steps.step(f"{variant.name} {len(known)} to {n}", lambda: asdict(part())))
+            done = self._step(f"{variant.name} {len(known)} to {n}", variant, slice(len(known), n))
             self.spent += done.seconds
             self.scores[variant] = known = known + done
         return known
 
-    def winner(self, champion: Variant, field: Sequence[Variant], seconds: float) -> Variant:
-        """The best of the field where it is better than the champion on the cases that both were scored on, else the champion.
+    def find_winner(self, champion: Variant, field: Sequence[Variant], seconds: float) -> Variant:
+        """Return the best variant of the field if it is better than the champion on the same cases, else the champion.
 
-        No variant's cases are begun once the whole race has taken `seconds` of the model's time; who is unscored then is out.
+        Args:
+            champion: the variant to beat.
+            field: the other variants.
+            seconds: once the model has taken this time in all, no further variant is scored. A variant without a score is out.
         """
-        leaders, n, judged = list(field), min(FIRST, self.n), 0
-        while leaders and judged < n:
+        leaders, n, scored = list(field), min(FIRST, self.n), 0
+        while leaders and scored < n:
             seen = []
             for variant in (champion, *leaders):
                 if self.spent >= seconds:
@@ -136,27 +129,26 @@ class Race:
                 seen.append(variant)
             if len(seen) < 2:
                 break
-            judged = n
-            leaders = sorted(seen[1:], key=lambda variant: self.scores[variant].mean(judged), reverse=True)
-            self._say(
-                f"{judged} cases: {champion.name} {_told(self.scores[champion].mean(judged))}; "
-                + ", ".join(f"{variant.name} {_told(self.scores[variant].mean(judged))}" for variant in leaders)
-            )
+            scored = n
+            leaders = sorted(seen[1:], key=lambda variant: self.scores[variant].mean(scored), reverse=True)
+            means = {variant.name: self.scores[variant].mean(scored) for variant in (champion, *leaders)}
+            first, *others = (f"{name} {fused:.4f} ({alone:.4f} alone)" for name, (fused, alone) in means.items())
+            self.say(f"{scored} cases: {first}; {', '.join(others)}")
             if len(leaders) > 1:
                 leaders, n = leaders[: (len(leaders) + 1) // 2], min(2 * n, self.n)
-        if not judged:
-            return champion
-        better = self.scores[leaders[0]].mean(judged) > self.scores[champion].mean(judged)
-        return leaders[0] if better else champion
+        if scored and self.scores[leaders[0]].mean(scored) > self.scores[champion].mean(scored):
+            return leaders[0]
+        return champion
 
-    def tested(self, leader: Variant, champion: Variant, seconds: float, seed: int) -> dict[str, Any]:
-        """The leader against the champion on the cases that had no part in the race, as many as the time allows.
+    def test(self, leader: Variant, champion: Variant, seconds: float, seed: int) -> dict[str, Any]:
+        """Compare the leader with the champion on the cases that were not in the race, as many as the time allows.
 
-        A paired randomisation test over users of recall@100 of `base+queries`, one-sided: it "pays" where p < .05.
+        The test is a one-sided paired randomisation test over users, of recall@100 of `base+queries`. It "pays" if p < .05.
         """
-        after = self._alone(leader, slice(self.n, None), seconds / 2)
-        before = self._alone(champion, slice(self.n, self.n + len(after)), None)
-        users = [case.user for case in self._scorer.cases[self.n : self.n + len(after)]]
+        after = self._step(f"test {leader.name}", leader, slice(self.n, None), seconds / 2)
+        asked = slice(self.n, self.n + len(after))
+        before = self._step(f"test {champion.name}", champion, asked)
+        users = [case.user for case in self.cases[asked]]
         if not users:
             return {"cases": 0, "pays": False}
         paired = compare(np.array(after.fused), np.array(before.fused), users, measure="recall@100", seed=seed)
@@ -167,13 +159,20 @@ class Race:
             "p": gain_p(gain, users, seed), "pays": pays(gain, users, seed),
         }  # fmt: skip
 
-    def _alone(self, variant: Variant, at: slice, seconds: float | None) -> Score:
-        return Score(**self.steps.step(f"test {variant.name}", lambda: asdict(self._scorer(variant, at, seconds))))
+    def _step(self, name: str, variant: Variant, at: slice, seconds: float | None = None) -> Score:
+        """Score a variant on these cases, or return its score if this step was done before."""
+        return Score(**self.steps.step(name, lambda: asdict(self._measure(variant, at, seconds))))
 
-
-def _recall(cases: Sequence[Case], lists: Lists) -> list[float]:
-    return [float(value) for value in per_case(cases, lists, ks=(100,))["recall@100"]]
-
-
-def _told(mean: tuple[float, float]) -> str:
-    return f"{mean[0]:.4f} ({mean[1]:.4f} alone)"
+    def _measure(self, variant: Variant, at: slice, seconds: float | None) -> Score:
+        """Return the score on these cases; with `seconds`, on as many of them as the time allows."""
+        try:
+            with apply_variant(variant, self.asking.settings) as settings:
+                asking = replace(self.asking, settings=settings, seconds=seconds)
+                answers = ask_model(self.cases[at], self.bench, asking, ("queries",))
+        except ModelError as error:
+            raise EvalError(f"no model answers ({error.reason}); see `evoke model`") from error
+        cases = self.cases[at][: len(answers)]
+        lists = rank_all(self.bench, ["base+queries", "queries"], cases, answers.interests)
+        fused, alone = (per_case(cases, own, ks=(100,))["recall@100"].tolist() for own in lists.values())
+        queries = [list(found.queries) for found in answers.interests]
+        return Score(fused, alone, queries, float(answers.cost[:, 0].sum()) / 1000 / answers.at_once, answers.model)

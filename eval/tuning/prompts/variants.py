@@ -1,7 +1,8 @@
-"""Variants of the prompt `interests`, by us and by a model: the line that asks for queries and the draft after it differ, no more.
+"""Variants of the prompt `interests`, written by us or proposed by a model. They differ only in the line that asks for queries,
+and in the draft after it.
 
-A wording is text that is put in a fixed place of our template, never a template itself: whoever proposes it, a model that was
-talked round by an item's text included, can change what is asked for, and nothing of what is shown or how it is quoted.
+A wording is text in a fixed place of our template, never a template itself. So a proposal can change what is asked for, but not
+what is shown to the model or how it is quoted, even if an item's text misleads the model that proposes it.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ from store.paths import write_atomically
 
 TEMPLATE = "interests"
 LEAST, MOST = 20, 300
-"""Characters of a wording."""
+"""The lengths that a wording may have, in characters."""
 MAX_TOKENS = 160
 TEMPERATURE = 0.8
-"""Proposals are drawn: the one most likely answer would come again and again."""
+"""Proposals are sampled, because the most likely answer would always be the same."""
 
 _SOURCE = """\
-{# How queries are asked for was chosen by `evoke tune --prompts`; interests.json beside this file says why. #}
+{# `evoke tune --prompts` chose how queries are asked for; interests.json in this folder says why. #}
 {% block system %}
 {% from "_person.j2" import rules %}
 {{ rules() }}
@@ -57,8 +58,8 @@ _DRAFT = "\nA poor first draft, from counting words; write a better one: {{ draf
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A way to ask for queries: the wording of their line, and whether a first draft follows it. Without a wording it is the
-    template in force, whatever that says."""
+    """A way to ask for queries: the wording of their line, and whether a first draft follows it. Without a wording, it is the
+    template that is used at present."""
 
     name: str
     wording: str = ""
@@ -66,11 +67,11 @@ class Variant:
 
     @property
     def source(self) -> str:
-        """Its template."""
+        """The template of this variant."""
         return _SOURCE.replace("DRAFT", _DRAFT if self.draft else "").replace("WORDING", self.wording)
 
 
-IN_FORCE = Variant("in force")
+PRESENT = Variant("present")
 _OURS = (
     "8 different search phrases of 3 to 10 words, each describing one kind of thing this person would like next; no titles from "
     "above"
@@ -92,13 +93,13 @@ POOL = (
     Variant("described, no draft", _DESCRIBED, draft=False),
     Variant("newest first", _NEWEST),
 )
-"""Wordings by hand: a weak model's proposals may all be useless."""
+"""Wordings written by hand, because all proposals of a weak model may be useless."""
 
 
 @contextmanager
-def applied(variant: Variant, settings: Settings) -> Iterator[Settings]:
-    """The settings under which this variant is asked; the folder of its template is gone afterwards."""
-    if variant is IN_FORCE:
+def apply_variant(variant: Variant, settings: Settings) -> Iterator[Settings]:
+    """Give the settings with a folder of prompts that has this variant's template. The folder is removed afterwards."""
+    if variant is PRESENT:
         yield settings
         return
     with TemporaryDirectory() as folder:
@@ -108,9 +109,9 @@ def applied(variant: Variant, settings: Settings) -> Iterator[Settings]:
         yield settings.model_copy(update={"prompts": Path(folder)})
 
 
-def task(variant: Variant, settings: Settings) -> str:
-    """What the variant tells the model to do, as rendered for nobody. Raises PromptError for templates that cannot be used."""
-    with applied(variant, settings) as given:
+def render_task(variant: Variant, settings: Settings) -> str:
+    """Return the variant's instructions, rendered for an empty history. Raises PromptError for a template that cannot be used."""
+    with apply_variant(variant, settings) as given:
         shown = Prompts(given.prompts).render(
             TEMPLATE, history=[], parts=["queries"], n_queries=N_QUERIES, n_named=N_NAMED
         )
@@ -118,23 +119,23 @@ def task(variant: Variant, settings: Settings) -> str:
 
 
 def fingerprint(variant: Variant, settings: Settings) -> str:
-    """The variant's fingerprint, as traces show it."""
-    with applied(variant, settings) as given:
+    """Return the fingerprint of the variant's template, as traces show it."""
+    with apply_variant(variant, settings) as given:
         return Prompts(given.prompts).fingerprint(TEMPLATE, "refresh")
 
 
-def put(variant: Variant, folder: Path, evidence: Mapping[str, Any]) -> None:
-    """Write the variant's template into a folder of prompts, its evidence beside it with the template that was there before."""
+def write_variant(variant: Variant, folder: Path, evidence: Mapping[str, Any]) -> None:
+    """Write the variant's template into a folder of prompts, with the evidence and the former template in a JSON file."""
     folder.mkdir(parents=True, exist_ok=True)
-    place = folder / f"{TEMPLATE}.j2"
-    replaced = place.read_text(encoding="utf-8") if place.is_file() else None
-    whole = json.dumps({**evidence, "replaced": replaced}, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(place.with_suffix(".json"), whole.encode())
-    write_atomically(place, variant.source.encode())
+    file = folder / f"{TEMPLATE}.j2"
+    replaced = file.read_text(encoding="utf-8") if file.is_file() else None
+    record = json.dumps({**evidence, "replaced": replaced}, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(file.with_suffix(".json"), record.encode())
+    write_atomically(file, variant.source.encode())
 
 
-def refusal(wording: str, taken: Sequence[str], titles: Sequence[str]) -> str | None:
-    """Why a proposed wording is not tried; None where it is. `titles` are those that whoever wrote it was shown."""
+def reason_to_refuse(wording: str, taken: Sequence[str], titles: Sequence[str]) -> str | None:
+    """Return why a proposed wording is not tried, None if it is tried. `titles` were shown to the model that proposed it."""
     if not LEAST <= len(wording) <= MOST:
         return f"it has {len(wording)} characters; {LEAST} to {MOST} are allowed"
     if harmless(wording, MOST) != wording or set(wording) & set("{}%#"):
@@ -148,18 +149,26 @@ def refusal(wording: str, taken: Sequence[str], titles: Sequence[str]) -> str | 
 
 
 class Proposal(BaseModel):
-    """The form of a proposer's answer."""
+    """The form of the answer of a model that proposes a wording."""
 
     model_config = ASKED
     instruction: Line(2 * MOST)  # type: ignore[valid-type]
 
 
-async def proposals(
+async def propose_wordings(
     settings: Settings, shown: Mapping[str, Any], tried: Sequence[str], titles: Sequence[str], n: int, seed: int
 ) -> list[dict[str, str | None]]:
-    """What the model of these settings proposes, in `n` answers: each with the "wording" and why it is "refused" (None: it is not).
+    """Ask a model for n new wordings; return the "wording" of each, and why it is "refused" (None if it is not).
 
-    `shown` are the other variables of the prompt `propose`. Raises ModelError where the model does not answer.
+    Args:
+        settings: which model.
+        shown: the variables of the prompt `propose`, without `tried`.
+        tried: the wordings that were tried before.
+        titles: the titles that the model is shown.
+        n: how many wordings.
+        seed: the seed of the first answer.
+
+    Raises ModelError if the model does not answer.
     """
     llm = await connect.connect_async(settings)
     made: list[dict[str, str | None]] = []
@@ -177,7 +186,7 @@ async def proposals(
                 made.append({"wording": "", "refused": error.reason})
                 continue
             wording = " ".join(str(reply.value.instruction).replace('"', "'").split())
-            made.append({"wording": wording, "refused": refusal(wording, taken, titles)})
+            made.append({"wording": wording, "refused": reason_to_refuse(wording, taken, titles)})
     finally:
         await llm.close()
     return made
