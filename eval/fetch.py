@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import json
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import httpx2
 
 from eval.data.convert import amazon, movielens
 from eval.errors import EvalError
+from store.paths import write_atomically
 
 Progress = Callable[[str, int, int | None], None]
 
 _GROUPLENS = "https://files.grouplens.org/datasets/movielens"
 _MCAULEY = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_v2"
 _MOVIELENS = {"movielens-latest-small": "ml-latest-small", "movielens-1m": "ml-1m", "movielens-32m": "ml-32m"}
-_BLOCK = 1 << 20
 _SECONDS = 60
 
 
@@ -79,7 +78,7 @@ def _file(url: str, raw: Path, progress: Progress | None) -> Path:
     first = known.get(path.name)
     if first is None:
         known[path.name] = {"sha256": sha256, "bytes": path.stat().st_size, "url": url}
-        _write(record, json.dumps(known, indent=1) + "\n")
+        write_atomically(record, (json.dumps(known, indent=1) + "\n").encode())
     elif first["sha256"] != sha256:
         remedy = f"remove its entry in {record} to accept it" if fresh else "delete it to fetch it again"
         if fresh:
@@ -99,50 +98,33 @@ def _download(url: str, path: Path, progress: Progress | None) -> None:
         # The server sends only the rest if its file still has this tag (or date), else the whole file.
         headers |= {"Range": f"bytes={have}-", "If-Range": tag.read_text(encoding="utf-8")}
     try:
-        with _open(url, headers) as answer:
-            if answer.status != 206:
+        with httpx2.stream("GET", url, headers=headers, timeout=_SECONDS, follow_redirects=True) as answer:
+            if answer.status_code == 416 and have:
+                part.unlink()
+                return _download(url, path, progress)
+            if not answer.is_success:
+                problem = f"{answer.status_code} {answer.reason_phrase}"
+                raise EvalError(f"{url} answers {problem}; check the name, or try again later")
+            if answer.status_code != 206:
                 have = 0
-            total = _length(answer, have)
+            length = answer.headers.get("Content-Length")
+            total = None if length is None else have + int(length)
             validator = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
             if validator and not validator.startswith("W/"):
-                _write(tag, validator)
+                write_atomically(tag, validator.encode())
             else:
                 tag.unlink(missing_ok=True)
             with part.open("ab" if have else "wb") as file:
-                while block := answer.read(_BLOCK):
-                    file.write(block)
-                    have += len(block)
+                for block in answer.iter_raw():
+                    have += file.write(block)
                     if progress:
                         progress(path.name, have, total)
-    except urllib.error.HTTPError as error:
-        if error.code == 416 and have:
-            part.unlink()
-            return _download(url, path, progress)
-        raise EvalError(f"{url} answers {error.code} {error.reason}; check the name, or try again later") from error
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-        reason = getattr(error, "reason", None) or type(error).__name__
+    except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
+        raise EvalError(f"{url} is not a web address; give a base_url that begins with https:// or http://") from error
+    except httpx2.HTTPError as error:
+        reason = str(error) or type(error).__name__
         raise EvalError(
             f"the download of {url} failed ({reason}); run it again to continue where it stopped"
         ) from error
-    if total is not None and have != total:
-        raise EvalError(f"{url} broke off after {have:,} of {total:,} bytes; run it again to continue where it stopped")
     part.replace(path)
     return tag.unlink(missing_ok=True)
-
-
-def _open(url: str, headers: dict[str, str]) -> Any:
-    if not url.startswith(("https://", "http://")):
-        raise EvalError(f"{url} is not a web address; give a base_url that begins with https:// or http://")
-    return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_SECONDS)  # noqa: S310
-
-
-def _length(answer: Any, have: int) -> int | None:
-    length = answer.headers.get("Content-Length")
-    return None if length is None else have + int(length)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write the whole file or nothing."""
-    partial = path.with_name(f"{path.name}.new")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
