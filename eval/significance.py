@@ -79,32 +79,6 @@ def gain_p(gain: np.ndarray, users: Sequence[str], seed: int = 0) -> float:
     return (1 + as_large) / (1 + _ROUNDS)
 
 
-def compare(
-    values_a: np.ndarray,
-    values_b: np.ndarray,
-    users: Sequence[str],
-    *,
-    measure: str,
-    a: str = "a",
-    b: str = "b",
-    seed: int = 0,
-    rounds: int = _ROUNDS,
-) -> Comparison:
-    """Compare two arms on the same cases. See `compare_all`.
-
-    Args:
-        values_a: the measure of arm `a` on each case, (n_cases,).
-        values_b: the measure of arm `b` on each case, (n_cases,).
-        users: the user of each case.
-        measure: name of the measure.
-        a: name of the first arm.
-        b: name of the second arm.
-        seed: seed of the random draws.
-        rounds: number of random draws.
-    """
-    return compare_all({a: values_a, b: values_b}, users, measure=measure, seed=seed, rounds=rounds)[0]
-
-
 def compare_all(
     values: Mapping[str, np.ndarray],
     users: Sequence[str],

@@ -80,11 +80,8 @@ class Cooccurrence:
 
     def together(self, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Return how much each item co-occurs with these rows, weighted, (n,) float32; an item does not co-occur with itself."""
-        return _weighted_sum(self.goes_with, rows, weights)
-
-    def next(self, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Return how often each item followed these rows within five steps, weighted, (n,) float32; nearer steps count more."""
-        return _weighted_sum(self.followed_by, rows, weights)
+        scores = self.goes_with[rows].T @ np.asarray(weights, dtype=np.float32)
+        return np.asarray(scores, dtype=np.float32).ravel()
 
     def alike(self, histories: Any) -> Any:
         """Return the items of the 100 most similar users, weighted, for each of the (b, n) weighted `histories`: (b, n) CSR.
@@ -153,10 +150,6 @@ def _is_recent(users: np.ndarray, times: np.ndarray) -> np.ndarray:
     # Quantiles, so that a few wrong clocks do not stretch the range.
     low, high = np.quantile(times, [0.005, 0.995])
     return times >= low + _RECENT * (high - low)
-
-
-def _weighted_sum(matrix: Any, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    return np.asarray(matrix[rows].T @ np.asarray(weights, dtype=np.float32), dtype=np.float32).ravel()
 
 
 def _people(users: np.ndarray, rows: np.ndarray, n: int) -> Any:

@@ -17,6 +17,7 @@ from store.errors import StoreError
 from store.records import Item, is_number, text_fault
 
 FieldType = Literal["str", "int", "float", "bool", "list"]
+_TYPES: tuple[FieldType, ...] = ("list", "str", "float", "int")
 _ORDER = {"$gt", "$gte", "$lt", "$lte"}
 _ELEMENT = {"$contains", "$not_contains"}
 _EQUAL = {"$eq", "$ne"}
@@ -73,19 +74,13 @@ class _Tally:
     def field(self) -> Field:
         numbers = self.low <= self.high
         return Field(
-            type=self._type(),
+            type=next((name for name in _TYPES if name in self.types), "bool"),
             count=self.count,
             values=dict(self.strings.most_common(_TOP_VALUES)),
             low=self.low if numbers else None,
             high=self.high if numbers else None,
             elements=("number" if numbers and not self.strings else "str") if "list" in self.types else None,
         )
-
-    def _type(self) -> FieldType:
-        for name in ("list", "str", "float", "int"):
-            if name in self.types:
-                return name
-        return "bool"
 
 
 def normalise_filter(where: Mapping[str, Any] | None, schema: Mapping[str, Field]) -> dict[str, Any] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,14 +35,15 @@ def find_dataset(place: Path) -> Files:
         return Files(None, place) if place.stem.startswith("events") else Files(place, None)
     if not place.is_dir():
         raise BadData(f"{place}: there is no such file or folder; give a dataset folder or an items file")
-    items = _find_one(place, "items")
+    items = find_file(place, "items")
     if items is None:
         raise BadData(f"{place}: there is no items file; add items.jsonl, items.csv or items.parquet")
-    return Files(items, _find_one(place, "events"))
+    return Files(items, find_file(place, "events"))
 
 
-def _find_one(place: Path, stem: str) -> Path | None:
-    found = [path for path in (place / f"{stem}{ending}" for ending in FORMATS) if path.exists()]
+def find_file(place: Path, stem: str, formats: Sequence[str] = FORMATS) -> Path | None:
+    """Return the file of this name in one of the formats; None if there is none. Raises BadData if there are two."""
+    found = [path for path in (place / f"{stem}{ending}" for ending in formats) if path.exists()]
     if len(found) > 1:
         raise BadData(f"{place}: both {found[0].name} and {found[1].name} are there; keep one")
     return found[0] if found else None
@@ -97,8 +98,7 @@ def _item(row: Mapping[str, Any]) -> Item:
         metadata={} if metadata is None else metadata,
         hidden=False if row.get("hidden") is None else row["hidden"],
     )
-    problem = item_fault(item)
-    if problem:
+    if problem := item_fault(item):
         raise RowFault(problem)
     return item
 
@@ -108,7 +108,6 @@ def _event(row: Mapping[str, Any]) -> Event:
         if row.get(name) is None:
             raise RowFault(f"no {name}", remedy=f'give each event a "{name}"')
     event = Event(row["user"], row["item"], row["timestamp"], row.get("rating"), row.get("kind"), row.get("split"))
-    problem = event_fault(event)
-    if problem:
+    if problem := event_fault(event):
         raise RowFault(problem)
     return event

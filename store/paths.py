@@ -95,12 +95,7 @@ def trained_encoder(store: Path) -> Path | None:
 
     Raises StoreError if that folder is gone.
     """
-    name = read_store_json(store).get("retriever")
-    if name and not (store / RETRIEVERS / name).is_dir():
-        raise StoreError(
-            f"{store / RETRIEVERS / name} is gone, with the store's vectors; restore it, or index into a new store"
-        )
-    return store / RETRIEVERS / name if name else None
+    return _encoder(store, "retriever", "with the store's vectors")
 
 
 def validation_encoder(store: Path) -> Path | None:
@@ -109,12 +104,13 @@ def validation_encoder(store: Path) -> Path | None:
     It was trained on events before the cut only; the one in use has learned from the validation period too. None if both are
     the same, or if no trained encoder is in use. Raises StoreError if the folder is gone.
     """
-    name = read_store_json(store).get("judged")
+    return _encoder(store, "judged", "and without it nothing is measured on validation cases")
+
+
+def _encoder(store: Path, key: str, loss: str) -> Path | None:
+    name = read_store_json(store).get(key)
     if name and not (store / RETRIEVERS / name).is_dir():
-        raise StoreError(
-            f"{store / RETRIEVERS / name} is gone, and without it nothing is measured on validation cases; restore it, or "
-            "index into a new store"
-        )
+        raise StoreError(f"{store / RETRIEVERS / name} is gone, {loss}; restore it, or index into a new store")
     return store / RETRIEVERS / name if name else None
 
 

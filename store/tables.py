@@ -17,7 +17,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable
+from sqlalchemy.schema import CreateColumn, CreateIndex
 
 from store.errors import MissingExtra, StoreBusy, StoreError
 
@@ -103,8 +103,7 @@ def open_engine(url: str) -> sa.Engine:
 
 def _create_missing(db: sa.Connection) -> None:
     """Create the tables, columns and indexes that a new database, or one of an older version, does not have."""
-    for table in _schema.sorted_tables:
-        db.execute(CreateTable(table, if_not_exists=True))
+    _schema.create_all(db)
     names = [table.name for table in _schema.sorted_tables]
     found = {name: columns for (_, name), columns in sa.inspect(db).get_multi_columns(filter_names=names).items()}
     for table in _schema.sorted_tables:

@@ -11,12 +11,16 @@ from eval.significance import (
     LEAST_USERS,
     Comparison,
     bootstrap_intervals,
-    compare,
     compare_all,
     correct_by_holm,
     gain_p,
     pays,
 )
+
+
+def compare(a: np.ndarray, b: np.ndarray, users: list[str], measure: str = "m", **given: int) -> Comparison:
+    """Compare two arms."""
+    return compare_all({"a": a, "b": b}, users, measure=measure, **given)[0]
 
 
 def test_p_value_equals_exact_test_over_all_sign_flips_of_users() -> None:
@@ -48,7 +52,7 @@ def test_on_noise_5_percent_are_significant_and_intervals_contain_zero() -> None
     low, inside = 0, 0
     for seed in range(tests):
         a, b = random.random(60), random.random(60)
-        found = compare(a, b, [str(n % 30) for n in range(60)], measure="m", rounds=400, seed=seed)
+        found = compare(a, b, [str(n % 30) for n in range(60)], rounds=400, seed=seed)
         low += found.p < 0.05
         inside += (found.low or 0) <= 0 <= (found.high or 0)
     assert low / tests == pytest.approx(0.05, abs=0.035)
@@ -59,8 +63,8 @@ def test_clear_difference_is_significant_and_equal_arms_are_not() -> None:
     random = np.random.default_rng(4)
     b = random.random(300)
     users = [str(n) for n in range(300)]
-    assert compare(b + 0.2, b, users, measure="m").p < 0.001
-    same = compare(b, b, users, measure="m")
+    assert compare(b + 0.2, b, users).p < 0.001
+    same = compare(b, b, users)
     assert (same.p, same.difference, same.low, same.high) == (1.0, 0.0, 0.0, 0.0)
 
 
@@ -79,7 +83,7 @@ def test_gain_p_equals_exact_one_sided_test_over_all_sign_flips_of_users() -> No
 def test_gain_p_is_half_of_two_sided_p_for_a_gain() -> None:
     random = np.random.default_rng(8)
     a, b, users = random.random(200) + 0.04, random.random(200), [str(n // 2) for n in range(200)]
-    assert gain_p(a - b, users) == pytest.approx(compare(a, b, users, measure="m").p / 2, abs=0.01)
+    assert gain_p(a - b, users) == pytest.approx(compare(a, b, users).p / 2, abs=0.01)
 
 
 def test_pays_accepts_5_percent_of_useless_stages() -> None:
@@ -110,7 +114,7 @@ def test_one_gain_of_many_users_does_not_pay() -> None:
 
 
 def test_one_user_has_no_interval() -> None:
-    found = compare(np.array([1.0, 0.5]), np.array([0.0, 0.0]), ["u", "u"], measure="m", rounds=100)
+    found = compare(np.array([1.0, 0.5]), np.array([0.0, 0.0]), ["u", "u"], rounds=100)
     assert found.p == 1.0 and (found.low, found.high) == (None, None)
 
 
@@ -120,7 +124,7 @@ def test_comparing_all_pairs_equals_comparing_single_pairs() -> None:
     users = [str(n % 40) for n in range(90)]
     every = compare_all(values, users, measure="m", seed=7, rounds=3000)
     assert [(each.a, each.b) for each in every] == [("a", "b"), ("a", "c"), ("b", "c")]
-    single = compare(values["a"], values["c"], users, measure="m", a="a", b="c", seed=7, rounds=3000)
+    (single,) = compare_all({name: values[name] for name in "ac"}, users, measure="m", seed=7, rounds=3000)
     assert single.p == every[1].p and single.low == pytest.approx(every[1].low)
     chosen = compare_all(values, users, measure="m", pairs=[("c", "a")], seed=7, rounds=3000)[0]
     assert chosen.difference == pytest.approx(-single.difference) and chosen.p == single.p

@@ -115,15 +115,15 @@ def test_items_of_the_same_users_co_occur() -> None:
 
 def test_nearer_transitions_count_more() -> None:
     fitted = Cooccurrence.fit(events("abc"), rows_of(*NAMES))
-    after = fitted.next(np.array([0]), np.array([1.0]))
+    after = fitted.followed_by.toarray()[0]
     assert after[1] > after[2] > 0
-    assert fitted.next(np.array([2]), np.array([1.0])).tolist() == [0] * 6  # nothing came after it
+    assert fitted.followed_by.toarray()[2].tolist() == [0] * 6  # nothing came after it
 
 
 def test_items_outside_the_catalog_do_not_count() -> None:
     fitted = Cooccurrence.fit(events("acb", "ab"), rows_of("a", "b"))
     assert fitted.popularity.tolist() == [2, 2]
-    after = fitted.next(np.array([0]), np.array([1.0]))
+    after = fitted.followed_by.toarray()[0]
     assert after[1] > after[0] == 0
 
 
@@ -139,7 +139,8 @@ def test_recent_events_are_those_of_the_last_quarter_of_the_time_range() -> None
 def test_two_items_co_occur_if_and_only_if_they_share_a_user(histories: list[str]) -> None:
     fitted = Cooccurrence.fit(events(*histories), rows_of(*NAMES))
     for row in range(len(NAMES)):
-        together, after = (score(np.array([row]), np.array([1.0])) for score in (fitted.together, fitted.next))
+        together = fitted.together(np.array([row]), np.array([1.0]))
+        after = fitted.followed_by.toarray()[row]
         assert together[row] == after[row] == 0
         assert (together >= 0).all()
         assert (after >= 0).all()

@@ -22,6 +22,7 @@ from agent.ranking.features import candidates
 from agent.ranking.tuned import Tuned
 from agent.retrieval.signals import CHANNEL_OF
 from eval import compare
+from eval.comparison.bench import Bench
 from eval.data.leakage import hash_tuning_data, open_measured_catalog
 from eval.errors import EvalError
 from eval.fitting.sequences import FOLDS, fold_of, pairs, sequences
@@ -280,9 +281,7 @@ def test_encoder_pays_only_if_everything_fused_finds_more(
         right = [list(case.targets) for case in known.cases]
         nothing: list[list[str]] = [[] for _ in right]
         found = iter([(right, right if base_gains else nothing), (nothing, nothing)])  # trained, then present
-        monkeypatch.setattr(
-            compare_encoders, "rank_all", lambda *_: dict(zip(("dense", "base"), next(found), strict=True))
-        )
+        monkeypatch.setattr(Bench, "rank", lambda *_: dict(zip(("dense", "base"), next(found), strict=True)))
         verdict = compare_encoders.compare_encoders(known, catalog, catalog, films_store, 0, lambda _: None, quiet)
     assert verdict.paid == base_gains
     assert verdict.arms["dense, trained"]["recall@50"] == 1

@@ -17,6 +17,7 @@ from agent.retrieval.sources import Sources
 from eval.comparison.arms import RANK, base_of, left_out, parts
 from eval.comparison.baselines import BASELINES, baseline_scores
 from eval.data.cases import Case
+from eval.fitting.signals import batches
 from store import Hit
 from store.sparse import highest
 
@@ -38,6 +39,11 @@ def request_of(case: Case, repeats: bool, interests: Interests | None = None) ->
         return Request(history=case.known, exclude=excluded)
     latest = interests.latest
     return Request(case.known, None, interests.queries[:latest], interests.queries[latest:], interests.named, excluded)
+
+
+def ids_of(lists: Sequence[Sequence[Candidate]]) -> list[list[str]]:
+    """Return the ids of each case's candidates."""
+    return [[candidate.id for candidate in own] for own in lists]
 
 
 @dataclass(frozen=True)
@@ -94,10 +100,8 @@ class Bench:
         batch = Batch(self.sources, requests, self._channels(plans.values(), fusions.values()))
         lists = retrieve(batch)
         baselines = {part for plan in plans.values() for part in plan if part in BASELINES}
-        ranked: dict[str, Sequence[Sequence[Hit]]] = {
-            **lists,
-            **{name: self._baseline(name, batch) for name in baselines},
-        }
+        ranked: dict[str, Sequence[Sequence[Hit]]] = {**lists}
+        ranked |= {name: self._baseline(name, batch) for name in baselines}
         ranked |= {part: [[Hit(id, 0.0) for id in own] for own in of_all] for part, of_all in given.items()}
         found = {}
         for arm, plan in plans.items():
@@ -115,16 +119,19 @@ class Bench:
     def rank(
         self, arms: Sequence[str], cases: Sequence[Case], interests: Sequence[Interests] | None = None, k: int = BUDGET
     ) -> dict[str, list[list[str]]]:
-        """Return the ids of `candidates`.
+        """Return the ids of `candidates`, for any number of cases.
 
         Args:
             arms: names.
-            cases: a batch of cases.
+            cases: the cases.
             interests: a model's answer for each case, for arms with its channels.
             k: how many.
         """
-        found = self.candidates(arms, cases, interests, k=k)
-        return {arm: [[c.id for c in own] for own in of_all] for arm, of_all in found.items()}
+        found: dict[str, list[list[str]]] = {arm: [] for arm in arms}
+        for at in batches(len(cases)):
+            for arm, own in self.candidates(arms, cases[at], interests[at] if interests else None, k=k).items():
+                found[arm] += ids_of(own)
+        return found
 
     def shares(self, plan: Collection[str]) -> dict[str, float]:
         """Return the weights by which the lists of these parts are fused by rank."""

@@ -12,21 +12,20 @@ from eval.comparison.bench import Bench
 from eval.data.cases import Cases
 from eval.report.report import Run
 from eval.report.run import PRIMARY
-from store import Catalog
 
 CERTAIN = (*PRIMARY, "recall@1", "recall@5")
 """Measures with intervals."""
 
 
-def measure(cases: Cases, ranked: dict[str, list[list[str]]], catalog: Catalog, bench: Bench) -> Run:
+def measure(cases: Cases, ranked: dict[str, list[list[str]]], bench: Bench) -> Run:
     """Return the run of these lists: measures and their intervals, comparisons with the first arm, channels, strata.
 
     Args:
         cases: the cases.
         ranked: by arm, the list of ids for each case.
-        catalog: the items.
-        bench: what they were ranked with, for the popularity of items.
+        bench: what they were ranked with, for the catalog and the popularity of items.
     """
+    catalog = bench.sources.catalog
     users = [case.user for case in cases.cases]
     values = {arm: metrics.per_case(cases.cases, lists) for arm, lists in ranked.items()}
     counts = bench.sources.counts.popularity

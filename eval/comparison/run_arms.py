@@ -16,7 +16,7 @@ from agent.ranking.fusion import Candidate
 from agent.retrieval.channels import MODEL_CHANNELS
 from agent.settings import Settings
 from eval.comparison.arms import DIALOGUE, RANK, parts
-from eval.comparison.bench import JOINING, Bench
+from eval.comparison.bench import JOINING, Bench, ids_of
 from eval.comparison.dialogue_cases import dialogue_lists
 from eval.comparison.llm_cache import Asking
 from eval.comparison.llm_channels import ModelAnswers, ask_model
@@ -97,7 +97,7 @@ def run_arms(
     with progress("cases ranked") as advance:
         for at in batches(len(cases)):
             for arm, own in candidates(arms, at).items():
-                results.lists[arm] += _ids(own)
+                results.lists[arm] += ids_of(own)
                 if arm in fused:
                     fused[arm] += own
             advance(at.stop, len(cases))
@@ -115,7 +115,7 @@ def run_arms(
                 results.not_run[arm] = _no_model(error)
                 del results.lists[arm]
                 continue
-            results.lists[arm] = _ids(blend_all(fused.pop(arm), reranked.places, share, depth))
+            results.lists[arm] = ids_of(blend_all(fused.pop(arm), reranked.places, share, depth))
             results.ranker, results.ranked[arm] = reranked.model, reranked.note
             cost += reranked.cost
         read = [talk.ms[part] for part in plan if part in talk.ms]
@@ -143,10 +143,6 @@ def cannot_run(arms: Sequence[str], bench: Bench, cases: Cases) -> dict[str, str
 
 def _no_model(error: ModelError) -> str:
     return f"no model answers ({error.reason}); see `evoke model`"
-
-
-def _ids(lists: Sequence[Sequence[Candidate]]) -> list[list[str]]:
-    return [[candidate.id for candidate in own] for own in lists]
 
 
 def _cost(rank: Callable[[slice], object], model: np.ndarray, dialogues: Sequence[Sequence[float]]) -> dict[str, float]:

@@ -148,7 +148,7 @@ def compare(
         lists = {arm: each.lists[arm] for arm in arms for each in found.values() if arm in each.lists}
         if not lists:
             raise EvalError("; ".join(f'"{arm}" cannot run: {reason}' for arm, reason in not_run.items()))
-        run = measure(asked, lists, catalog, bench)
+        run = measure(asked, lists, bench)
     for each in found.values():
         for arm, cost in each.cost.items():
             run.arms[arm] |= cost
@@ -156,7 +156,7 @@ def compare(
     run.warnings += warnings + _out_of_reach(asked, allow_repeats)
     run.settings = {"split": how or "as given", "allow_repeats": allow_repeats, "budget": CANDIDATES}
     run.settings |= {"tuned": tuned.settings, "learned": tuned.learned, "in use": in_use.model_dump(include=IN_USE)}
-    _tell_model(run, found, in_use, list(lists), switched_on)
+    _describe_model(run, found, in_use, list(lists), switched_on)
     if earlier:
         run.changes = run.changes_since(earlier).as_json()
     return run
@@ -183,7 +183,7 @@ def _not_trained(arms: Sequence[str], folder: Path, adapters: Mapping[str, Adapt
     }
 
 
-def _tell_model(
+def _describe_model(
     run: Run, found: Mapping[str, Results], settings: Settings, arms: Sequence[str], switched_on: Sequence[str]
 ) -> None:
     """Write into the run which model answered which prompts, and what `full` is."""

@@ -11,7 +11,7 @@ from agent.settings import Settings
 from eval.data.cases import Case
 from eval.errors import EvalError
 from store.feedback import Scale
-from store.load import find_dataset, read_events, read_items
+from store.load import find_dataset, find_file, read_events, read_items
 from store.readers import Problems
 from store.records import Event
 
@@ -75,12 +75,10 @@ def read_data(dataset: Path) -> Data:
 
 def case_file(dataset: Path, on: str) -> Path | None:
     """Return the file with the cases of this part, None if there is none."""
-    found = [path for path in (Path(dataset) / f"{on}{ending}" for ending in CASE_FORMATS) if path.exists()]
+    found = find_file(Path(dataset), on, CASE_FORMATS)
     if not found and (table := Path(dataset) / f"{on}.csv").exists():
         raise EvalError(f"{table}: cases contain lists, which CSV cannot hold; give {on}.jsonl or .parquet")
-    if len(found) > 1:
-        raise EvalError(f"{dataset}: both {found[0].name} and {found[1].name} exist; keep one")
-    return found[0] if found else None
+    return found
 
 
 def warn_of_hidden_targets(data: Data, cases: Iterable[Case]) -> list[str]:

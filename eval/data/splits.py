@@ -19,6 +19,7 @@ from store.records import Event
 PARTS = ("train", "valid", "test")
 HOWS = ("temporal", "per-user", "last-out", "given")
 
+_CUTS = (0.8, 0.9)  # where valid and test begin
 _CASES_PER_USER = 5
 _TARGETS_PER_CASE = 10
 
@@ -28,7 +29,7 @@ _SEES_FUTURE = (
 )
 
 
-def make_cases(dataset: Path, on: str, how: str = "temporal", cuts: tuple[float, float] = (0.8, 0.9)) -> Cases:
+def make_cases(dataset: Path, on: str, how: str = "temporal") -> Cases:
     """Make cases from the events of a dataset.
 
     The history of a case holds all items that the user liked before it, those of the measured period too; the targets are the
@@ -38,20 +39,17 @@ def make_cases(dataset: Path, on: str, how: str = "temporal", cuts: tuple[float,
         dataset: the dataset folder.
         on: the part to make cases for, "valid" or "test".
         how: how events are split into train, valid and test:
-            "temporal": at the quantiles `cuts` of all times, for all users at once; times must be a clock.
-            "per-user": at the shares `cuts` of each user's positive events; sees other users' future (with a warning).
+            "temporal": at the quantiles .8 and .9 of all times, for all users at once; times must be a clock.
+            "per-user": after the shares .8 and .9 of each user's positive events; sees other users' future (with a warning).
             "last-out": a user's last positive event is test, the second to last valid; sees other users' future.
             "given": by the events' own `split`.
-        cuts: where valid and test begin.
 
     Raises EvalError if there are no cases.
     """
     check_part(on)
     if how not in HOWS:
         raise EvalError(f'"{how}" is not a way to split; give {", ".join(HOWS)}')
-    if not 0 < cuts[0] < cuts[1] < 1:
-        raise EvalError(f"the cuts {cuts} must rise and lie between 0 and 1; give for instance (0.8, 0.9)")
-    return _make(read_data(dataset), on, how, cuts, [])
+    return _make(read_data(dataset), on, how, [])
 
 
 def make_cases_from(data: Data, on: str) -> Cases:
@@ -66,15 +64,15 @@ def make_cases_from(data: Data, on: str) -> Cases:
         warnings.append(
             "the times are not a clock, so the split is per user; add valid.jsonl and test.jsonl for another split"
         )
-    return _make(data, on, how, (0.8, 0.9), warnings)
+    return _make(data, on, how, warnings)
 
 
-def _make(data: Data, on: str, how: str, cuts: tuple[float, float], warnings: list[str]) -> Cases:
+def _make(data: Data, on: str, how: str, warnings: list[str]) -> Cases:
     if not data.events:
         raise EvalError(f"{data.name}: there are no events to make cases from; add events.csv or {on}.jsonl")
     events = [
         replace(event, split=label)
-        for event, label in zip(data.events, _label_events(data, how, cuts), strict=True)
+        for event, label in zip(data.events, _label_events(data, how), strict=True)
         if label in PARTS
     ]
     fitted = tuple(event for event in events if event.split in FITTED[on])
@@ -88,12 +86,12 @@ def _make(data: Data, on: str, how: str, cuts: tuple[float, float], warnings: li
     return Cases(data.name, on, cases, fitted, [*data.warnings, *warn_of_hidden_targets(data, cases), *warnings])
 
 
-def _label_events(data: Data, how: str, cuts: tuple[float, float]) -> Sequence[str | None]:
+def _label_events(data: Data, how: str) -> Sequence[str | None]:
     """Return the part of each event by this split."""
     if how == "given":
         return [event.split for event in data.events]
     if how == "per-user":
-        return _by_position(data, lambda n: (int(n * cuts[0] + 1e-9), int(n * cuts[1] + 1e-9)))
+        return _by_position(data, lambda n: (int(n * _CUTS[0] + 1e-9), int(n * _CUTS[1] + 1e-9)))
     if how == "last-out":
         return _by_position(data, lambda n: (max(n - 2, 0), max(n - 1, 0)))
     times = np.array([event.timestamp for event in data.events], dtype=np.float64)
@@ -102,7 +100,7 @@ def _label_events(data: Data, how: str, cuts: tuple[float, float]) -> Sequence[s
             f'{data.name}: the times are not a clock (Unix seconds), so they cannot be split by time; use "per-user" or '
             '"last-out", add a column "split" to the events, or add valid.jsonl and test.jsonl'
         )
-    return [PARTS[part] for part in np.digitize(times, np.quantile(times, cuts, method="higher"))]
+    return [PARTS[part] for part in np.digitize(times, np.quantile(times, _CUTS, method="higher"))]
 
 
 def _by_position(data: Data, cut: Callable[[int], tuple[int, int]]) -> list[str | None]:

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from eval.report.formatting import Cell, Table, as_text, difference_cell, format_value, measure_name
 from eval.report.run import PRIMARY, RunData
-from eval.significance import compare, correct_by_holm
+from eval.significance import compare_all, correct_by_holm
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -140,7 +140,7 @@ def _test(before: RunData, after: RunData, deltas: list[Delta]) -> list[Delta]:
         if old is not None and new is not None and len(old) == len(new) == len(users):
             # Saved values are rounded to single precision, so both are compared rounded.
             rounded = new.astype(np.float32).astype(np.float64)
-            tests[row] = compare(rounded, old, users.tolist(), measure=delta.measure, a="after", b="before")
+            (tests[row],) = compare_all({"after": rounded, "before": old}, users.tolist(), measure=delta.measure)
     tested = dict(zip(tests, correct_by_holm(list(tests.values())), strict=True))
     return [
         replace(delta, low=tested[row].low, high=tested[row].high, p=tested[row].p_holm) if row in tested else delta

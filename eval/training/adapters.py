@@ -16,7 +16,7 @@ from agent.ranking.candidates import Fusion
 from agent.ranking.tuned import Tuned
 from agent.settings import Settings
 from agent.terminal.console import strip_controls
-from eval.comparison.bench import Bench
+from eval.comparison.bench import Bench, ids_of
 from eval.comparison.llm_cache import Asking
 from eval.comparison.llm_channels import ModelAnswers, ask_model, without_model
 from eval.comparison.rerank import blend_all, rerank_cases
@@ -33,7 +33,7 @@ from eval.training.examples import Examples, retrieve_candidates, retrieve_chose
 from eval.training.gguf_export import check_architecture, export
 from eval.training.lora import Lora
 from eval.training.verdict import Verdict, make_judge
-from eval.tuning.objective import Judge, Say, rank_all
+from eval.tuning.objective import Judge, Say
 from eval.tuning.tune import repeating, validation_cases
 from prompts import Prompts
 from store.locks import exclusive_lock
@@ -236,9 +236,9 @@ def _judge_queries(judge: Judge, asking: Asking, adapter: Adapter) -> tuple[Verd
         ask_model(cases, bench, replace(asking, adapter=given), ("queries",)) for given in (adapter, None)
     )
     empty = without_model(cases, bench, adapter)
-    lists = rank_all(bench, ["queries", "dense", "dense+queries", "base", "base+queries"], cases, trained.interests)
+    lists = bench.rank(["queries", "dense", "dense+queries", "base", "base+queries"], cases, trained.interests)
     for name, interests in (("untrained", plain.interests), ("without model", empty)):
-        lists[f"queries, {name}"] = rank_all(bench, ["queries"], cases, interests)["queries"]
+        lists[f"queries, {name}"] = bench.rank(["queries"], cases, interests)["queries"]
     # Only with an adapter are the items that others chose next searched for. A gain on the untrained model could come from that
     # alone, so the adapter must also be better than the same search without a model.
     pairs = [("queries", other) for other in lists if other != "queries"]
@@ -266,6 +266,6 @@ def _judge_rank(judge: Judge, asking: Asking) -> Verdict:
     fused = judge.fused(asking.settings.diversity)
     found = rerank_cases(judge.cases, fused, judge.bench.sources.catalog, asking)
     orders = {"reranked": blend_all(fused, found.places, RERANK_SHARE, asking.settings.rank_depth), "as fused": fused}
-    lists = {name: [[candidate.id for candidate in own] for own in order] for name, order in orders.items()}
+    lists = {name: ids_of(order) for name, order in orders.items()}
     pair = ("reranked", "as fused")
     return Verdict.of(judge.cases, lists, [pair], [(*pair, "ndcg@10")])

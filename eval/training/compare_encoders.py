@@ -20,7 +20,7 @@ from eval.fitting.signals import fit_sources
 from eval.progress import Progress
 from eval.significance import pays
 from eval.training.verdict import Verdict
-from eval.tuning.objective import Say, rank_all
+from eval.tuning.objective import Say
 from eval.tuning.tune import repeating
 from store import Catalog
 from store.embedder import Embedder
@@ -71,7 +71,7 @@ def _rank(
     examples = lessons(known, catalog, repeats=repeats, seed=seed, progress=progress)
     fusion = Learned.fit(*examples, seeds=FUSIONS, **trees) if examples[1].any() else None
     fused = Fusion(settings.weights, learned=fusion, diversity=settings.diversity)
-    return rank_all(Bench(fit_sources(known, catalog), fused, repeats=repeats), ["dense", "base"], known.cases)
+    return Bench(fit_sources(known, catalog), fused, repeats=repeats).rank(["dense", "base"], known.cases)
 
 
 def compare_title_search(

@@ -33,7 +33,6 @@ QUERY_CHARACTERS = 330
 """The most characters of all queries of an answer; longer answers take too long to generate."""
 CANDIDATES = 40
 """The candidates that `base` retrieves for a history."""
-_BATCH = 256
 
 Retrieve = Callable[[Cases, Sequence[Pair]], list[list[int]]]
 """Returns rows for the histories of these pairs, by the events of these cases."""
@@ -52,14 +51,9 @@ def retrieve_candidates(
 
     def retrieve(others: Cases, some: Sequence[Pair]) -> list[list[int]]:
         bench = Bench(fit_sources(others, catalog), Fusion(weights), repeats=repeats)
-        found: list[list[int]] = []
-        for start in range(0, len(some), _BATCH):
-            asked = [
-                Case(p.user, tuple(snapshot.ids[row] for row in p.history), ()) for p in some[start : start + _BATCH]
-            ]
-            lists = bench.rank(["base"], asked, k=CANDIDATES)["base"]
-            found += [[snapshot.rows[id] for id in own] for own in lists]
-        return found
+        asked = [Case(pair.user, tuple(snapshot.ids[row] for row in pair.history), ()) for pair in some]
+        lists = bench.rank(["base"], asked, k=CANDIDATES)["base"]
+        return [[snapshot.rows[id] for id in own] for own in lists]
 
     return _retrieve_from_other_users(cases, pairs, retrieve)
 

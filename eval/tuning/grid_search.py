@@ -17,9 +17,9 @@ from agent.settings import Settings
 from eval import metrics
 from eval.comparison.arms import MODEL_FREE
 from eval.comparison.baselines import PARAMETERS
-from eval.comparison.bench import BUDGET, Bench
+from eval.comparison.bench import BUDGET, Bench, ids_of
 from eval.data.cases import Cases
-from eval.tuning.objective import Say, mean_goal, quality_of_scores, rank_all, retrieve_all, values
+from eval.tuning.objective import Say, mean_goal, quality_of_scores, retrieve_all, values
 
 TREES: Sequence[dict[str, Any]] = (
     {"num_leaves": 15, "rounds": 200},
@@ -43,7 +43,7 @@ def parameters(bench: Bench, name: str, cases: Cases, say: Say) -> dict[str, flo
     tried = []
     for found in itertools.product(*PARAMETERS[name].values()):
         given = dict(zip(PARAMETERS[name], found, strict=True))
-        lists = rank_all(replace(bench, baselines={name: given}), [name], cases.cases)[name]
+        lists = replace(bench, baselines={name: given}).rank([name], cases.cases)[name]
         tried.append((metrics.means(values(cases.cases, lists))[MEASURE], given))
     best = max(tried, key=lambda entry: entry[0])
     say(f"{name}: {', '.join(f'{k} {v:g}' for k, v in best[1].items())} ({MEASURE} {best[0]:.4f})")
@@ -56,7 +56,7 @@ def channel_weights(bench: Bench, cases: Cases, say: Say) -> tuple[dict[str, flo
 
     def quality(weights: Mapping[str, float]) -> dict[str, float]:
         fused = [fuse({c: own[row] for c, own in lists.items()}, weights)[:BUDGET] for row in range(len(cases))]
-        return metrics.means(values(cases.cases, [[c.id for c in own] for own in fused]))
+        return metrics.means(values(cases.cases, ids_of(fused)))
 
     defaults = Settings.model_fields["weights"].get_default(call_default_factory=True)
     weights = {channel: defaults[channel] for channel in MODEL_FREE}

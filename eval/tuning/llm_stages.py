@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from agent.retrieval.channels import MODEL_CHANNELS
-from eval.comparison.bench import BUDGET, DEPTH, Bench
+from eval.comparison.bench import BUDGET, DEPTH, Bench, ids_of
 from eval.comparison.llm_cache import Asking
 from eval.comparison.llm_channels import ask_model
 from eval.comparison.rerank import blend_all, rerank_cases
@@ -139,7 +139,7 @@ def _with_dense(judge: Judge, lists: HitLists) -> tuple[dict[str, dict[str, floa
         for weight, depth in itertools.product(WITH_DENSE, DEPTHS):
             bench: Bench = replace(plain, baselines={f"dense+{channel}": {channel: weight, DEPTH: depth}})
             fused = bench.by_rank({"dense": dense, channel: own}, BUDGET)
-            found[weight, depth] = judge.recall([[c.id for c in of_case] for of_case in fused])
+            found[weight, depth] = judge.recall(ids_of(fused))
         weight, depth = min(found, key=lambda way: (gain_p(found[way] - alone, judge.users), -found[way].mean()))
         arms[f"dense+{channel}"] = {channel: weight, DEPTH: depth}
         tried[channel] = {f"{w:g} of {d}": round(float(recall.mean()), 5) for (w, d), recall in found.items()}

@@ -15,7 +15,7 @@ from agent.results import Interests
 from agent.retrieval.channels import Batch, retrieve
 from eval import metrics
 from eval.comparison.arms import MODEL_FREE
-from eval.comparison.bench import BUDGET, Bench, Lists, request_of
+from eval.comparison.bench import BUDGET, Bench, Lists, ids_of, request_of
 from eval.data.cases import Case, Cases
 from eval.fitting.signals import batches
 from eval.significance import pays
@@ -46,24 +46,6 @@ def mean_goal(means: Mapping[str, float]) -> float:
 def measures(values: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Return the means over the cases, rounded as evidence is kept."""
     return {measure: round(float(own.mean()), 5) for measure, own in values.items()}
-
-
-def rank_all(
-    bench: Bench, arms: Sequence[str], cases: Sequence[Case], interests: Sequence[Interests] | None = None
-) -> dict[str, list[list[str]]]:
-    """Return each arm's list of ids for all cases.
-
-    Args:
-        bench: what they rank with.
-        arms: their names.
-        cases: the cases.
-        interests: a model's answer for each case, for arms with its channels.
-    """
-    lists: dict[str, list[list[str]]] = {arm: [] for arm in arms}
-    for at in batches(len(cases)):
-        for arm, own in bench.rank(arms, cases[at], interests[at] if interests else None).items():
-            lists[arm] += own
-    return lists
 
 
 def retrieve_all(
@@ -162,7 +144,7 @@ class Judge:
 
     def quality(self, fused: Sequence[Sequence[Candidate]] | None = None) -> dict[str, np.ndarray]:
         """Return the measures of each case's list."""
-        return values(self.cases, [[c.id for c in own] for own in (self.fused() if fused is None else fused)])
+        return values(self.cases, ids_of(self.fused() if fused is None else fused))
 
     def recall(self, lists: Lists) -> np.ndarray:
         """Return recall@50 of each case's list of ids."""

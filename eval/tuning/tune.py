@@ -88,10 +88,8 @@ def tune(
     in_use = Tuned(prompts).applied(Settings.load(**settings), folder)
     with exclusive_lock(folder, "tuning", "tuning"), open_measured_catalog(folder, cases.on) as catalog:
         say(f"fitting on {len(cases.events)} events before the cut")
-        sources = fit_sources(cases, catalog)
-        assert sources.signals is not None  # noqa: S101  see `fit_sources`
         repeats = repeating(cases)
-        bench = Bench(sources, Fusion({}), repeats=repeats)
+        bench = Bench(fit_sources(cases, catalog), Fusion({}), repeats=repeats)
         few = cases.sample(SEARCH_CASES, seed)
         baselines = {name: steps.step(name, partial(parameters, bench, name, few, say)) for name in PARAMETERS}
         weights, by_rank = steps.step("weights", lambda: channel_weights(bench, few, say))
@@ -102,7 +100,7 @@ def tune(
         judged_fusion = None
         if pays:
             say(f"features of {len(cases)} cases")
-            candidates, chosen = table(cases.cases, sources.signals, repeats=repeats)
+            candidates, chosen = table(cases.cases, bench.signals, repeats=repeats)
             trees, learned = steps.step("fusion", lambda: best_trees(taught, candidates, chosen, cases, say))
             pays = mean_goal(learned) >= mean_goal(by_rank)
         if pays:

@@ -21,8 +21,8 @@ from eval.comparison.llm_channels import ask_model
 from eval.data.cases import Case
 from eval.errors import EvalError
 from eval.metrics import per_case
-from eval.significance import compare, gain_p, pays
-from eval.tuning.objective import Say, rank_all
+from eval.significance import compare_all, gain_p, pays
+from eval.tuning.objective import Say
 from eval.tuning.prompts.variants import Variant, apply_variant
 from eval.tuning.resumable import Steps
 
@@ -151,8 +151,9 @@ class Race:
         users = [case.user for case in self.cases[asked]]
         if not users:
             return {"cases": 0, "pays": False}
-        paired = compare(np.array(after.fused), np.array(before.fused), users, measure="recall@100", seed=seed)
-        gain = np.array(after.fused) - np.array(before.fused)
+        values = {"after": np.array(after.fused), "before": np.array(before.fused)}
+        (paired,) = compare_all(values, users, measure="recall@100", seed=seed)
+        gain = values["after"] - values["before"]
         return {
             "cases": len(users), "users": len(set(users)), "before": before.mean(), "after": after.mean(),
             "difference": paired.difference, "low": paired.low, "high": paired.high,
@@ -172,7 +173,7 @@ class Race:
         except ModelError as error:
             raise EvalError(f"no model answers ({error.reason}); see `evoke model`") from error
         cases = self.cases[at][: len(answers)]
-        lists = rank_all(self.bench, ["base+queries", "queries"], cases, answers.interests)
+        lists = self.bench.rank(["base+queries", "queries"], cases, answers.interests)
         fused, alone = (per_case(cases, own, ks=(100,))["recall@100"].tolist() for own in lists.values())
         queries = [list(found.queries) for found in answers.interests]
         return Score(fused, alone, queries, float(answers.cost[:, 0].sum()) / 1000 / answers.at_once, answers.model)
