@@ -124,6 +124,26 @@ def compare_all(
     return compared
 
 
+def compare_measures(
+    values: Mapping[str, Mapping[str, np.ndarray]],
+    users: Sequence[str],
+    measures: Sequence[str],
+    pairs: Sequence[tuple[str, str]],
+) -> list[Comparison]:
+    """Compare pairs of arms in several measures. See `compare_all`.
+
+    Args:
+        values: the measures of each arm on each case, (n_cases,) by arm and measure.
+        users: the user of each case.
+        measures: names of the measures to compare in.
+        pairs: pairs of arms to compare.
+    """
+    found: list[Comparison] = []
+    for measure in measures if pairs else ():
+        found += compare_all({arm: own[measure] for arm, own in values.items()}, users, measure=measure, pairs=pairs)
+    return found
+
+
 def correct_by_holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Return the comparisons with `p_holm`: p values corrected for one family of tests (Holm, 1979)."""
     corrected = list(comparisons)

@@ -39,13 +39,7 @@ def measure(cases: Cases, ranked: dict[str, list[list[str]]], bench: Bench) -> R
         if arm in exclusive:
             arms[arm]["exclusive@100"] = exclusive[arm]
     first, *others = list(ranked)
-    tests = [
-        test
-        for measure in PRIMARY
-        for test in significance.compare_all(
-            {arm: values[arm][measure] for arm in ranked}, users, measure=measure, pairs=[(first, o) for o in others]
-        )
-    ] if others else []  # fmt: skip
+    tests = significance.compare_measures(values, users, PRIMARY, [(first, other) for other in others])
     per_arm = {arm: {measure: values[arm][measure] for measure in PRIMARY} for arm in ranked}
     labels = metrics.label_cases(cases.cases, popularity, {event.item for event in cases.events})
     codes = {user: code for code, user in enumerate(dict.fromkeys(users))}

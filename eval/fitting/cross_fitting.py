@@ -7,13 +7,15 @@ trusted blindly; so a user's steps are read by signals fitted on other users, an
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from agent.ranking.features import Candidates
 from agent.ranking.learned_fusion import training_rows
 from eval.data.cases import Case, Cases
 from eval.fitting.sequences import Pair, by_other_people, drawn
-from eval.fitting.signals import fit, table, turns_of
+from eval.fitting.signals import fit, join_tables, table, take_rows, turns_of
 from eval.progress import Progress, quiet
 from store import Catalog
 from store.snapshot import Snapshot
@@ -54,19 +56,15 @@ def lessons(
                 signals = fit(others, catalog, None if turns is None else turns[fold])
                 own, chosen = table(cases, signals, repeats=repeats, without=without)
                 rows = training_rows(own.case, chosen, seed)
-                case = np.asarray(places)[own.case[rows]]
-                parts.append((Candidates(case, own.item[rows], own.features[rows], own.names), chosen[rows]))
+                own = take_rows(own, rows)
+                parts.append((replace(own, case=np.asarray(places)[own.case]), chosen[rows]))
             done += len(places)
             advance(done, len(steps))
     if not parts:
         return Candidates(np.zeros(0, int), np.zeros(0, int), np.zeros((0, 0), np.float32), []), np.zeros(0, bool)
-    case = np.concatenate([part.case for part, _ in parts])
-    order = np.argsort(case, kind="stable")
-    item, features = (
-        np.concatenate([getattr(part, name) for part, _ in parts])[order] for name in ("item", "features")
-    )
-    names = parts[0][0].names
-    return Candidates(case[order], item, features, names), np.concatenate([chosen for _, chosen in parts])[order]
+    whole, chosen = join_tables([part for part, _ in parts]), np.concatenate([chosen for _, chosen in parts])
+    order = np.argsort(whole.case, kind="stable")
+    return take_rows(whole, order), chosen[order]
 
 
 def _case(step: Pair, snapshot: Snapshot) -> Case:

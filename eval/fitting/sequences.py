@@ -86,14 +86,10 @@ def by_other_people(cases: Cases, pairs: Sequence[Pair]) -> Iterator[tuple[Cases
 
 
 def _pairs_of_users(cases: Cases, snapshot: Snapshot) -> list[list[Pair]]:
-    found = []
-    for user, items in sequences(cases, snapshot).items():
-        own = [
-            Pair(user, tuple(items[:at]), tuple(dict.fromkeys(items[at : at + AHEAD]))) for at in range(1, len(items))
-        ]
-        if own:
-            found.append(own)
-    return found
+    return [
+        [Pair(user, tuple(items[:at]), tuple(dict.fromkeys(items[at : at + AHEAD]))) for at in range(1, len(items))]
+        for user, items in sequences(cases, snapshot).items()
+    ]
 
 
 def sequences(cases: Cases, snapshot: Snapshot) -> dict[str, list[int]]:

@@ -80,12 +80,23 @@ def table(
     """
     snapshot = signals.snapshot
     read = histories(cases, snapshot)
-    made = [
-        candidates(signals, read[at], allowed_rows(cases[at], snapshot, repeats), without) for at in batches(len(read))
-    ]
-    case = np.concatenate([part.case + at.start for part, at in zip(made, batches(len(read)), strict=True)])
-    item = np.concatenate([part.item for part in made])
-    features = np.concatenate([part.features for part in made])
-    n = len(snapshot)
+    made = []
+    for at in batches(len(read)):
+        part = candidates(signals, read[at], allowed_rows(cases[at], snapshot, repeats), without)
+        made.append(replace(part, case=part.case + at.start))
+    whole, n = join_tables(made), len(snapshot)
     targets = [row * n + snapshot.rows[id] for row, c in enumerate(cases) for id in c.targets if id in snapshot.rows]
-    return Candidates(case, item, features, made[0].names), np.isin(case * n + item, targets)
+    return whole, np.isin(whole.case * n + whole.item, targets)
+
+
+def join_tables(parts: Sequence[Candidates]) -> Candidates:
+    """Return the candidates of all parts, one part after the other."""
+    case, item, features = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("case", "item", "features")
+    )
+    return Candidates(case, item, features, parts[0].names)
+
+
+def take_rows(whole: Candidates, rows: np.ndarray) -> Candidates:
+    """Return these rows of the candidates, in this order."""
+    return Candidates(whole.case[rows], whole.item[rows], whole.features[rows], whole.names)

@@ -46,16 +46,7 @@ class Verdict:
         """
         values = {arm: metrics.per_case(cases, own, ks=(10, 50, 100)) for arm, own in lists.items()}
         users = [case.user for case in cases]
-        tests = [
-            test
-            for measure in MEASURES
-            for test in significance.compare_all(
-                {arm: own[measure] for arm, own in values.items()},
-                users,
-                measure=measure,
-                pairs=pairs,
-            )
-        ]
+        tests = significance.compare_measures(values, users, MEASURES, pairs)
         return cls(
             len(cases),
             len(set(users)),
