@@ -62,9 +62,9 @@ class Catalog:
             raise StoreError(_NO_CATALOG.format(place))
         trained = None
         if folder:
-            _make_folder(folder)
-            trained = _trained_embedder(folder)
-            embedder = embedder or trained
+            paths.make_folder(folder)
+            trained = paths.trained_encoder(folder)
+            embedder = embedder or (Embedder(str(trained)) if trained else None)
         connection = connect(where, name)
         try:
             if not connection.exists():
@@ -251,11 +251,6 @@ class Catalog:
         return hits
 
 
-def _trained_embedder(folder: Path) -> Embedder | None:
-    trained = paths.trained_encoder(folder)
-    return Embedder(str(trained)) if trained else None
-
-
 def _facet(item: Item) -> str:
     value = item.metadata.get("year") or item.metadata.get("brand") or ""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
@@ -280,10 +275,3 @@ def _check_embedder(connection: Connection, embedder: Embedder | None, trained: 
             f"not {embedder.name} ({embedder.fingerprint[:8]}); {remedy}, or index into a new store"
         )
     return embedder
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"{folder} cannot be made ({error.strerror}); choose another --store") from error

@@ -46,7 +46,7 @@ class Connection:
 
         def found() -> bool:
             try:
-                return bool(self._connected().get_collection(self._name, embedding_function=None))
+                return bool(self._get())
             except NotFoundError:
                 return False
 
@@ -68,7 +68,7 @@ class Connection:
             return self._facts[1]  # the open connection still reads the deleted files; they cannot be opened again
         changes = _changes(self.folder) if self.folder else None
         if changes is None or changes != self._facts[0]:
-            found = self._guarded(lambda: self._connected().get_collection(self._name, embedding_function=None))
+            found = self._guarded(self._get)
             self._facts = changes, dict(found.metadata or {})
         return self._facts[1]
 
@@ -145,6 +145,9 @@ class Connection:
                 self._client = _client(self.place)
             return self._client
 
+    def _get(self) -> Any:
+        return self._connected().get_collection(self._name, embedding_function=None)
+
     def _current(self) -> Any:
         with self._lock:
             if self._collection is not None and self.folder and self.facts.get("version") != self._version:
@@ -152,9 +155,7 @@ class Connection:
             if self._collection is None:
                 # The first call reads the index files: wait while another process saves them.
                 with index_lock(self.folder, save=False) if self.folder else nullcontext():
-                    collection = self._guarded(
-                        lambda: self._connected().get_collection(self._name, embedding_function=None)
-                    )
+                    collection = self._guarded(self._get)
                     self._version = (collection.metadata or {}).get("version")
                     self._guarded(collection.count)
                 self._collection = collection

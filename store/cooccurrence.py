@@ -69,7 +69,7 @@ class Cooccurrence:
         return cls(
             popularity=counts,
             recent=np.bincount(rows[recent], minlength=n).astype(np.float32),
-            firsts=np.bincount(rows[_is_first(users)], minlength=n).astype(np.float32),
+            firsts=np.bincount(rows[np.diff(users, prepend=-1) != 0], minlength=n).astype(np.float32),
             repeats=counts - np.asarray(people.sum(axis=0), dtype=np.float32).ravel(),
             goes_with=goes_with,
             given=given,
@@ -134,14 +134,7 @@ def is_clock(times: Sequence[float] | np.ndarray) -> bool:
 
 def _events_after(users: np.ndarray) -> np.ndarray:
     """Return, for events in (user, time) order, how many later events the same user has, (e,)."""
-    if not len(users):
-        return np.zeros(0, dtype=np.int64)
-    ends = np.append(np.flatnonzero(np.diff(users)), len(users) - 1)
-    return np.repeat(ends, np.diff(np.concatenate([[-1], ends]))) - np.arange(len(users))
-
-
-def _is_first(users: np.ndarray) -> np.ndarray:
-    return np.concatenate([[True], users[1:] != users[:-1]]) if len(users) else np.zeros(0, dtype=bool)
+    return np.cumsum(np.bincount(users))[users] - 1 - np.arange(len(users))
 
 
 def _is_recent(users: np.ndarray, times: np.ndarray) -> np.ndarray:

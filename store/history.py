@@ -101,10 +101,7 @@ class History:
         if "://" in str(place):
             return cls(str(place))
         folder = Path(place).expanduser()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"{folder} cannot be made ({error.strerror}); choose another --store") from error
+        paths.make_folder(folder)
         return cls(database_of(folder))
 
     @property
@@ -238,7 +235,7 @@ class History:
     def session(self, id: str, known: int = 0) -> sessions.StoredSession | None:
         """Return the conversation with this id; None if there is none, or if its version is still `known`."""
         with self._read() as db:
-            return None if known and sessions.read_version(db, id) == known else sessions.read(db, id)
+            return sessions.read(db, id, known)
 
     def save_session(self, id: str, user: str | None, state: str, version: int) -> int | None:
         """Store the next state of a conversation; return its new version, or None if another process wrote it first.

@@ -5,7 +5,6 @@ An answer quotes nothing of the post, so it is stored as it is.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from store.errors import StoreError
-from store.tables import answers, insert_if_absent
+from store.tables import answers, hash_text, insert_if_absent
 
 KEPT = 24 * 3600
 """Seconds for which a key is remembered."""
@@ -37,7 +36,7 @@ def keep_answer(db: sa.Connection, key: str, digest: str, answer: dict[str, Any]
     expire_answers(db)
     # Key and content may name a user. Only hashes of them are stored, the content's with the key, which others cannot guess. So
     # they may outlive the user's data; without them, a post that is sent again would bring a forgotten user back.
-    known, content = _hash(key), _hash(f"{key} {digest}")
+    known, content = hash_text(key), hash_text(f"{key} {digest}")
     row = {"key": known, "digest": content, "answer": json.dumps(answer), "at": time.time()}
     if insert_if_absent(db, answers, row):
         return None
@@ -51,7 +50,3 @@ def keep_answer(db: sa.Connection, key: str, digest: str, answer: dict[str, Any]
 def expire_answers(db: sa.Connection) -> None:
     """Delete the answers that are older than a day."""
     db.execute(answers.delete().where(answers.c.at < time.time() - KEPT))
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -127,6 +127,14 @@ def locate_chroma(place: str | Path, chroma: str | None) -> tuple[Path | None, s
     return folder, f"{parts.scheme}://{parts.netloc}", parts.path.strip("/") or COLLECTION
 
 
+def make_folder(folder: Path) -> None:
+    """Create a store's folder, unless it is there. Raises StoreError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be made ({error.strerror}); choose another --store") from error
+
+
 def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Write a file so that a reader, or a crash, finds the old content or the new, never a part of it."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

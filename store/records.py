@@ -69,8 +69,7 @@ class Hit(NamedTuple):
 def item_fault(item: Item) -> str | None:
     """Return why the item cannot be stored in a catalog, or None. No value is ever converted to another type."""
     for name, text in (("id", item.id), ("title", item.title), ("text", item.text)):
-        problem = text_fault(text)
-        if problem:
+        if problem := text_fault(text):
             return f'"{name}" {problem}'
     if not item.id:
         return '"id" is empty'
@@ -79,8 +78,7 @@ def item_fault(item: Item) -> str | None:
     if not isinstance(item.metadata, Mapping):
         return '"metadata" is not an object'
     for name, value in item.metadata.items():
-        problem = _field_fault(name, value)
-        if problem:
+        if problem := _field_fault(name, value):
             return f'metadata "{name}" {problem}'
     return None
 
@@ -91,7 +89,7 @@ def event_fault(event: Event) -> str | None:
         problem = text_fault(value)
         if problem or not value:
             return f'"{name}" {problem or "is empty"}'
-    if is_number(event.timestamp) is False:
+    if not is_number(event.timestamp):
         return '"timestamp" is not a finite number'
     if event.rating is not None and not is_number(event.rating):
         return '"rating" is not a finite number'

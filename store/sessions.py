@@ -19,9 +19,9 @@ class StoredSession:
     version: int
 
 
-def read(db: sa.Connection, id: str) -> StoredSession | None:
-    """Return the conversation of this id, or None."""
-    row = db.execute(sessions.select().where(sessions.c.id == id)).first()
+def read(db: sa.Connection, id: str, known: int) -> StoredSession | None:
+    """Return the conversation of this id; None if there is none, or if its version is still `known`."""
+    row = db.execute(sessions.select().where(sessions.c.id == id, sessions.c.version != known)).first()
     return None if row is None else StoredSession(row.user_id, row.state, row.version)
 
 
@@ -45,8 +45,3 @@ def write(db: sa.Connection, id: str, user: str | None, state: str, version: int
         sessions.update().where(*same).values(user_id=user, state=state, version=version + 1, updated=time.time())
     )
     return version + 1 if done.rowcount else None
-
-
-def read_version(db: sa.Connection, id: str) -> int:
-    """Return the version of the conversation; 0 if there is none."""
-    return int(db.scalar(sa.select(sessions.c.version).where(sessions.c.id == id)) or 0)

@@ -282,7 +282,7 @@ def _matches_profile(user: str | None, key: str, model: str, fingerprint: str) -
 
 def knows_user(db: sa.Connection, user: str) -> bool:
     """Return whether any table has a row of the user, or the database's files may still hold deleted ones."""
-    return any(_has(db, table, user) for table in USER_TABLES) or _hash(user) in _unscrubbed(db)
+    return any(_has(db, table, user) for table in USER_TABLES) or hash_text(user) in _unscrubbed(db)
 
 
 def _has(db: sa.Connection, table: sa.Table, user: str) -> bool:
@@ -300,9 +300,9 @@ def delete_user(db: sa.Connection, user: str) -> tuple[dict[str, int], list[str]
         for table in USER_TABLES
     }
     if any(rows.values()):
-        insert_if_absent(db, unscrubbed, {"user_hash": _hash(user)})
+        insert_if_absent(db, unscrubbed, {"user_hash": hash_text(user)})
     hashes = _unscrubbed(db)
-    return rows, hashes if _hash(user) in hashes else []
+    return rows, hashes if hash_text(user) in hashes else []
 
 
 def note_scrubbed(db: sa.Connection, hashes: Sequence[str]) -> None:
@@ -314,5 +314,6 @@ def _unscrubbed(db: sa.Connection) -> list[str]:
     return list(db.scalars(sa.select(unscrubbed.c.user_hash)))
 
 
-def _hash(user: str) -> str:
-    return hashlib.sha256(user.encode()).hexdigest()
+def hash_text(text: str) -> str:
+    """Return a hash of a text that is not to be stored itself."""
+    return hashlib.sha256(text.encode()).hexdigest()
