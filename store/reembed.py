@@ -91,8 +91,8 @@ def switch_encoder(
         (store / paths.RETRIEVERS).mkdir(parents=True, exist_ok=True)
         for each in filter(None, (judged, model)):
             each.rename(store / paths.RETRIEVERS / each.name)
-        in_force = {"retriever": model.name, "judged": judged.name if judged else None}
-        paths.update_store_json(store, {k: v for k, v in facts.items() if k != "of"} | in_force)
+        chosen = {"retriever": model.name, "judged": judged.name if judged else None}
+        paths.update_store_json(store, {k: v for k, v in facts.items() if k != "of"} | chosen)
         remove_unused_encoders(store)
 
 

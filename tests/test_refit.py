@@ -21,7 +21,7 @@ from eval import compare
 from eval.data.dataset import read_data
 from eval.data.leakage import load_trusted_tuning, open_measured_catalog
 from eval.data.read_cases import Cases, load_cases
-from eval.data.splits import _split_by_time
+from eval.data.splits import label_events
 from eval.errors import EvalError
 from eval.fitting import cross_fitting
 from eval.fitting.ablation import refitted
@@ -65,7 +65,7 @@ def another_store(films_store: Path, to: Path) -> Path:
 def shifted(to: Path, part: str) -> Path:
     """The films' dataset, in which those who chose something in this part chose something else instead."""
     data = read_data(FILMS)
-    there = [row for row, label in enumerate(_split_by_time(data, (0.8, 0.9))) if label == part]
+    there = [row for row, label in enumerate(label_events(data, "temporal")) if label == part]
     items = [event.item for event in data.events]
     for row, other in zip(there, [*there[7:], *there[:7]], strict=True):
         items[row] = data.events[other].item

@@ -72,7 +72,7 @@ def _make(data: Data, on: str, how: str, warnings: list[str]) -> Cases:
         raise EvalError(f"{data.name}: there are no events to make cases from; add events.csv or {on}.jsonl")
     events = [
         replace(event, split=label)
-        for event, label in zip(data.events, _label_events(data, how), strict=True)
+        for event, label in zip(data.events, label_events(data, how), strict=True)
         if label in PARTS
     ]
     fitted = tuple(event for event in events if event.split in FITTED[on])
@@ -86,7 +86,7 @@ def _make(data: Data, on: str, how: str, warnings: list[str]) -> Cases:
     return Cases(data.name, on, cases, fitted, [*data.warnings, *warn_of_hidden_targets(data, cases), *warnings])
 
 
-def _label_events(data: Data, how: str) -> Sequence[str | None]:
+def label_events(data: Data, how: str) -> Sequence[str | None]:
     """Return the part of each event by this split."""
     if how == "given":
         return [event.split for event in data.events]

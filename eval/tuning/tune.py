@@ -112,9 +112,9 @@ def tune(
         found = _judge_added(judge, folder, in_use, model_cases, minutes, progress)
         defaults = Settings.model_fields["weights"].get_default(call_default_factory=True)
         # With learned fusion the four channels serve requests with text, which no validation case holds: they keep their defaults.
-        in_force = {"weights": defaults | ({} if pays else weights) | found.weights} | found.settings | prompts
+        settings_found = {"weights": defaults | ({} if pays else weights) | found.weights} | found.settings | prompts
         tuned = Tuned(
-            settings=in_force,
+            settings=settings_found,
             baselines=baselines | found.arms,
             learned=pays,
             evidence={
