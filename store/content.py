@@ -14,7 +14,6 @@ from store.sparse import from_entries, highest, rows_scaled_to_best, scale, stac
 
 if TYPE_CHECKING:
     from store.catalog import Catalog
-    from store.records import Item
     from store.snapshot import Snapshot
 
 _NEIGHBOURS = 20
@@ -51,13 +50,8 @@ class Content:
 
 
 def _build(catalog: Catalog, snapshot: Snapshot) -> Content:
-    n = len(snapshot)
-    items: list[Item | None] = [None] * n
-    for item in catalog.items():
-        if item.id in snapshot.rows:
-            items[snapshot.rows[item.id]] = item
-    fields = _fields([dict(item.metadata) if item else {} for item in items])
-    return Content(_near(snapshot.content_vectors), _titles(snapshot.titles), *fields)
+    metadata: list[dict[str, Any]] = snapshot.by_row(catalog.items(), lambda item: dict(item.metadata), {})
+    return Content(_near(snapshot.content_vectors), _titles(snapshot.titles), *_fields(metadata))
 
 
 def _near(vectors: np.ndarray) -> Any:

@@ -69,8 +69,4 @@ def _document(item: Item) -> str:
 
 
 def _build(catalog: Catalog, snapshot: Snapshot) -> tuple[Any, dict[str, int]]:
-    texts = [""] * len(snapshot)
-    for item in catalog.items():
-        if item.id in snapshot.rows:
-            texts[snapshot.rows[item.id]] = _document(item)
-    return bm25(texts, stopwords=_STOP_WORDS)
+    return bm25(snapshot.by_row(catalog.items(), _document, ""), stopwords=_STOP_WORDS)

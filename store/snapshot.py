@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
 from store.filters import Field
-from store.records import Hit
+from store.records import Hit, Item
 from store.sparse import best_first
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +60,14 @@ class Snapshot:
     def rows_of(self, ids: Iterable[str]) -> np.ndarray:
         """Return the rows of those ids that are in the snapshot, ascending."""
         return np.array(sorted(self.rows[an_id] for an_id in ids if an_id in self.rows), dtype=np.int64)
+
+    def by_row(self, items: Iterable[Item], value: Callable[[Item], T], missing: T) -> list[T]:
+        """Return the value of each row's item; `missing` for rows whose items are not among these."""
+        values = [missing] * len(self)
+        for item in items:
+            if item.id in self.rows:
+                values[self.rows[item.id]] = value(item)
+        return values
 
     def nearest(self, vectors: np.ndarray, k: int, rows: np.ndarray) -> list[list[Hit]]:
         """Return, for each of the (q, dim) vectors, the `k` of these rows with the highest cosine similarity, best first; exact."""

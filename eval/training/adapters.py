@@ -32,8 +32,8 @@ from eval.training.checkpoint import configure_torch, unfinished
 from eval.training.examples import Examples, retrieve_candidates, retrieve_chosen_next
 from eval.training.gguf_export import check_architecture, export
 from eval.training.lora import Lora
-from eval.training.verdict import Verdict, make_judge
-from eval.tuning.objective import Judge, Say
+from eval.training.verdict import Verdict, spread_over_users
+from eval.tuning.objective import Judge, Say, judge_base
 from eval.tuning.tune import repeating, validation_cases
 from prompts import Prompts
 from store.locks import exclusive_lock
@@ -133,7 +133,7 @@ def train(
     check_extra()
     configure_torch()
     dataset = Path(dataset)
-    known = validation_cases(dataset)
+    known, seen = validation_cases(dataset), hash_tuning_data(dataset)
     repeats = repeating(known)
     say("indexing")
     folder = index_dataset(dataset, store)
@@ -178,19 +178,15 @@ def train(
                 weights.stem,
                 prompts.fingerprint(*PROMPTS[task]),
                 on=False,
-                evidence={
-                    "on": "valid",
-                    "seen": hash_tuning_data(dataset),
-                    "seed": seed,
-                    "steps": len(drawn),
-                    **figures,
-                },
+                evidence={"on": "valid", "seen": seen, "seed": seed, "steps": len(drawn)} | figures,
             )
             Adapters.save(adapter)
             del lora  # the engine that judges needs its memory
             fused = Fusion(active.weights, "weights" in tuned.settings, fusion, active.diversity)
             bench = Bench(sources, fused, tuned.baselines, repeats)
-            judge = make_judge(known, cases or CASES[task], bench, seed, say)
+            # The fusion of the bench has not seen these cases.
+            few = [known.cases[row] for row in spread_over_users(known, cases or CASES[task], seed)]
+            judge = judge_base(bench, few, bench.fusion.weights, say)
             asking = Asking(active, folder / "measured" / "answers.db", adapter, progress)
             if task == "queries":
                 verdict, rewritten = _judge_queries(judge, asking, adapter)
@@ -200,7 +196,7 @@ def train(
         adapter = replace(adapter, on=verdict.paid or anyway, evidence=evidence)
         check()
         Adapters.save(adapter)
-        stays = None if adapter.on else _former_adapter(folder, task, hash_tuning_data(dataset))
+        stays = None if adapter.on else _former_adapter(folder, task, seen)
         if not stays:
             adapter = _move_into_store(adapter, folder / "trained" / task)
         return Training(adapter, verdict, stays, rewritten)

@@ -57,7 +57,6 @@ class TrainedRetriever:
         pays: whether it is significantly better.
         on: whether the store uses it now.
         verdict: the comparison of recall.
-        searches: how often a title finds its own item first, with the present and the trained encoder.
         evidence: the record that is saved with the encoder.
     """
 
@@ -65,13 +64,12 @@ class TrainedRetriever:
     pays: bool
     on: bool
     verdict: Verdict
-    searches: dict[str, float]
     evidence: dict[str, Any]
 
     def __rich__(self) -> Any:
         from rich.console import Group
 
-        found = ", ".join(f"{name} {share:.3f}" for name, share in self.searches.items())
+        found = ", ".join(f"{name} {share:.3f}" for name, share in self.evidence["title search"].items())
         lines = [f"title search, share of up to {SEARCHES} titles that find their own item first: {found}"]
         if for_use := self.evidence["for use"]:
             lines.append(
@@ -161,7 +159,7 @@ def train(
             switch_encoder(folder, made, facts, judged if judged != made else None, present, lambda: _outdate(folder))
             with Catalog.open(folder, create=False) as catalog, History.open(folder) as history:
                 refresh(catalog, history)
-        return TrainedRetriever(made.name, pays, pays or anyway, verdict, searches, evidence)
+        return TrainedRetriever(made.name, pays, pays or anyway, verdict, evidence)
 
 
 def _check_replaceable(folder: Path, catalog: Catalog) -> None:

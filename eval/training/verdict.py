@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from eval import metrics, significance
-from eval.comparison.bench import Bench, Lists
+from eval.comparison.bench import Lists
 from eval.data.cases import Case, Cases
-from eval.tuning.objective import Judge, Say, judge_base
 
 MEASURES = ("recall@50", "recall@100", "ndcg@10")
 
@@ -75,15 +74,6 @@ class Verdict:
         trained = " or ".join(dict.fromkeys(t["a"] for t in self.comparisons))
         table.caption = f"after each figure: the gain of {trained}, with its 95 % interval over users"
         return table
-
-
-def make_judge(cases: Cases, n: int, bench: Bench, seed: int, say: Say) -> Judge:
-    """Return a judge with at most `n` cases, of as many users as possible, and the lists of `base` for them.
-
-    The fusion of the bench must not have seen these cases.
-    """
-    few = [cases.cases[row] for row in spread_over_users(cases, n, seed)]
-    return judge_base(bench, few, bench.fusion.weights, say)
 
 
 def spread_over_users(cases: Cases, n: int, seed: int) -> list[int]:
