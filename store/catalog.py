@@ -257,8 +257,7 @@ def _facet(item: Item) -> str:
 
 
 def _create(connection: Connection, embedder: Embedder) -> None:
-    model = {"model": embedder.name, "fingerprint": embedder.fingerprint, "dim": embedder.dim}
-    connection.create({"version": new_version()} | model)
+    connection.create({"version": new_version()} | embedder.facts)
 
 
 def _check_embedder(connection: Connection, embedder: Embedder | None, trained: bool) -> Embedder:

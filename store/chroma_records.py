@@ -9,13 +9,11 @@ from typing import Any
 
 from store.records import Item
 
-HASH, EMBEDDED, TITLE, HIDDEN, METADATA = (
-    "evoke:hash",
-    "evoke:embedded",
-    "evoke:title",
-    "evoke:hidden",
-    "evoke:metadata",
-)
+HASH = "evoke:hash"
+EMBEDDED = "evoke:embedded"
+TITLE = "evoke:title"
+HIDDEN = "evoke:hidden"
+METADATA = "evoke:metadata"
 
 
 def embedded_hash(item: Item) -> str:

@@ -84,6 +84,11 @@ class Embedder:
         """Return the length of a vector, read from the model's configuration if it is there."""
         return (None if self.remote else _configured_dim(self.folder)) or len(self.encode_queries(["probe"])[0])
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Return what a store keeps of its model: name, fingerprint and vector length."""
+        return {"model": self.name, "fingerprint": self.fingerprint, "dim": self.dim}
+
     def encode_documents(self, texts: Sequence[str]) -> np.ndarray:
         """Encode the texts of items: (n, dim) float32, rows of length 1."""
         return self._encode("encode_document", texts)

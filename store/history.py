@@ -203,7 +203,7 @@ class History:
             fingerprint: the fingerprint of the prompts that it was asked with.
         """
         with self._read() as db:
-            row = tables.profile_row(db, user, _key(user, history), model, fingerprint)
+            row = tables.profile_row(db, _profile_key(user, history, model, fingerprint))
         if row is None:
             return None
         try:
@@ -221,16 +221,9 @@ class History:
 
         The other arguments are those of `profile`. Nothing is stored for a user without events.
         """
-        row = {
-            "user_id": user,
-            "key": _key(user, history),
-            "history": json.dumps(list(history)),
-            "model": model,
-            "fingerprint": fingerprint,
-            "profile": json.dumps(profile, ensure_ascii=False),
-        }
+        content = {"history": json.dumps(list(history)), "profile": json.dumps(profile, ensure_ascii=False)}
         with self._write() as db:
-            tables.replace_profile(db, row)
+            tables.replace_profile(db, _profile_key(user, history, model, fingerprint) | content)
 
     def session(self, id: str, known: int = 0) -> sessions.StoredSession | None:
         """Return the conversation with this id; None if there is none, or if its version is still `known`."""
@@ -315,10 +308,9 @@ def _event(row: Any) -> Event:
     return Event(row.user_id, row.item, row.timestamp, row.rating, cast(Kind, row.kind) or None, row.split)
 
 
-def _key(user: str | None, history: Sequence[str]) -> str:
-    if user is not None:
-        return ""
-    return hashlib.blake2b(json.dumps(list(history)).encode(), digest_size=16).hexdigest()
+def _profile_key(user: str | None, history: Sequence[str], model: str, fingerprint: str) -> dict[str, Any]:
+    hashed = hashlib.blake2b(json.dumps(list(history)).encode(), digest_size=16).hexdigest()
+    return {"user_id": user, "key": hashed if user is None else "", "model": model, "fingerprint": fingerprint}
 
 
 def _codes(values: Sequence[str]) -> tuple[np.ndarray, list[str]]:

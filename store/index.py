@@ -134,14 +134,7 @@ def _write(
 
 
 def _facts(catalog: Catalog, history: History) -> dict[str, Any]:
-    model = catalog.embedder
-    return {
-        "model": model.name,
-        "fingerprint": model.fingerprint,
-        "dim": model.dim,
-        "items": len(catalog),
-        "events": len(history),
-    }
+    return catalog.embedder.facts | {"items": len(catalog), "events": len(history)}
 
 
 def refresh(catalog: Catalog, history: History) -> None:

@@ -56,8 +56,7 @@ def index_with_encoder(
         total = len(old)
         new.upsert(old.items(), progress=(lambda done, _: progress(done, total)) if progress else None)
         new.delete(set(new.ids()) - set(old.ids()))
-        version = old.version
-    return {"model": embedder.name, "fingerprint": embedder.fingerprint, "dim": embedder.dim, "of": version}
+        return embedder.facts | {"of": old.version}
 
 
 def switch_encoder(

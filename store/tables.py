@@ -10,7 +10,7 @@ import hashlib
 import sqlite3
 import time
 import uuid
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -251,9 +251,9 @@ def event_columns(db: sa.Connection, splits: Collection[str] | None) -> dict[str
     return {name: [row[at] for row in rows] for at, name in enumerate(names)}
 
 
-def profile_row(db: sa.Connection, user: str | None, key: str, model: str, fingerprint: str) -> Any:
-    """Return the profile of this user, or, without a user, of the history with this key; None if there is none."""
-    return db.execute(profiles.select().where(*_matches_profile(user, key, model, fingerprint))).first()
+def profile_row(db: sa.Connection, row: Mapping[str, Any]) -> Any:
+    """Return the profile with the user, key, model and fingerprint of this row; None if there is none."""
+    return db.execute(profiles.select().where(*_same_profile(row))).first()
 
 
 def replace_profile(db: sa.Connection, row: dict[str, Any]) -> None:
@@ -263,21 +263,15 @@ def replace_profile(db: sa.Connection, row: dict[str, Any]) -> None:
     """
     if row["user_id"] is not None and not _has(db, events, row["user_id"]):
         return
-    db.execute(profiles.delete().where(*_matches_profile(row["user_id"], row["key"], row["model"], row["fingerprint"])))
+    db.execute(profiles.delete().where(*_same_profile(row)))
     newest = db.scalar(profiles.insert().values(**row).returning(profiles.c.id))
     # There is no end of histories without a user, and most of them are never asked for again.
     oldest = newest - _MOST_ANONYMOUS_PROFILES
     db.execute(profiles.delete().where(profiles.c.user_id.is_(None), profiles.c.id <= oldest))
 
 
-def _matches_profile(user: str | None, key: str, model: str, fingerprint: str) -> tuple[Any, ...]:
-    column = profiles.c
-    return (
-        column.user_id.is_(None) if user is None else column.user_id == user,
-        column.key == key,
-        column.model == model,
-        column.fingerprint == fingerprint,
-    )
+def _same_profile(row: Mapping[str, Any]) -> list[Any]:
+    return [profiles.c[name] == row[name] for name in ("user_id", "key", "model", "fingerprint")]
 
 
 def knows_user(db: sa.Connection, user: str) -> bool:

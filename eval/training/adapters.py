@@ -192,7 +192,7 @@ def train(
                 verdict, rewritten = _judge_queries(judge, asking, adapter)
             else:
                 verdict, rewritten = _judge_rank(judge, asking), []
-        evidence = adapter.evidence | {"verdict": verdict.as_json()}
+        evidence = adapter.evidence | {"verdict": asdict(verdict)}
         adapter = replace(adapter, on=verdict.paid or anyway, evidence=evidence)
         check()
         Adapters.save(adapter)

@@ -18,17 +18,8 @@ from agent.errors import EvokeError
 from store.errors import MissingExtra
 
 FILE = "adapter.gguf"
-NAMES = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
 REORDERED = {"llama": True, "qwen2": False, "qwen3": False}
-"""The architectures with these layer names, and whether their query and key rows are reordered in GGUF."""
+"""The architectures that adapters can be exported for, and whether their query and key rows are reordered in GGUF."""
 PEFT = re.compile(r"base_model\.model\.model\.layers\.(\d+)\.(.+)\.lora_([AB])\.weight")
 UNSUPPORTED = ("use_dora", "use_rslora", "alpha_pattern", "modules_to_save", "fan_in_fan_out")
 REMEDY = "serve it with vLLM, or train plain LoRA on linear layers"
@@ -63,7 +54,9 @@ def export(folder: Path, weights: Path) -> Path:
     base = gguf.GGUFReader(weights)
     architecture = check_architecture(weights)
     heads = _count_heads(base, architecture) if REORDERED[architecture] else {}
-    tensors = {name: _reorder(name, tensor, heads) for name, tensor in _read_tensors(folder).items()}
+    kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    names = gguf.get_tensor_name_map(kind, 1)
+    tensors = {name: _reorder(name, tensor, heads) for name, tensor in _read_tensors(folder, names).items()}
     _check_shapes(tensors, base, weights)
     partial = folder / f"{FILE}.part"
     writer = gguf.GGUFWriter(partial, architecture)
@@ -79,16 +72,19 @@ def export(folder: Path, weights: Path) -> Path:
     return partial.replace(folder / FILE)
 
 
-def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
-    """Return the adapter's matrices in single precision, by their GGUF names."""
+def _read_tensors(folder: Path, names: Any) -> dict[str, np.ndarray]:
+    """Return the adapter's matrices in single precision, by their GGUF names; `names` maps those of the first layer."""
     from safetensors.torch import load_file
 
     tensors = {}
     for name, tensor in load_file(folder / "adapter_model.safetensors").items():
         found = PEFT.fullmatch(name)
-        if not found or found[2] not in NAMES:
+        weight = names.get_name(f"model.layers.0.{found[2]}") if found else None
+        if not found or not weight:
             raise EvokeError(f"{folder.name}: {name} has no place in a GGUF adapter; {REMEDY}")
-        tensors[f"blk.{found[1]}.{NAMES[found[2]]}.weight.lora_{found[3].lower()}"] = tensor.float().numpy()
+        tensors[f"blk.{found[1]}.{weight.removeprefix('blk.0.')}.weight.lora_{found[3].lower()}"] = (
+            tensor.float().numpy()
+        )
     return tensors
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,7 @@ def train(
         evidence = {
             "on": "valid", "seen": hash_tuning_data(dataset), "seed": seed, "pairs": len(data.pairs), "loss": loss,
             "from": catalog.embedder.name, "untrained": original,
-            "verdict": verdict.as_json(), "title search": searches, "for use": None,
+            "verdict": asdict(verdict), "title search": searches, "for use": None,
         }  # fmt: skip
         pays = verdict.paid and not worse
         evidence |= {"title search is worse": worse, "pays": pays}

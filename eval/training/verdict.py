@@ -54,10 +54,6 @@ class Verdict:
             all(significance.pays(values[a][m] - values[b][m], users) for a, b, m in decisive),
         )
 
-    def as_json(self) -> dict[str, Any]:
-        """Return all of it as plain values."""
-        return asdict(self)
-
     def __rich__(self) -> Any:
         from rich.table import Table
 

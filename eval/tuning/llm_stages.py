@@ -7,7 +7,7 @@ many settings is better than none by chance alone.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -32,27 +32,27 @@ SHARES = (0.1, 0.2, 0.3, 0.5)
 """Shares of reranking in the score that are tried."""
 
 
-@dataclass(frozen=True)
-class ChannelFindings:
-    """What was found of the model's channels.
+@dataclass
+class Added:
+    """What was found of the stages that are added to `base`.
 
     Args:
-        weights: their weights; 0 where one does not pay.
+        settings: settings, without the weights.
+        weights: the weights of the model's channels; 0 for one that does not pay.
         arms: parameters of the arms dense+queries and dense+named.
-        evidence: how they were chosen.
-        judge: the judge with the channels' lists among the fused ones.
+        evidence: how all of this was chosen.
     """
 
-    weights: dict[str, float]
-    arms: dict[str, dict[str, float]]
-    evidence: dict[str, Any]
-    judge: Judge
+    settings: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+    arms: dict[str, dict[str, float]] = field(default_factory=dict)
+    evidence: dict[str, Any] = field(default_factory=dict)
 
 
-def model_channels(judge: Judge, asking: Asking) -> ChannelFindings:
-    """Find the weights of the model's channels. The judge's cases are asked about in their order until the time is up.
+def model_channels(judge: Judge, asking: Asking) -> tuple[Added, Judge]:
+    """Find the weights of the model's channels; return them, and the judge with the channels' lists among the fused ones.
 
-    Raises ModelError where no model answers.
+    The judge's cases are asked about in their order until the time is up. Raises ModelError where no model answers.
     """
     answers = ask_model(judge.cases, judge.bench, asking)
     judge = judge.first(len(answers))
@@ -69,7 +69,7 @@ def model_channels(judge: Judge, asking: Asking) -> ChannelFindings:
     }  # fmt: skip
     shown = ", ".join(f"{channel} {weight:g}" for channel, weight in weights.items())
     judge.say(f"model channels on {len(answers)} validation cases: weights {shown}; {answers.note()}")
-    return ChannelFindings(weights, arms, evidence, joined)
+    return Added(weights=weights, arms=arms, evidence={"model channels": evidence}), joined
 
 
 def reranking(judge: Judge, asking: Asking) -> tuple[float, dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from eval.fitting.signals import fit_sources, table
 from eval.metrics import check_extra
 from eval.progress import Progress, quiet
 from eval.tuning.grid_search import best_trees, channel_weights, parameters
-from eval.tuning.llm_stages import diversity, model_channels, reranking
+from eval.tuning.llm_stages import Added, diversity, model_channels, reranking
 from eval.tuning.objective import Judge, Say, judge_base, mean_goal
 from eval.tuning.resumable import Steps
 from store import Catalog, History
@@ -106,7 +106,7 @@ def tune(
         if pays:
             say("training learned fusion")
             judged_fusion = Learned.fit(*taught, **trees)
-        judged = tuple(cases.cases[row] for row in _drawn(cases, seed))
+        judged = tuple(cases.cases[row] for row in _draw_judged(cases, seed))
         bench = replace(bench, fusion=Fusion({}, learned=judged_fusion), baselines=baselines)
         judge = judge_base(bench, judged, weights, say)
         found = _judge_added(judge, folder, in_use, model_cases, minutes, progress)
@@ -158,17 +158,6 @@ def validation_cases(dataset: Path) -> Cases:
     return cases
 
 
-@dataclass
-class Added:
-    """What was found of the stages that are added to `base`: settings, weights of the model's channels, parameters of arms, and
-    the evidence."""
-
-    settings: dict[str, Any] = field(default_factory=dict)
-    weights: dict[str, float] = field(default_factory=dict)
-    arms: dict[str, dict[str, float]] = field(default_factory=dict)
-    evidence: dict[str, Any] = field(default_factory=dict)
-
-
 def _judge_added(
     judge: Judge, folder: Path, settings: Settings, model_cases: int, minutes: float, progress: Progress
 ) -> Added:
@@ -179,11 +168,8 @@ def _judge_added(
     answered = len(asked.cases) > 0 and seconds > 0
     if answered:
         try:
-            channels = model_channels(
-                asked, Asking(settings, kept, trained.adapter("queries"), progress, CHANNELS_SHARE * seconds)
-            )
-            found.weights, found.arms, asked = channels.weights, channels.arms, channels.judge
-            found.evidence["model channels"] = channels.evidence
+            asking = Asking(settings, kept, trained.adapter("queries"), progress, CHANNELS_SHARE * seconds)
+            found, asked = model_channels(asked, asking)
         except ModelError as error:
             judge.say(
                 f"no model answers ({error.reason}): its channels and reranking keep their defaults; see `evoke model`"
@@ -198,16 +184,15 @@ def _judge_added(
     if answered:
         now = settings.model_copy(update={"diversity": found.settings["diversity"]})
         try:
-            found.settings["rank_weight"], found.evidence["reranking"] = reranking(
-                asked, Asking(now, kept, trained.adapter("rank"), progress, (1 - CHANNELS_SHARE) * seconds)
-            )
+            asking = Asking(now, kept, trained.adapter("rank"), progress, (1 - CHANNELS_SHARE) * seconds)
+            found.settings["rank_weight"], found.evidence["reranking"] = reranking(asked, asking)
         except ModelError as error:
             found.evidence["reranking"] = {"not judged": error.reason}
     return found
 
 
-def _drawn(cases: Cases, seed: int) -> list[int]:
-    """The rows of the cases that added stages are judged on, in random order, so that the first n are a fair sample too."""
+def _draw_judged(cases: Cases, seed: int) -> list[int]:
+    """Return the rows of the cases that added stages are judged on, in random order, so that the first n are a fair sample."""
     users = {case.user for case in cases.sample(MODEL_CASES, seed).cases}
     rows = [row for row, case in enumerate(cases.cases) if case.user in users]
     return [rows[at] for at in np.random.default_rng(seed).permutation(len(rows))[:MODEL_CASES]]
