@@ -1,4 +1,4 @@
-"""Many calls of a model at once, their answers kept in a file.
+"""Ask a model many questions at once, and keep the answers in a file.
 
 An answer is kept by the model and the exact messages, so that a run that was killed continues where it stopped, and nothing is
 asked twice. The store's own profiles are never read: they may know more than a case does.
@@ -33,7 +33,7 @@ FAILURES = 8
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """How a model is asked about many cases.
+    """The way in which a model is asked about many cases.
 
     Args:
         settings: which model, which prompts.

@@ -1,4 +1,4 @@
-"""What the model says of cases, asked exactly as the recommender asks, and what that costs."""
+"""Ask the model about the histories of cases, as the recommender does, and measure the cost."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from store.filters import Field
 
 @dataclass(frozen=True, slots=True)
 class ModelAnswers:
-    """What the model says of some cases, and the cost of each.
+    """The model's answers for some cases, and the cost of each.
 
     Args:
         interests: profile, queries and named titles of each case, filled up as the recommender does.
@@ -50,7 +50,7 @@ class ModelAnswers:
         return len(self.interests)
 
     def note(self) -> str:
-        """Return in words what became of the model's answers."""
+        """Return in words how many of the model's answers could be used."""
         said, parts = self.said, []
         if "queries written" in said:
             parts.append(
@@ -135,7 +135,7 @@ def without_model(cases: Sequence[Case], bench: Bench, adapter: Adapter) -> list
 
 
 def _shown(cases: Sequence[Case], bench: Bench, adapter: Adapter | None) -> tuple[list[list[Item]], list[list[Item]]]:
-    """For each case its history, oldest first, and what others chose next, which only a trained model is shown."""
+    """Return for each case its history, oldest first, and the items that others chose next, which only a trained model is shown."""
     sources, catalog = bench.sources, bench.sources.catalog
     snapshot = sources.snapshot
     may = allowed_rows(cases, snapshot, repeats=False) if adapter else np.zeros((len(cases), 0))
@@ -151,8 +151,10 @@ def _shown(cases: Sequence[Case], bench: Bench, adapter: Adapter | None) -> tupl
 
 
 async def _answer(llm: LLM, question: Question) -> Reply:
-    """The answer to one question, with nothing written where it is of no use. Raises ModelError where no answer comes, or the
-    request is refused: the next time it may not be."""
+    """Return the reply to one question, with nothing written if it cannot be used.
+
+    Raises ModelError if no answer comes, or if the request is refused: the next time it may not be.
+    """
     started = time.perf_counter()
     try:
         try:
@@ -175,7 +177,7 @@ def _used(
     adapter: Adapter | None,
     others: Sequence[Item],
 ) -> _Answer:
-    """The answer of one case, from the replies to all its questions."""
+    """Return the answer of one case, from the replies to all its questions."""
     if not history:
         return _Answer(Interests(), Reply(None))
     stage = Stage("profile")

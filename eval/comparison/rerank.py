@@ -1,4 +1,4 @@
-"""The model's reranking on cases: the order that it gives to fused lists, as the recommender asks for it, and what that costs."""
+"""Rerank the fused lists of cases by the model, as the recommender does, and measure the cost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from store import Catalog
 
 @dataclass(frozen=True, slots=True)
 class Reranking:
-    """What the model made of the first cases (all, unless time ran out).
+    """The reranking of the first cases (all, unless time ran out).
 
     Args:
         places: for each case the place of each candidate, 1 the first and 0 the last; none where its answers are bad.
@@ -66,7 +66,7 @@ def rerank_cases(
             return llm
 
         async def rerank(row: int) -> tuple[Reply, str | None]:
-            """The places of the first candidates, none where no window of them was answered; and what degraded."""
+            """Return the places of the first candidates, none if no window was answered; and the reason if it degraded."""
             head = [replace(candidate, score=0.0) for candidate in fused[row][:depth]]
             items, known = catalog.get([candidate.id for candidate in head]), catalog.get(cases[row].known)
             started = time.perf_counter()

@@ -1,6 +1,6 @@
-"""Whether the stages that call a model pay on top of `base`: its channels and its reranking; and how much diversity is free.
+"""Decide which stages that call a model to use on top of `base` (its channels, its reranking), and how much diversity is free.
 
-A stage that costs a model call is switched on only where its gain is significant (one-sided, at the 5 % level): the best of
+A stage that costs a model call is switched on only if its gain is significant (one-sided, at the 5 % level), because the best of
 many settings is better than none by chance alone.
 """
 
@@ -25,7 +25,7 @@ WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
 DIVERSITIES = (0.0, 0.05, 0.1, 0.2, 0.3)
 WITH_DENSE = (1.0, 0.6, 0.3, 2.0)
 DEPTHS = (BUDGET, 40, 20, 10)
-"""Weights of a model's channel in its arm with dense, and how many of its first places count; of equals the first are taken."""
+"""Weights of a model's channel in its arm with dense, and how many of its first places count; among equals the first is taken."""
 RANKED_CASES = 100
 """Cases that reranking is judged on."""
 SHARES = (0.1, 0.2, 0.3, 0.5)
@@ -34,7 +34,7 @@ SHARES = (0.1, 0.2, 0.3, 0.5)
 
 @dataclass
 class Added:
-    """What was found of the stages that are added to `base`.
+    """The findings about the stages that are added to `base`.
 
     Args:
         settings: settings, without the weights.
@@ -111,7 +111,7 @@ def diversity(judge: Judge) -> tuple[float, dict[str, dict[str, float]]]:
 
 
 def _weights(judge: Judge, lists: HitLists) -> tuple[dict[str, float], list[dict[str, float]]]:
-    """Weights of the model's channels, each switched on where it pays on top of what is on; and all that was tried."""
+    """Return the weights of the model's channels, each on if it pays on top of the other one; and all that was tried."""
     quality = {
         pair: judge.adding(lists, dict(zip(MODEL_CHANNELS, pair, strict=True))).quality()
         for pair in itertools.product(WEIGHTS, WEIGHTS)
@@ -128,8 +128,8 @@ def _weights(judge: Judge, lists: HitLists) -> tuple[dict[str, float], list[dict
 
 
 def _with_dense(judge: Judge, lists: HitLists) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """The weight and depth of each of the model's channels in its arm with dense with the most significant gain in recall@50, and
-    the recall that each gave."""
+    """Return, for each of the model's channels in its arm with dense, the weight and depth with the most significant gain in
+    recall@50; and the recall of all that were tried."""
     plain = replace(judge.bench, fusion=replace(judge.bench.fusion, learned=None))
     dense = retrieve_all(plain, ["dense"], judge.cases)["dense"]
     alone = judge.recall([[hit.id for hit in own[:BUDGET]] for own in dense])
