@@ -114,7 +114,7 @@ def ask_model(cases: Sequence[Case], bench: Bench, asking: Asking, parts: Sequen
         said = list(islice(left, len(of_case)))
         if len(said) < len(of_case):
             break
-        answers.append(_used(said, history, schema, adapter, own))
+        answers.append(_combine(said, history, schema, adapter, own))
     cost = [[a.reply.ms, a.calls, a.reply.tokens_in, a.reply.tokens_out] for a in answers]
     return ModelAnswers(
         [answer.interests for answer in answers],
@@ -170,7 +170,7 @@ async def _answer(llm: LLM, question: Question) -> Reply:
     return Reply(written, usage.tokens_in, usage.tokens_out, round(reply.ms, 1))
 
 
-def _used(
+def _combine(
     replies: Sequence[Reply],
     history: Sequence[Item],
     schema: Mapping[str, Field],
