@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from agent.errors import EvokeError
@@ -57,10 +57,9 @@ def _check_url(url: str) -> str:
 ServerURL = Annotated[str, AfterValidator(_check_url)]
 
 
-class Serving(BaseModel):
+class Serving(BaseModel, extra="forbid"):
     """`[serve]`: limits of `evoke serve`."""
 
-    model_config = ConfigDict(extra="forbid")
     origins: list[str] = []  # web origins whose pages may call the service (CORS)
     body: int = Field(default=1_000_000, ge=1)  # size limit of a request in bytes
     rate: int = Field(default=1200, ge=1)  # requests per minute and API key
@@ -68,10 +67,9 @@ class Serving(BaseModel):
     deadline: float = Field(default=180, gt=0)  # time limit of an answer in seconds, streams included
 
 
-class TenantSettings(BaseModel):
+class TenantSettings(BaseModel, extra="forbid", hide_input_in_errors=True):
     """`[tenants.NAME]`: a tenant's own store and API keys. A key is given in plain text or as `sha256:` and its hash."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
     store: Path
     keys: list[str] = Field(min_length=1, repr=False)
     base_url: ServerURL | None = None

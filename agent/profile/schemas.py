@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 
 from agent.profile.fallback import MIN_QUERIES
 
@@ -20,23 +20,21 @@ def Line(most: int) -> Any:  # noqa: N802  reads as the type it returns
     return Annotated[str, StringConstraints(strip_whitespace=True, max_length=most)]
 
 
-# A default serves an answer that broke off; the model is asked for every field all the same.
-ASKED = ConfigDict(extra="forbid", json_schema_serialization_defaults_required=True)
+class Answer(BaseModel, extra="forbid", json_schema_serialization_defaults_required=True):
+    """The base of what a model writes. A default serves an answer that broke off; the model is asked for every field."""
 
 
-class WrittenInterest(BaseModel):
+class WrittenInterest(Answer):
     """One interest as the model writes it; `evidence` are labels of history lines."""
 
-    model_config = ASKED
     name: Line(60)  # type: ignore[valid-type]
     weight: float = Field(0.5, ge=0, le=1)
     evidence: list[int] = Field(default_factory=list, max_length=5)
 
 
-class WrittenName(BaseModel):
+class WrittenName(Answer):
     """One item the model believes fits."""
 
-    model_config = ASKED
     title: Line(80)  # type: ignore[valid-type]
     year: int | None = None
 
@@ -49,19 +47,17 @@ def Lines(least: int, most: int, asked: int | None = None) -> Any:  # noqa: N802
     )
 
 
-class WrittenProfile(BaseModel):
+class WrittenProfile(Answer):
     """The part of the answer that describes the person."""
 
-    model_config = ASKED
     summary: Line(300) = ""  # type: ignore[valid-type]
     interests: list[WrittenInterest] = Lines(1, 5)
     avoid: list[Line(60)] = Lines(0, 3)  # type: ignore[valid-type]
 
 
-class WrittenQueries(BaseModel):
+class WrittenQueries(Answer):
     """The part of the answer that searches the catalog."""
 
-    model_config = ASKED
     queries: list[Line(100)] = Lines(MIN_QUERIES, MOST_QUERIES, N_QUERIES)  # type: ignore[valid-type]
 
 
@@ -71,10 +67,9 @@ class TrainedQueries(WrittenQueries):
     queries: list[Line(100)] = Lines(MIN_QUERIES, MOST_QUERIES)  # type: ignore[valid-type]
 
 
-class WrittenNamed(BaseModel):
+class WrittenNamed(Answer):
     """The part of the answer that names items outright."""
 
-    model_config = ASKED
     named: list[WrittenName] = Lines(0, N_NAMED)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from agent.errors import EvokeError
 from agent.serve.dependencies import CurrentTenant
@@ -23,10 +23,9 @@ _FIELDS = ("user", "item", "timestamp", "rating", "kind")
 _KEY = Header(min_length=1, max_length=255, pattern=r"^[\x20-\x7e]+$")
 
 
-class EventsRequest(BaseModel):
+class EventsRequest(BaseModel, extra="forbid"):
     """The body. Each event is checked separately: an invalid one does not keep the others from being stored."""
 
-    model_config = ConfigDict(extra="forbid")
     events: list[dict[str, Any]] = Field(max_length=10_000)
 
 

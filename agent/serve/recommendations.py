@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from fastapi import FastAPI, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from agent.serve.dependencies import CurrentTenant, Id, record_trace, wait_for
 from agent.serve.errors import ApiError
@@ -15,10 +15,9 @@ from store.errors import StoreError
 from store.filters import normalise_filter
 
 
-class RecommendationRequest(BaseModel):
+class RecommendationRequest(BaseModel, extra="forbid"):
     """The body, with the arguments of `Recommender.recommend`."""
 
-    model_config = ConfigDict(extra="forbid")
     user: Id | None = None
     text: str | None = Field(None, max_length=20_000)
     history: list[Id] | None = Field(None, max_length=1000)

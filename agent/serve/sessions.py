@@ -6,7 +6,7 @@ import asyncio
 from typing import Any, Literal
 
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from agent.dialogue.session import AsyncSession
 from agent.errors import EvokeError, SessionNotFound
@@ -16,18 +16,16 @@ from agent.serve.item_cards import item_cards
 from agent.serve.tenants import Tenant
 
 
-class FeedbackRequest(BaseModel):
+class FeedbackRequest(BaseModel, extra="forbid"):
     """Feedback of the user on an item."""
 
-    model_config = ConfigDict(extra="forbid")
     item: Id
     kind: Literal["like", "dislike", "seen", "hide"]
 
 
-class RelaxRequest(BaseModel):
+class RelaxRequest(BaseModel, extra="forbid"):
     """The constraint to remove, by its position from 0 on."""
 
-    model_config = ConfigDict(extra="forbid")
     index: int = Field(ge=0)
 
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from rapidfuzz import fuzz
 
 from agent.dialogue.events import Constraint
@@ -28,7 +28,7 @@ from agent.errors import ModelError
 from agent.item_text import normalize_title
 from agent.llm.client import Connect, Deadline
 from agent.profile.fallback import good_queries
-from agent.profile.schemas import ASKED, Line, Lines
+from agent.profile.schemas import Answer, Line, Lines
 from agent.results import Stage
 from prompts import Prompts
 from store import Catalog
@@ -41,19 +41,17 @@ VALUES = 12
 FIELDS = 8
 
 
-class ParserCondition(BaseModel):
+class ParserCondition(Answer):
     """One condition as the model writes it."""
 
-    model_config = ASKED
     field: Line(40)  # type: ignore[valid-type]
     op: Literal["at least", "at most", "is", "is not"] = "is"
     value: Line(60)  # type: ignore[valid-type]
 
 
-class ParserOutput(BaseModel):
+class ParserOutput(Answer):
     """The model's answer to the prompt `request`."""
 
-    model_config = ASKED
     intent: Literal["recommend", "refine", "critique", "ask", "compare", "why", "feedback", "chat"] = "recommend"
     constraints: list[ParserCondition] = Field(default_factory=list, max_length=5)
     queries: list[Line(100)] = Lines(0, 3)  # type: ignore[valid-type]

@@ -16,13 +16,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pydantic import BaseModel
-
 from agent.errors import BadAnswer
 from agent.item_text import normalize_title
 from agent.llm import connect
 from agent.llm.client import Deadline
-from agent.profile.schemas import ASKED, N_NAMED, N_QUERIES, Line
+from agent.profile.schemas import N_NAMED, N_QUERIES, Answer, Line
 from agent.settings import Settings
 from eval.comparison.llm_cache import DEADLINE
 from prompts import Prompts
@@ -148,10 +146,9 @@ def reason_to_refuse(wording: str, taken: Sequence[str], titles: Sequence[str]) 
     return None
 
 
-class Proposal(BaseModel):
+class Proposal(Answer):
     """The form of the answer of a model that proposes a wording."""
 
-    model_config = ASKED
     instruction: Line(2 * MOST)  # type: ignore[valid-type]
 
 
