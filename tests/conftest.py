@@ -1,5 +1,11 @@
 """Fixtures shared by all tests."""
 
+import os
+
+# Tests run in one process for each core. Threads of OpenMP that wait by spinning would take the cores from each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from hypothesis import HealthCheck, settings
 
 # A busy machine is no failure, and what is examined is the same each time: a landing does not meet what no run before it did.
