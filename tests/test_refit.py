@@ -99,6 +99,7 @@ def vectors(catalog: Catalog) -> np.ndarray:
         return catalog.vectors(catalog.ids())
 
 
+@pytest.mark.slow
 def test_validation_uses_an_encoder_trained_without_its_period_and_serving_one_trained_with_it(
     films_store: Path, tmp_path: Path
 ) -> None:
@@ -171,6 +172,7 @@ def test_items_indexed_later_are_encoded_by_both_encoders(trained: Path, tmp_pat
         assert not np.array_equal(catalog.vectors(["new-2026"]), before.vectors(["new-2026"]))
 
 
+@pytest.mark.slow
 def test_a_training_killed_in_its_second_part_continues_there(films_store: Path, films: Path, tmp_path: Path) -> None:
     whole = another_store(films_store, tmp_path / "whole")
     retriever.train(FILMS, store=whole, samples=300)
@@ -212,6 +214,7 @@ def killing(steps: list[int], last: int) -> Any:
     return Advancing
 
 
+@pytest.mark.slow
 def test_a_crash_before_the_switch_leaves_the_store_as_it_was_and_the_next_run_completes_it(
     films: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

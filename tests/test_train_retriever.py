@@ -119,6 +119,7 @@ def test_training_depends_on_the_seed_alone_also_after_a_kill(
     assert all(np.array_equal(whole[name], again[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_each_fold_uses_vectors_trained_without_its_users(
     films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
