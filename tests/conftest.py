@@ -2,9 +2,10 @@
 
 import os
 
-# Tests run in one process for each core. Threads of OpenMP that wait by spinning would take the cores from each other.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# With -n, tests run in one process for each core. Threads of OpenMP that wait by spinning would take the cores from each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from hypothesis import HealthCheck, settings
 
