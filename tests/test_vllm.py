@@ -36,8 +36,8 @@ def test_recommendations_of_ten_users_share_cached_prefixes(
     for result in results:
         assert len(result) == 10
         assert result.trace.degraded == []
-        assert result.trace["interests"].tokens_out > 20
-        assert result.trace["rank"].tokens_out == 2
+        assert result.trace["profile"].tokens_out > 20
+        assert result.trace["rerank"].tokens_out == 2
         assert all(r.explanation for r in result)
     asked, found = (after - before for after, before in zip(vllm.prefix_hits(), (asked, found), strict=True))
     with capsys.disabled():
